@@ -1,0 +1,4 @@
+//! One led partition: assigns offsets, dedups producers, parks acks and long-poll fetches.
+
+pub mod handle;
+pub mod view;

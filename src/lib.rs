@@ -1,0 +1,15 @@
+//! Kafscale: a Kafka-protocol streaming platform whose brokers keep no durable state.
+//!
+//! Segments live in an object store, metadata and ownership in etcd; `docs/architecture.md` is the map.
+
+#![deny(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod actors;
+pub mod broker;
+pub mod clock;
+pub mod ids;
+pub mod metadata;
+pub mod protocol;
+pub mod rng;
+pub mod storage;

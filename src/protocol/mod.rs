@@ -1,0 +1,3 @@
+//! The Kafka protocol edge: frames, guard, record batches, connections and one handler file per API family.
+
+pub mod batch;
