@@ -1,0 +1,61 @@
+//! One file per API family; [`dispatch`] is what a connection calls for each request that passed the guard.
+//!
+//! Order: a connection creates the future of request n+1, and polls it for the first time, only after the future of
+//! request n was polled for the first time. What a handler does before its first `await` therefore happens in request
+//! order; **produce handlers append to their partitions before they await anything**. Replies are written in request
+//! order whatever order the futures finish in. A connection that closes drops its unfinished futures.
+
+pub mod fetch_session;
+
+use bytes::Bytes;
+use futures::future::LocalBoxFuture;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// A request whose header is read and whose body passed the guard for its key and version.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// API key; advertised.
+    pub api_key: i16,
+    /// Version; inside the advertised range of the key.
+    pub api_version: i16,
+    /// Correlation id; the connection puts it into the response header.
+    pub correlation_id: i32,
+    /// Client id.
+    pub client_id: Option<String>,
+    /// Everything after the header. Decoding shares these bytes.
+    pub body: Bytes,
+    /// When the last byte of the frame was read.
+    pub received: Instant,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Reply {
+    /// The encoded response body, without length and header.
+    Body(Vec<Bytes>),
+    /// No response (Produce with acks=0).
+    None,
+    /// The connection is closed after the replies to earlier requests; the reason is logged.
+    Close(String),
+}
+
+/// What handlers know about the connection and the process.
+#[derive(Debug)]
+pub struct ConnectionContext {
+    /// The broker.
+    pub broker: Arc<crate::broker::Broker>,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Host and port of this listener as clients are told to use them.
+    pub advertised: (String, u16),
+    /// Incremental fetch sessions of this process.
+    pub sessions: Arc<fetch_session::SessionCache>,
+}
+
+/// Starts the handler of `request`.
+pub fn dispatch(_ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<'static, Reply> {
+    Box::pin(async move { Reply::Close(format!("api key {} has no handler", request.api_key)) })
+}
