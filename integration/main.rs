@@ -1,0 +1,12 @@
+//! Tests of the real binary over real sockets: one binary, a module per area, so that the crate is linked once.
+//!
+//! Every test starts what it needs on its own loopback ports and ends it; nothing is shared between tests, except that
+//! tests which measure take [`harness::quiet`], so that they do not measure each other.
+
+// Tests are clients and operators: they own processes, tasks and clocks of their own.
+#![allow(clippy::disallowed_methods, dead_code)]
+
+mod client;
+mod harness;
+mod process;
+mod smoke;
