@@ -7,9 +7,13 @@
 
 pub mod actors;
 pub mod broker;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod ids;
 pub mod metadata;
+pub mod node;
 pub mod protocol;
 pub mod rng;
 pub mod storage;
+pub mod telemetry;

@@ -1,0 +1,134 @@
+//! The command line: parses it, checks the configuration, and hands over to the component. Decides nothing else.
+
+use crate::config::{self, Component, Report};
+use crate::{node, telemetry};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Exit codes of the process (0: a clean end). They follow the BSD `sysexits` where that has a word for it.
+pub mod exit {
+    /// Wrong command line.
+    pub const USAGE: u8 = 64;
+    /// A store that the process needs cannot be reached or refuses (start-up gate).
+    pub const UNAVAILABLE: u8 = 69;
+    /// A defect of the program; among others a panic on the commit path.
+    pub const SOFTWARE: u8 = 70;
+    /// An address that is taken, a data folder that is in use, a file that cannot be made.
+    pub const RESOURCE: u8 = 73;
+    /// Wrong configuration.
+    pub const CONFIG: u8 = 78;
+}
+
+#[derive(Debug, Parser)]
+#[command(name = "kafscale", version, about, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process with embedded stores; data stays in one folder and survives restarts.
+    Dev(config::args::DevArgs),
+    /// Run one broker against S3 and etcd.
+    Broker(config::args::BrokerArgs),
+    /// Check the configuration and print what would be used, secrets redacted.
+    CheckConfig {
+        /// The component whose configuration is checked.
+        #[arg(long, value_enum, default_value = "broker")]
+        component: Component,
+        /// Flags of the component, as they would be given to it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
+        flags: Vec<OsString>,
+    },
+    /// Print docs/configuration.md.
+    #[command(hide = true)]
+    ConfigDocs,
+}
+
+/// Runs the program with the command line `argv` (program name first).
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match Cli::command().try_get_matches_from(argv) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let cli = Cli::from_arg_matches(&matches).expect("the matches come from this command");
+    let (_, arguments) = matches.subcommand().expect("a subcommand is required");
+    match cli.command {
+        Command::Dev(_) => start(Component::Dev, arguments),
+        Command::Broker(_) => start(Component::Broker, arguments),
+        Command::CheckConfig { component, flags } => check_config(component, flags),
+        Command::ConfigDocs => {
+            print!("{}", config::docs::render());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print(); // nowhere left to report a closed terminal
+    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+}
+
+fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
+    let Report { warnings, outcome, .. } = config::resolve(component, arguments, &config::process_environment());
+    let config = match outcome {
+        Ok(config) => config,
+        Err(errors) => {
+            print_problems(&warnings, &errors);
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    let telemetry = match telemetry::init(config.log_level, config.otlp_endpoint.as_deref(), component.name()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(exit::CONFIG);
+        }
+    };
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let code = node::run(config.node);
+    telemetry.shutdown();
+    code
+}
+
+fn check_config(component: Component, flags: Vec<OsString>) -> ExitCode {
+    let argv = [OsString::from("kafscale"), OsString::from(component.name())].into_iter().chain(flags);
+    let matches = match Cli::command().try_get_matches_from(argv) {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    let (_, arguments) = matches.subcommand().expect("the component is the subcommand");
+    let report = config::resolve(component, arguments, &config::process_environment());
+    let name_width = report.settings.iter().map(|s| s.name.len()).max().unwrap_or(0);
+    let shown = |setting: &config::Setting| setting.value.clone().unwrap_or_else(|| "(unset)".to_owned());
+    let value_width = report.settings.iter().map(|s| shown(s).len()).max().unwrap_or(0);
+    for setting in &report.settings {
+        println!("{:name_width$}  {:value_width$}  {}", setting.name, shown(setting), setting.source);
+    }
+    match &report.outcome {
+        Ok(_) => {
+            print_problems(&report.warnings, &[]);
+            ExitCode::SUCCESS
+        }
+        Err(errors) => {
+            print_problems(&report.warnings, errors);
+            ExitCode::from(exit::CONFIG)
+        }
+    }
+}
+
+fn print_problems(warnings: &[String], errors: &[config::ConfigError]) {
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    for error in errors {
+        eprintln!("error: {error}");
+    }
+    if !errors.is_empty() {
+        eprintln!("{} error(s) in the configuration; nothing was started", errors.len());
+    }
+}

@@ -1,0 +1,279 @@
+//! Configuration: the only module that reads the environment.
+//!
+//! Settings are environment variables (`KAFSCALE_*`), each also a flag. A start either has a complete, typed
+//! [`NodeConfig`] or a list of every error at once; a value is never replaced silently, an unknown `KAFSCALE_*` variable
+//! is an error, and one that belongs to another component or to a later version is reported. `cli.rs` calls
+//! [`resolve`]; the rest of the program sees only the result.
+
+pub mod args;
+pub mod docs;
+mod validate;
+mod values;
+
+use crate::ids::BrokerId;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, FromArgMatches};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use tracing::Level;
+
+pub use validate::ConfigError;
+
+/// A process that can be configured and started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Component {
+    /// Everything in one process with embedded stores.
+    Dev,
+    /// One broker against S3 and etcd.
+    Broker,
+}
+
+impl Component {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Dev, Self::Broker];
+
+    /// The command's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Broker => "broker",
+        }
+    }
+
+    /// The command with its arguments, for `--help`, the docs and the list of known names.
+    pub fn command(self) -> clap::Command {
+        let command = clap::Command::new(self.name());
+        match self {
+            Self::Dev => args::DevArgs::augment_args(command),
+            Self::Broker => args::BrokerArgs::augment_args(command),
+        }
+    }
+}
+
+/// Text that never appears in logs, errors or `Debug` output.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the call that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+const REDACTED: &str = "(redacted)";
+
+/// Where objects are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StorageConfig {
+    /// A directory.
+    Local {
+        /// The directory; created if missing.
+        dir: PathBuf,
+    },
+    /// An S3-compatible store.
+    S3 {
+        /// Bucket.
+        bucket: String,
+        /// Region.
+        region: String,
+        /// URL of the server, if not AWS.
+        endpoint: Option<String>,
+        /// Bucket in the path instead of the host name.
+        path_style: bool,
+        /// KMS key for SSE-KMS.
+        kms_arn: Option<String>,
+        /// Access key; `secret_key` is set if and only if this is. Without it: the SDK's default chain.
+        access_key: Option<Secret>,
+        /// Secret key.
+        secret_key: Option<Secret>,
+        /// Session token, only with an access key.
+        session_token: Option<Secret>,
+    },
+    /// This process's memory: nothing survives it.
+    Memory,
+}
+
+/// Where metadata is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataConfig {
+    /// A redb file.
+    Embedded {
+        /// The file; created if missing.
+        path: PathBuf,
+    },
+    /// Etcd.
+    Etcd {
+        /// `http(s)://host:port` or `host:port`, at least one.
+        endpoints: Vec<String>,
+        /// User name; `password` is set if and only if this is.
+        username: Option<String>,
+        /// Password.
+        password: Option<Secret>,
+    },
+}
+
+/// Everything a broker process needs to know, checked.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// Which command runs.
+    pub component: Component,
+    /// Kafka node id.
+    pub broker_id: BrokerId,
+    /// Kafka listener; port 0 means any free one.
+    pub listen: SocketAddr,
+    /// Host that clients are told.
+    pub advertised_host: String,
+    /// Port that clients are told; 0 means the port that `listen` got (only if `listen` has port 0).
+    pub advertised_port: u16,
+    /// Rack that clients are told.
+    pub rack: Option<String>,
+    /// Listener of `/metrics`, `/livez`, `/readyz`.
+    pub metrics_addr: SocketAddr,
+    /// Prefix of object keys and name of the cluster in the metadata store.
+    pub namespace: String,
+    /// Object store.
+    pub storage: StorageConfig,
+    /// Metadata store.
+    pub metadata: MetadataConfig,
+    /// Flush threshold in bytes.
+    pub segment_bytes: u64,
+    /// Flush interval.
+    pub flush_interval: Duration,
+    /// Block cache size in bytes.
+    pub cache_bytes: u64,
+    /// Segments read ahead.
+    pub readahead_segments: u32,
+    /// Create unknown topics on demand.
+    pub auto_create_topics: bool,
+    /// Partitions of topics created without a count.
+    pub auto_create_partitions: i32,
+    /// Bound of the start-up gate.
+    pub startup_timeout: Duration,
+    /// Broker configs for DescribeConfigs (Kafka's or a `kafscale.` name, value), without secrets.
+    pub shown: Vec<(String, String)>,
+}
+
+/// A checked configuration of a process.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// What the node needs.
+    pub node: NodeConfig,
+    /// Least severe level to log.
+    pub log_level: Level,
+    /// OTLP collector, if traces are exported.
+    pub otlp_endpoint: Option<String>,
+}
+
+/// One setting as it takes effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Variable.
+    pub name: String,
+    /// Value, secrets redacted; `None` if unset without a default.
+    pub value: Option<String>,
+    /// `default`, `environment`, `flag`, or what it was derived from.
+    pub source: String,
+}
+
+/// The outcome of [`resolve`].
+#[derive(Debug)]
+pub struct Report {
+    /// Every setting of the component.
+    pub settings: Vec<Setting>,
+    /// What the user should know but what does not stop the start.
+    pub warnings: Vec<String>,
+    /// The configuration, or every error in it.
+    pub outcome: Result<ProcessConfig, Vec<ConfigError>>,
+}
+
+/// The environment of a process: names and values, unreadable ones replaced by what can be shown.
+pub type Environment = Vec<(String, String)>;
+
+/// This process's environment.
+pub fn process_environment() -> Environment {
+    std::env::vars_os().map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned())).collect()
+}
+
+/// Checks the parsed arguments of `component` and the names in `environment`.
+pub fn resolve(component: Component, matches: &ArgMatches, environment: &Environment) -> Report {
+    let mut check = validate::Check::default();
+    check.names(component, environment);
+    check.empties(component, matches);
+    let config = match component {
+        Component::Dev => validate::dev(&mut check, &parsed(matches)),
+        Component::Broker => validate::broker(&mut check, &parsed(matches), environment),
+    };
+    let settings = settings(component, matches, &check.derived);
+    let outcome = match config {
+        Some(mut config) if check.errors.is_empty() => {
+            config.node.shown = shown(&config.node, &settings);
+            Ok(config)
+        }
+        _ => Err(check.errors),
+    };
+    Report { settings, warnings: check.warnings, outcome }
+}
+
+fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> A {
+    A::from_arg_matches(matches).expect("the matches come from this struct's own command")
+}
+
+fn settings(component: Component, matches: &ArgMatches, derived: &[(&'static str, String, String)]) -> Vec<Setting> {
+    let command = component.command();
+    let described = command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?.to_string_lossy().into_owned())));
+    described
+        .map(|(arg, name)| {
+            if let Some((_, value, source)) = derived.iter().find(|d| d.0 == name) {
+                return Setting { name, value: Some(value.clone()), source: source.clone() };
+            }
+            let value = matches.get_one::<String>(arg.get_id().as_str()).cloned();
+            let value = value.map(|v| if arg.is_hide_env_values_set() { REDACTED.to_owned() } else { v });
+            let source = match matches.value_source(arg.get_id().as_str()) {
+                Some(ValueSource::EnvVariable) => "environment",
+                Some(ValueSource::CommandLine) => "flag",
+                _ => "default",
+            };
+            Setting { name, value, source: source.to_owned() }
+        })
+        .collect()
+}
+
+/// Broker configs under Kafka's names where Kafka has one, else under `kafscale.`.
+fn shown(node: &NodeConfig, settings: &[Setting]) -> Vec<(String, String)> {
+    let mut shown = vec![
+        ("broker.id".to_owned(), node.broker_id.to_string()),
+        ("node.id".to_owned(), node.broker_id.to_string()),
+        ("listeners".to_owned(), format!("PLAINTEXT://{}", node.listen)),
+        ("advertised.listeners".to_owned(), format!("PLAINTEXT://{}:{}", node.advertised_host, node.advertised_port)),
+        ("auto.create.topics.enable".to_owned(), node.auto_create_topics.to_string()),
+        ("num.partitions".to_owned(), node.auto_create_partitions.to_string()),
+    ];
+    shown.extend(node.rack.iter().map(|rack| ("broker.rack".to_owned(), rack.clone())));
+    let own = settings.iter().filter_map(|s| Some((s.name.strip_prefix("KAFSCALE_")?, s.value.as_ref()?)));
+    let own = own.filter(|(_, value)| *value != REDACTED);
+    shown.extend(own.map(|(name, value)| (format!("kafscale.{}", name.to_lowercase().replace('_', ".")), value.clone())));
+    shown
+}
+
+#[cfg(test)]
+mod tests;

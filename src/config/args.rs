@@ -1,0 +1,159 @@
+//! What can be set: one struct per component, one doc line and one default per field.
+//!
+//! Every field is text here; [`super::validate`] gives it its type and bounds, so that all errors are reported at once
+//! and not one per start. A field whose environment value is hidden from `--help` is a secret and is redacted
+//! everywhere else too. `docs/configuration.md` is generated from these structs.
+
+use clap::Args;
+
+/// Settings that `dev` and `broker` share.
+#[derive(Debug, Clone, Args)]
+pub struct CommonArgs {
+    /// Host that clients are told to connect to; default: the host of KAFSCALE_BROKER_ADDR, or the machine's name if that is a wildcard.
+    #[arg(long, env = "KAFSCALE_BROKER_HOST", value_name = "HOST")]
+    pub broker_host: Option<String>,
+    /// Port that clients are told to connect to; default: the port of KAFSCALE_BROKER_ADDR.
+    #[arg(long, env = "KAFSCALE_BROKER_PORT", value_name = "PORT")]
+    pub broker_port: Option<String>,
+    /// Kafka node id of this broker; default: the ordinal at the end of POD_NAME (broker only), else 0.
+    #[arg(long, env = "KAFSCALE_BROKER_ID", value_name = "NUMBER")]
+    pub broker_id: Option<String>,
+    /// Rack or zone of this broker, told to clients for rack-aware reads.
+    #[arg(long, env = "KAFSCALE_BROKER_RACK", value_name = "NAME")]
+    pub broker_rack: Option<String>,
+    /// Prefix of all object keys, and the cluster's name in the metadata store.
+    #[arg(long, env = "KAFSCALE_S3_NAMESPACE", default_value = "default", value_name = "NAME")]
+    pub s3_namespace: String,
+    /// Size in bytes at which an open segment is flushed (1024 to 536870912).
+    #[arg(long, env = "KAFSCALE_SEGMENT_BYTES", default_value = "4194304", value_name = "BYTES")]
+    pub segment_bytes: String,
+    /// Age in milliseconds at which an open segment is flushed; also bounds the rate of PUTs (1 to 60000).
+    #[arg(long, env = "KAFSCALE_FLUSH_INTERVAL_MS", default_value = "500", value_name = "MS")]
+    pub flush_interval_ms: String,
+    /// Size in bytes of the cache of segment blocks (1048576 to 1099511627776).
+    #[arg(long, env = "KAFSCALE_CACHE_BYTES", default_value = "268435456", value_name = "BYTES")]
+    pub cache_bytes: String,
+    /// Segments that are read ahead of a consumer that reads in order (0 to 64).
+    #[arg(long, env = "KAFSCALE_READAHEAD_SEGMENTS", default_value = "2", value_name = "NUMBER")]
+    pub readahead_segments: String,
+    /// Create a topic when a client asks for one that does not exist.
+    #[arg(long, env = "KAFSCALE_AUTO_CREATE_TOPICS", default_value = "true", value_name = "BOOL")]
+    pub auto_create_topics: String,
+    /// Partitions of topics that are created without a count (1 to 10000).
+    #[arg(long, env = "KAFSCALE_AUTO_CREATE_PARTITIONS", default_value = "1", value_name = "NUMBER")]
+    pub auto_create_partitions: String,
+    /// Least severe level that is logged: trace, debug, info, warn or error.
+    #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
+    pub log_level: String,
+    /// Seconds after which a start that cannot reach its stores is given up (1 to 3600).
+    #[arg(long, env = "KAFSCALE_STARTUP_TIMEOUT_SEC", default_value = "30", value_name = "SECONDS")]
+    pub startup_timeout_sec: String,
+    /// OTLP/gRPC collector that receives traces, as http://host:port; unset: no traces are exported.
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// Settings of `kafscale dev`.
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Kafka listener address (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_BROKER_ADDR", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    pub broker_addr: String,
+    /// Listen address of /metrics, /livez and /readyz (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_METRICS_ADDR", default_value = "127.0.0.1:9093", value_name = "HOST:PORT")]
+    pub metrics_addr: String,
+    /// Folder that holds everything: objects and metadata.
+    #[arg(long, env = "KAFSCALE_DATA_DIR", default_value = "./.kafscale", value_name = "PATH")]
+    pub data_dir: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: CommonArgs,
+}
+
+/// Settings of `kafscale broker`.
+#[derive(Debug, Clone, Args)]
+pub struct BrokerArgs {
+    /// Kafka listener address (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_BROKER_ADDR", default_value = "0.0.0.0:9092", value_name = "HOST:PORT")]
+    pub broker_addr: String,
+    /// Listen address of /metrics, /livez and /readyz (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_METRICS_ADDR", default_value = "0.0.0.0:9093", value_name = "HOST:PORT")]
+    pub metrics_addr: String,
+    /// Etcd endpoints for metadata and offsets, comma-separated, each host:port, http://host:port or https://host:port; required.
+    #[arg(long, env = "KAFSCALE_ETCD_ENDPOINTS", value_name = "LIST")]
+    pub etcd_endpoints: Option<String>,
+    /// User name for etcd's basic authentication.
+    #[arg(long, env = "KAFSCALE_ETCD_USERNAME", value_name = "NAME")]
+    pub etcd_username: Option<String>,
+    /// Password for etcd's basic authentication.
+    #[arg(long, env = "KAFSCALE_ETCD_PASSWORD", value_name = "SECRET", hide_env_values = true)]
+    pub etcd_password: Option<String>,
+    /// S3 bucket for segments; required unless KAFSCALE_USE_MEMORY_S3 is true.
+    #[arg(long, env = "KAFSCALE_S3_BUCKET", value_name = "NAME")]
+    pub s3_bucket: Option<String>,
+    /// S3 region; required unless KAFSCALE_USE_MEMORY_S3 is true.
+    #[arg(long, env = "KAFSCALE_S3_REGION", value_name = "NAME")]
+    pub s3_region: Option<String>,
+    /// URL of an S3-compatible server; default: AWS in the region.
+    #[arg(long, env = "KAFSCALE_S3_ENDPOINT", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Put the bucket into the path of requests instead of the host name.
+    #[arg(long, env = "KAFSCALE_S3_PATH_STYLE", default_value = "false", value_name = "BOOL")]
+    pub s3_path_style: String,
+    /// ARN of the KMS key that encrypts objects (SSE-KMS); default: what the bucket says.
+    #[arg(long, env = "KAFSCALE_S3_KMS_ARN", value_name = "ARN")]
+    pub s3_kms_arn: Option<String>,
+    /// S3 access key; without it credentials come from the AWS SDK's default chain.
+    #[arg(long, env = "KAFSCALE_S3_ACCESS_KEY", value_name = "SECRET", hide_env_values = true)]
+    pub s3_access_key: Option<String>,
+    /// S3 secret key; goes with KAFSCALE_S3_ACCESS_KEY.
+    #[arg(long, env = "KAFSCALE_S3_SECRET_KEY", value_name = "SECRET", hide_env_values = true)]
+    pub s3_secret_key: Option<String>,
+    /// S3 session token of temporary credentials; goes with KAFSCALE_S3_ACCESS_KEY.
+    #[arg(long, env = "KAFSCALE_S3_SESSION_TOKEN", value_name = "SECRET", hide_env_values = true)]
+    pub s3_session_token: Option<String>,
+    /// Keep objects in memory instead of S3: everything is lost when the process ends. For tries only.
+    #[arg(long, env = "KAFSCALE_USE_MEMORY_S3", default_value = "false", value_name = "BOOL")]
+    pub use_memory_s3: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: CommonArgs,
+}
+
+/// Variables of the operations guide that later versions implement: known, but a process that is given one says that
+/// it has no effect.
+pub const PLANNED: &[(&str, &str)] = &[
+    ("KAFSCALE_CONTROL_ADDR", "Control-plane listen address."),
+    ("KAFSCALE_S3_READ_BUCKET", "Read replica bucket."),
+    ("KAFSCALE_S3_READ_REGION", "Read replica region."),
+    ("KAFSCALE_S3_READ_ENDPOINT", "Read replica endpoint."),
+    ("KAFSCALE_TRACE_KAFKA", "Protocol tracing."),
+    ("KAFSCALE_THROUGHPUT_WINDOW_SEC", "Throughput window in seconds."),
+    ("KAFSCALE_S3_HEALTH_WINDOW_SEC", "S3 health sampling window in seconds."),
+    ("KAFSCALE_S3_LATENCY_WARN_MS", "S3 latency from which the broker is degraded."),
+    ("KAFSCALE_S3_LATENCY_CRIT_MS", "S3 latency from which S3 counts as unavailable."),
+    ("KAFSCALE_S3_ERROR_RATE_WARN", "S3 error rate from which the broker is degraded."),
+    ("KAFSCALE_S3_ERROR_RATE_CRIT", "S3 error rate from which S3 counts as unavailable."),
+    ("KAFSCALE_CONSOLE_HTTP_ADDR", "Console listen address."),
+    ("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", "Etcd endpoints of the console."),
+    ("KAFSCALE_CONSOLE_ETCD_USERNAME", "Etcd user name of the console."),
+    ("KAFSCALE_CONSOLE_ETCD_PASSWORD", "Etcd password of the console."),
+    ("KAFSCALE_CONSOLE_BROKER_METRICS_URL", "Broker metrics that the console shows."),
+    ("KAFSCALE_UI_USERNAME", "Console login name."),
+    ("KAFSCALE_UI_PASSWORD", "Console login password."),
+    ("KAFSCALE_OPERATOR_ETCD_ENDPOINTS", "Etcd endpoints that replace managed etcd."),
+    ("KAFSCALE_OPERATOR_ETCD_IMAGE", "Image of managed etcd."),
+    ("KAFSCALE_OPERATOR_ETCD_STORAGE_SIZE", "Volume size of managed etcd."),
+    ("KAFSCALE_OPERATOR_ETCD_STORAGE_CLASS", "Storage class of managed etcd."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_BUCKET", "Bucket of etcd snapshots."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_PREFIX", "Prefix of etcd snapshots."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_SCHEDULE", "Cron schedule of etcd snapshots."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_ETCDCTL_IMAGE", "Image that takes etcd snapshots."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_IMAGE", "Image that uploads etcd snapshots."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_S3_ENDPOINT", "S3 endpoint of etcd snapshots."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_STALE_AFTER_SEC", "Age from which the last snapshot is stale."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_CREATE_BUCKET", "Create the snapshot bucket."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_PROTECT_BUCKET", "Version and protect the snapshot bucket."),
+    ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_SKIP_PREFLIGHT", "Skip the S3 write check of snapshots."),
+    ("KAFSCALE_OPERATOR_LEADER_KEY", "Id of the operator's leader election."),
+];
