@@ -240,7 +240,8 @@ fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> A {
 
 fn settings(component: Component, matches: &ArgMatches, derived: &[(&'static str, String, String)]) -> Vec<Setting> {
     let command = component.command();
-    let described = command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?.to_string_lossy().into_owned())));
+    let described =
+        command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?.to_string_lossy().into_owned())));
     described
         .map(|(arg, name)| {
             if let Some((_, value, source)) = derived.iter().find(|d| d.0 == name) {
@@ -271,7 +272,9 @@ fn shown(node: &NodeConfig, settings: &[Setting]) -> Vec<(String, String)> {
     shown.extend(node.rack.iter().map(|rack| ("broker.rack".to_owned(), rack.clone())));
     let own = settings.iter().filter_map(|s| Some((s.name.strip_prefix("KAFSCALE_")?, s.value.as_ref()?)));
     let own = own.filter(|(_, value)| *value != REDACTED);
-    shown.extend(own.map(|(name, value)| (format!("kafscale.{}", name.to_lowercase().replace('_', ".")), value.clone())));
+    shown.extend(
+        own.map(|(name, value)| (format!("kafscale.{}", name.to_lowercase().replace('_', ".")), value.clone())),
+    );
     shown
 }
 

@@ -61,9 +61,8 @@ pub fn init(level: Level, otlp_endpoint: Option<&str>, component: &str) -> Resul
     });
     let is_terminal = std::io::stderr().is_terminal();
     let people = is_terminal.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
-    let machines = (!is_terminal).then(|| {
-        tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)
-    });
+    let machines = (!is_terminal)
+        .then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
     tracing_subscriber::registry()
         .with(spans)
         .with(people.with_filter(targets(level)))

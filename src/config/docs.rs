@@ -34,8 +34,11 @@ pub fn render() -> String {
 
 fn section(page: &mut String, component: Component, about: &str) {
     let name = component.name();
-    write!(page, "\n## `kafscale {name}`\n\n{about}\n\n| variable | flag | default | meaning |\n| --- | --- | --- | --- |\n")
-        .expect("writing to a string");
+    write!(
+        page,
+        "\n## `kafscale {name}`\n\n{about}\n\n| variable | flag | default | meaning |\n| --- | --- | --- | --- |\n"
+    )
+    .expect("writing to a string");
     for arg in component.command().get_arguments() {
         let (Some(env), Some(long)) = (arg.get_env(), arg.get_long()) else { continue };
         let default = match arg.get_default_values().first() {

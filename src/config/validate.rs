@@ -192,10 +192,7 @@ fn etcd(check: &mut Check, args: &BrokerArgs) -> Option<MetadataConfig> {
     let reason = "a broker keeps its metadata in etcd (comma-separated endpoints, for example http://etcd:2379)";
     let endpoints = check.required("KAFSCALE_ETCD_ENDPOINTS", reason, &args.etcd_endpoints, values::endpoints);
     let (username, password) = (args.etcd_username.clone(), args.etcd_password.clone().map(Secret::new));
-    check.pair(
-        ("KAFSCALE_ETCD_USERNAME", username.is_some()),
-        ("KAFSCALE_ETCD_PASSWORD", password.is_some()),
-    );
+    check.pair(("KAFSCALE_ETCD_USERNAME", username.is_some()), ("KAFSCALE_ETCD_PASSWORD", password.is_some()));
     Some(MetadataConfig::Etcd { endpoints: endpoints?, username, password })
 }
 
@@ -207,10 +204,7 @@ fn s3(check: &mut Check, args: &BrokerArgs) -> Option<StorageConfig> {
     let secret = |text: &Option<String>| text.clone().map(Secret::new);
     let (access_key, secret_key) = (secret(&args.s3_access_key), secret(&args.s3_secret_key));
     let session_token = secret(&args.s3_session_token);
-    check.pair(
-        ("KAFSCALE_S3_ACCESS_KEY", access_key.is_some()),
-        ("KAFSCALE_S3_SECRET_KEY", secret_key.is_some()),
-    );
+    check.pair(("KAFSCALE_S3_ACCESS_KEY", access_key.is_some()), ("KAFSCALE_S3_SECRET_KEY", secret_key.is_some()));
     if session_token.is_some() && access_key.is_none() {
         check.contradiction("KAFSCALE_S3_SESSION_TOKEN is set without KAFSCALE_S3_ACCESS_KEY: it belongs to one");
     }
@@ -286,7 +280,9 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
         && broker == metrics
         && broker.port() != 0
     {
-        check.contradiction(format!("KAFSCALE_BROKER_ADDR and KAFSCALE_METRICS_ADDR are both {broker}: choose two ports"));
+        check.contradiction(format!(
+            "KAFSCALE_BROKER_ADDR and KAFSCALE_METRICS_ADDR are both {broker}: choose two ports"
+        ));
     }
     let advertised = advertised(check, args, broker_addr.as_ref());
     let rack = check.parse_optional("KAFSCALE_BROKER_RACK", &args.broker_rack, values::key_part);
@@ -302,7 +298,11 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
     let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
     let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, |text| {
         let url = values::url(text)?;
-        if url.starts_with("http://") { Ok(url) } else { Err("only http:// (OTLP/gRPC without TLS) is supported".into()) }
+        if url.starts_with("http://") {
+            Ok(url)
+        } else {
+            Err("only http:// (OTLP/gRPC without TLS) is supported".into())
+        }
     });
     let (advertised_host, advertised_port) = advertised?;
     Some(Common {

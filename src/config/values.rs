@@ -84,7 +84,8 @@ pub fn arn(text: &str) -> Result<String, String> {
 
 /// An `http://` or `https://` URL of a server, without credentials, query or fragment.
 pub fn url(text: &str) -> Result<String, String> {
-    let uri: actix_web::http::Uri = text.parse().map_err(|e| format!("expected a URL such as http://host:port: {e}"))?;
+    let uri: actix_web::http::Uri =
+        text.parse().map_err(|e| format!("expected a URL such as http://host:port: {e}"))?;
     let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
     if !is_http || uri.host().is_none_or(str::is_empty) {
         return Err("expected http://host:port or https://host:port".to_owned());
@@ -107,7 +108,9 @@ pub fn endpoints(text: &str) -> Result<Vec<String>, String> {
             Ok(_) if !has_port => return Err(format!("endpoint {part:?} has no port")),
             Ok(_) if has_path => return Err(format!("endpoint {part:?} has a path")),
             Ok(endpoint) => endpoints.push(endpoint),
-            Err(_) if part.contains('@') => return Err("an endpoint contains credentials; set KAFSCALE_ETCD_USERNAME".into()),
+            Err(_) if part.contains('@') => {
+                return Err("an endpoint contains credentials; set KAFSCALE_ETCD_USERNAME".into());
+            }
             Err(reason) => return Err(format!("endpoint {part:?}: {reason}")),
         }
     }
