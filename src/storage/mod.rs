@@ -4,11 +4,14 @@
 //! knows about partitions' ownership; `docs/storage.md` has the commit protocol that stands on these calls.
 
 pub mod checkpoint;
+pub mod crc;
 pub mod layout;
 pub mod local;
 pub mod memory;
 pub mod reader;
 pub mod segment;
+#[cfg(test)]
+pub(crate) mod testkit;
 
 use async_trait::async_trait;
 use bytes::Bytes;
