@@ -66,8 +66,7 @@ impl RunningCrc {
     /// Appends `bytes`.
     pub fn push(&mut self, bytes: &[u8]) {
         // A digest's state is the checksum before its final inversion.
-        let mut digest =
-            crc_fast::Digest::new_with_init_state(crc_fast::CrcAlgorithm::Crc32Iscsi, u64::from(!self.0));
+        let mut digest = crc_fast::Digest::new_with_init_state(crc_fast::CrcAlgorithm::Crc32Iscsi, u64::from(!self.0));
         digest.update(bytes);
         self.0 = digest.finalize() as u32;
     }

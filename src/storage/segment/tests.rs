@@ -53,20 +53,52 @@ fn golden_bytes() {
     let batch = batch_bytes(&stored_batch(0, 2, 3, 1_000));
     assert_eq!(batch.len(), 64);
     let header = concat!(
-        "4b46535345474d54", "0001", "00", "00", "4162436445664768496a4b6c4d6e4f7051725374557600", "00", "00000000",
-        "0000000000000007", "1122334455667788", "000000000000002a", "00000000000003e9",
-        "0000000000000000000000000000000000000000", "HEADER_CRC",
+        "4b46535345474d54",
+        "0001",
+        "00",
+        "00",
+        "4162436445664768496a4b6c4d6e4f7051725374557600",
+        "00",
+        "00000000",
+        "0000000000000007",
+        "1122334455667788",
+        "000000000000002a",
+        "00000000000003e9",
+        "0000000000000000000000000000000000000000",
+        "d5a22fce",
     );
     let extent = concat!(
-        "00000000000000000000000000007011", "00000000", "00000005", "0000000000000000", "0000000000000002",
-        "0000000000000060", "0000000000000040", "00000000000003e8", "EXTENT_CRC", "00000001",
+        "00000000000000000000000000007011",
+        "00000000",
+        "00000005",
+        "0000000000000000",
+        "0000000000000002",
+        "0000000000000060",
+        "0000000000000040",
+        "00000000000003e8",
+        "6832317c",
+        "00000001",
     );
     let entry = concat!(
-        "0000000000000000", "0000000000000060", "00000000000003e8", "000000000000004d", "00000040", "00000002",
-        "00000009", "0003", "0000",
+        "0000000000000000",
+        "0000000000000060",
+        "00000000000003e8",
+        "000000000000004d",
+        "00000040",
+        "00000002",
+        "00000009",
+        "0003",
+        "0000",
     );
     let footer = concat!(
-        "00000000000000a0", "00000000000000d8", "00000001", "00000001", "INDEX_CRC", "0001", "0000", "FOOTER_CRC",
+        "00000000000000a0",
+        "00000000000000d8",
+        "00000001",
+        "00000001",
+        "f6bac5fb",
+        "0001",
+        "0000",
+        "6cf1d638",
         "4b465345",
     );
     let expected = [header, &hex(&batch), header, extent, entry, footer].concat();
@@ -151,7 +183,7 @@ fn contradictions_under_right_checksums_are_found() {
         ("offsets go back", |i| i.extents[0].next = Offset(-1)),
         ("negative offset", |i| i.extents[0].base = Offset(-1)),
         ("no batches", |i| i.extents[0].batches.clear()),
-        ("batch missing", |i| drop(i.extents[0].batches.pop())),
+        ("batch missing", |i| i.extents[0].batches.truncate(1)),
         ("batch moved", |i| i.extents[0].batches[1].position += 1),
         ("batch offset moved", |i| i.extents[0].batches[1].base = Offset(1)),
         ("batch too short", |i| i.extents[0].batches[1].len = 60),
@@ -165,7 +197,8 @@ fn contradictions_under_right_checksums_are_found() {
         let mut damaged = index.clone();
         damage(&mut damaged);
         let end = encode_index_and_footer(&damaged, body_end);
-        let object: Bytes = [&encode_header(&damaged.header)[..], &bytes[HEADER_LEN..body_end as usize], &end].concat().into();
+        let object: Bytes =
+            [&encode_header(&damaged.header)[..], &bytes[HEADER_LEN..body_end as usize], &end].concat().into();
         let result = parse_tail(&key("s"), &object, object.len() as u64);
         assert!(matches!(result, Err(StoreError::Corrupt { .. })), "{what}: {result:?}");
     }
@@ -176,6 +209,7 @@ fn raw(extents: &[ExtentInput]) -> Vec<RawExtent> {
         source: key("wal/1"),
         key: e.key,
         leader_epoch: e.leader_epoch,
+        base: e.batches[0].base,
         bytes: e.batches.iter().flat_map(batch_bytes).collect::<Vec<u8>>().into(),
     };
     extents.iter().map(of).collect()
@@ -205,19 +239,14 @@ fn merging_joins_the_extents_of_a_partition() {
 }
 
 #[test]
-fn merging_refuses_every_damaged_bit_that_a_checksum_covers() {
+fn merging_refuses_every_damaged_byte() {
     let good = raw(&inputs(&[vec![(2, 9), (1, 4)]]));
     for position in 0..good[0].bytes.len() {
-        let in_batch = if position < 70 { position } else { position - 70 };
-        if (12..16).contains(&in_batch) {
-            continue; // the leader epoch is outside the batch's CRC; the extent's CRC covers it
-        }
         let mut damaged = good[0].bytes.to_vec();
         damaged[position] ^= 0x10;
         let extent = RawExtent { bytes: damaged.into(), ..good[0].clone() };
-        let first_offset = in_batch == position && in_batch < 8; // caught as a gap before the second batch
         let result = build_from_extents(&header(1), vec![extent]);
-        assert!(matches!(result, Err(StoreError::Corrupt { .. })), "byte {position} ({first_offset}): {result:?}");
+        assert!(matches!(result, Err(StoreError::Corrupt { .. })), "byte {position}: {result:?}");
     }
 }
 
