@@ -2,4 +2,6 @@
 
 pub mod api;
 pub mod batch;
+pub mod guard;
 pub mod handlers;
+pub mod splice;
