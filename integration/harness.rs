@@ -343,8 +343,9 @@ impl Broker {
     }
 
     fn launch(command: &str, envs: &[(String, String)], log: &Path) -> Process {
-        let binary = Path::new(env!("CARGO_BIN_EXE_kafscale"));
-        Process::spawn("kafscale", binary, &[command.to_string()], envs, log)
+        // The binary that belongs to this build, or e.g. a release build.
+        let binary = std::env::var("KAFSCALE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kafscale").into());
+        Process::spawn("kafscale", Path::new(&binary), &[command.to_string()], envs, log)
     }
 
     /// Starts it again with the same ports, data and environment, without waiting; ends it first if it runs.

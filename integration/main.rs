@@ -6,7 +6,12 @@
 // Tests are clients and operators: they own processes, tasks and clocks of their own.
 #![allow(clippy::disallowed_methods, dead_code)]
 
+mod checker;
+mod checker_tests;
 mod client;
 mod harness;
+mod history;
+mod ledger;
 mod process;
 mod smoke;
+mod workload;
