@@ -9,6 +9,7 @@
 //! | `live/{writer}` | `LiveValue`, bound to a lease | at start |
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
+//! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
 
 use crate::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
 
@@ -94,6 +95,16 @@ impl Keys {
         format!("{}t/", self.root)
     }
 
+    /// A deleted topic whose data may still exist.
+    pub fn deleted(&self, topic: TopicId) -> String {
+        format!("{}deleted/{topic}", self.root)
+    }
+
+    /// Prefix of all deleted topics.
+    pub fn deleted_topics(&self) -> String {
+        format!("{}deleted/", self.root)
+    }
+
     /// What kind of key this is, or `None` for a key of a kind this version does not know.
     pub fn parse(&self, key: &str) -> Option<ParsedKey> {
         let rest = key.strip_prefix(&self.root)?;
@@ -102,6 +113,7 @@ impl Keys {
             "w" => parse_writer(rest).map(ParsedKey::Writer),
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
+            "deleted" => rest.parse().ok().map(|id| ParsedKey::Deleted(TopicId(id))),
             "p" => {
                 let (topic, partition) = rest.split_once('/')?;
                 let topic = TopicId(topic.parse().ok()?);
@@ -128,4 +140,6 @@ pub enum ParsedKey {
     Partition(PartitionKey),
     /// `t/{name}`
     Topic(String),
+    /// `deleted/{topic_id}`
+    Deleted(TopicId),
 }

@@ -8,6 +8,8 @@ pub mod embedded;
 pub mod image;
 pub mod keys;
 pub mod model;
+mod tree;
+pub mod watcher;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,6 +65,46 @@ pub struct Txn {
 
 /// etcd's default `--max-txn-ops`: compares and writes are limited to this many each.
 pub const TXN_OPS_MAX: usize = 128;
+
+/// etcd's default `--max-request-bytes`, less some room for what surrounds the keys and values.
+pub const TXN_BYTES_MAX: usize = 1_500_000;
+
+impl Txn {
+    /// What etcd would refuse, so that every store refuses it, with the same words.
+    pub fn check_limits(&self) -> Result<(), MetadataError> {
+        let refused = |message: String| Err(MetadataError::Refused { message });
+        let most = self.compares.len().max(self.ops.len());
+        if most > TXN_OPS_MAX {
+            return refused(format!("a transaction of {most} operations exceeds the limit of {TXN_OPS_MAX}"));
+        }
+        let bytes: usize = self.ops.iter().map(|op| op.key().len() + op.value_len()).sum();
+        if bytes > TXN_BYTES_MAX {
+            return refused(format!("a transaction of {bytes} bytes exceeds the limit of {TXN_BYTES_MAX}"));
+        }
+        let mut keys: Vec<&str> = self.ops.iter().map(Op::key).collect();
+        keys.sort_unstable();
+        if let Some(pair) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            return refused(format!("a transaction writes key {} twice", pair[0]));
+        }
+        Ok(())
+    }
+}
+
+impl Op {
+    /// The key it writes or deletes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put(key, ..) | Self::Delete(key) => key,
+        }
+    }
+
+    fn value_len(&self) -> usize {
+        match self {
+            Self::Put(_, value, _) => value.len(),
+            Self::Delete(_) => 0,
+        }
+    }
+}
 
 /// What a transaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -128,6 +128,21 @@ pub struct TopicValue {
     pub state: TopicState,
 }
 
+/// A deleted topic: its name is free, its data has still to be collected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedTopicValue {
+    /// Format number.
+    pub v: u32,
+    /// The name it had.
+    pub name: String,
+    /// Its id, never used again.
+    pub id: TopicId,
+    /// Number of partitions it had.
+    pub partitions: i32,
+    /// Wall time of the deletion in milliseconds since the Unix epoch.
+    pub deleted_ms: i64,
+}
+
 /// Encodes a value.
 pub fn encode<T: Serialize>(value: &T) -> Bytes {
     Bytes::from(serde_json::to_vec(value).expect("the model's types always serialize"))

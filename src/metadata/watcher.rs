@@ -1,0 +1,128 @@
+//! Keeps the process's [`ClusterImage`] up to date.
+//!
+//! [`run`] follows one watch over the whole cluster prefix: it takes all events that wait, applies them to one copy of
+//! the image and publishes it once. [`ImageFeed`] is what everybody else holds: the current image, and ways to wait
+//! for a change that one has just made oneself.
+
+use super::image::ClusterImage;
+use super::keys::Keys;
+use super::{MetadataStore, Revision};
+use arc_swap::ArcSwap;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Events applied to one copy of the image.
+const BATCH_EVENTS_MAX: usize = 4096;
+
+/// Distinct warnings that are remembered, so that each is logged once.
+const WARNINGS_MAX: usize = 1000;
+
+/// The current image and its revision; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ImageFeed {
+    image: Arc<ArcSwap<ClusterImage>>,
+    revision: Arc<watch::Sender<Revision>>,
+}
+
+impl Default for ImageFeed {
+    fn default() -> Self {
+        Self::new(Arc::default())
+    }
+}
+
+impl ImageFeed {
+    /// A feed that publishes into `image`.
+    pub fn new(image: Arc<ArcSwap<ClusterImage>>) -> Self {
+        let revision = image.load().revision;
+        Self { image, revision: Arc::new(watch::Sender::new(revision)) }
+    }
+
+    /// Where the image is published.
+    pub fn image(&self) -> &Arc<ArcSwap<ClusterImage>> {
+        &self.image
+    }
+
+    /// The image as it is now.
+    pub fn current(&self) -> Arc<ClusterImage> {
+        self.image.load_full()
+    }
+
+    /// Revisions of published images; `changed()` of the receiver waits for the next one.
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// Waits until `ready` holds for the image, for at most `timeout`. Returns whether it does.
+    pub async fn wait_until(&self, timeout: Duration, ready: impl Fn(&ClusterImage) -> bool) -> bool {
+        let mut revisions = self.subscribe();
+        let wait = async {
+            while !ready(&self.image.load()) {
+                revisions.changed().await.expect("we hold the sender");
+            }
+        };
+        tokio::time::timeout(timeout, wait).await.is_ok()
+    }
+
+    /// Waits until the image includes `revision` of a write below the cluster's prefix, for at most `timeout`.
+    pub async fn wait_for(&self, timeout: Duration, revision: Revision) -> bool {
+        self.wait_until(timeout, |image| image.revision >= revision).await
+    }
+
+    fn publish(&self, image: ClusterImage) {
+        let revision = image.revision;
+        self.image.store(Arc::new(image));
+        self.revision.send_replace(revision);
+    }
+}
+
+/// Follows the cluster until the store ends the watch. Safe to start again at any time: a watch opens with a snapshot.
+pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
+    let mut watch = store.watch(keys.root());
+    // The watch, not this function, keeps going; holding the store here would keep it alive for its own watcher.
+    drop(store);
+    let mut events = Vec::new();
+    let mut warned = HashSet::new();
+    while watch.recv_many(&mut events, BATCH_EVENTS_MAX).await > 0 {
+        let mut image = ClusterImage::clone(&feed.image.load());
+        for event in events.drain(..) {
+            for warning in image.apply(&keys, event) {
+                if warned.len() < WARNINGS_MAX && warned.insert(warning.clone()) {
+                    tracing::warn!("{warning}");
+                }
+            }
+        }
+        feed.publish(image);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::runtime::IoPool;
+    use crate::metadata::admin::Admin;
+    use crate::metadata::embedded::EmbeddedStore;
+    use std::collections::BTreeMap;
+
+    const LIMIT: Duration = Duration::from_secs(5);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_image_follows_the_store_and_waiters_wake() {
+        let store: Arc<dyn MetadataStore> = Arc::new(EmbeddedStore::in_memory());
+        let (keys, feed) = (Keys::new("test"), ImageFeed::default());
+        let admin = Admin::new(store.clone(), keys.clone());
+        let before = admin.create_topic("before", 1, BTreeMap::new()).await.unwrap();
+        let running = IoPool::current().spawn(run(store.clone(), keys, feed.clone()));
+        assert!(feed.wait_until(LIMIT, |image| image.topic("before").is_some()).await);
+        admin.create_topic("later", 1, BTreeMap::new()).await.unwrap();
+        admin.delete_topic("before", before.id).await.unwrap();
+        let (_, revision) = store.get_prefix("").await.unwrap();
+        assert!(feed.wait_for(LIMIT, revision).await);
+        let names: Vec<_> = feed.current().topics().map(|topic| topic.name.to_string()).collect();
+        assert_eq!(names, ["later"]);
+        assert!(!feed.wait_for(LIMIT, revision + 1).await);
+        drop((store, admin));
+        running.await.unwrap();
+    }
+}
