@@ -164,6 +164,11 @@ impl Connection {
         self.receive::<R>(version).await
     }
 
+    /// Waits until something can be read, or the broker has closed.
+    pub async fn wait_readable(&mut self) -> Result<()> {
+        Ok(self.stream.readable().await?)
+    }
+
     /// Waits until the broker closes; what it sent before is thrown away.
     pub async fn wait_closed(&mut self) -> Result<()> {
         let deadline = self.deadline;

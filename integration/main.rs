@@ -6,12 +6,17 @@
 // Tests are clients and operators: they own processes, tasks and clocks of their own.
 #![allow(clippy::disallowed_methods, dead_code)]
 
+mod abuse;
+mod breadth;
 mod checker;
 mod checker_tests;
 mod client;
+mod cost;
+mod faults;
 mod harness;
 mod history;
 mod ledger;
 mod process;
 mod smoke;
+mod spread;
 mod workload;
