@@ -3,12 +3,17 @@
 //! Every object is written once, under a key that no other process can own, by a conditional create. Nothing here
 //! knows about partitions' ownership; `docs/storage.md` has the commit protocol that stands on these calls.
 
+pub mod cache;
 pub mod checkpoint;
 pub mod crc;
+pub mod fault;
 pub mod layout;
 pub mod local;
+pub mod measured;
 pub mod memory;
 pub mod reader;
+pub mod retry;
+pub mod s3;
 pub mod segment;
 #[cfg(test)]
 pub(crate) mod testkit;
@@ -169,4 +174,13 @@ impl Payload {
 /// CRC-32C (Castagnoli) of `bytes`, as Kafka's record batches and our objects use it.
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// Refuses a range that is not inside an object of `object_len` bytes: the object is not what its reader was told.
+pub(crate) fn range_inside(key: &ObjectKey, range: &Range<u64>, object_len: u64) -> Result<(), StoreError> {
+    if range.start <= range.end && range.end <= object_len {
+        return Ok(());
+    }
+    let message = format!("it has {object_len} bytes, {}..{} were expected in it", range.start, range.end);
+    Err(StoreError::Corrupt { key: key.clone(), message })
 }
