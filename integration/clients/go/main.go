@@ -1,0 +1,107 @@
+// franz-client is a producer and a consumer on franz-go; see ../README.md for the arguments.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const deadline = time.Minute
+
+var codecs = map[string]kgo.CompressionCodec{
+	"none":   kgo.NoCompression(),
+	"gzip":   kgo.GzipCompression(),
+	"snappy": kgo.SnappyCompression(),
+	"lz4":    kgo.Lz4Compression(),
+	"zstd":   kgo.ZstdCompression(),
+}
+
+// Idempotence is this client's default and needs acks=all; with fewer acks it has to be switched off.
+func acksOptions(acks string) []kgo.Opt {
+	switch acks {
+	case "0":
+		return []kgo.Opt{kgo.RequiredAcks(kgo.NoAck()), kgo.DisableIdempotentWrite()}
+	case "1":
+		return []kgo.Opt{kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite()}
+	case "all":
+		return nil
+	}
+	log.Fatalf("acks %q: expected 0, 1 or all", acks)
+	return nil
+}
+
+func produce(ctx context.Context, bootstrap, topic string, partition int32, codec, acks string, count int) {
+	compression, ok := codecs[codec]
+	if !ok {
+		log.Fatalf("no codec %q", codec)
+	}
+	opts := append(acksOptions(acks), kgo.SeedBrokers(bootstrap), kgo.DefaultProduceTopic(topic), kgo.AllowAutoTopicCreation(),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerBatchCompression(compression))
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	records := make([]*kgo.Record, count)
+	for i := range records {
+		records[i] = &kgo.Record{Value: fmt.Appendf(nil, "value-%d", i), Partition: partition}
+	}
+	for _, result := range client.ProduceSync(ctx, records...) {
+		if result.Err != nil {
+			log.Fatal(result.Err)
+		}
+		if acks == "0" {
+			fmt.Println(-1)
+		} else {
+			fmt.Println(result.Record.Offset)
+		}
+	}
+}
+
+func consume(ctx context.Context, bootstrap, topic string, partition int32, count int) {
+	start := map[string]map[int32]kgo.Offset{topic: {partition: kgo.NewOffset().AtStart()}}
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumePartitions(start))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	for read := 0; read < count; {
+		fetches := client.PollRecords(ctx, count-read)
+		if errs := fetches.Errors(); len(errs) > 0 {
+			log.Fatalf("%d of %d records read: %v", read, count, errs[0].Err)
+		}
+		fetches.EachRecord(func(r *kgo.Record) {
+			fmt.Println(r.Offset, string(r.Value))
+			read++
+		})
+	}
+}
+
+func number(text string) int {
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		log.Fatal(err)
+	}
+	return n
+}
+
+func main() {
+	log.SetFlags(0)
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	args := os.Args[1:]
+	switch {
+	case len(args) == 7 && args[0] == "produce":
+		produce(ctx, args[1], args[2], int32(number(args[3])), args[4], args[5], number(args[6]))
+	case len(args) == 5 && args[0] == "consume":
+		consume(ctx, args[1], args[2], int32(number(args[3])), number(args[4]))
+	default:
+		log.Fatal("usage: produce BOOTSTRAP TOPIC PARTITION CODEC ACKS COUNT | consume BOOTSTRAP TOPIC PARTITION COUNT")
+	}
+}

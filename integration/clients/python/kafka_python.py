@@ -1,0 +1,42 @@
+"""Producer and consumer on kafka-python; see ../README.md for the arguments."""
+
+import sys
+import time
+
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+DEADLINE_SEC = 60
+
+
+def produce(bootstrap, topic, partition, codec, acks, count):
+    # Idempotence is this client's default only with acks=all; with other acks it refuses to start unless it is off.
+    config = {"acks": acks if acks == "all" else int(acks)}
+    if acks != "all":
+        config["enable_idempotence"] = False
+    if codec != "none":
+        config["compression_type"] = codec
+    producer = KafkaProducer(bootstrap_servers=bootstrap, **config)
+    futures = [producer.send(topic, f"value-{i}".encode(), partition=int(partition)) for i in range(int(count))]
+    producer.flush(DEADLINE_SEC)
+    for future in futures:
+        print(future.get(DEADLINE_SEC).offset)
+    producer.close()
+
+
+def consume(bootstrap, topic, partition, count):
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest")
+    assigned = TopicPartition(topic, int(partition))
+    consumer.assign([assigned])
+    consumer.seek_to_beginning(assigned)
+    deadline, read = time.monotonic() + DEADLINE_SEC, 0
+    while read < int(count):
+        if time.monotonic() > deadline:
+            sys.exit(f"only {read} of {count} records were read")
+        for message in consumer.poll(1000, max_records=int(count) - read).get(assigned, []):
+            print(message.offset, message.value.decode())
+            read += 1
+    consumer.close()
+
+
+if __name__ == "__main__":
+    {"produce": produce, "consume": consume}[sys.argv[1]](*sys.argv[2:])
