@@ -55,7 +55,7 @@ pub struct BatchEntry {
     pub position: u64,
     /// Length, bytes.
     pub len: u32,
-    /// Greatest timestamp, ms.
+    /// Greatest timestamp, ms, of this batch and those up to the next one in the index.
     pub max_timestamp: i64,
     /// Producer id, -1 without idempotence.
     pub producer_id: ProducerId,
@@ -266,9 +266,11 @@ impl<'a> Builder<'a> {
         let sparse = self.header.level > 0;
         let extent = self.current();
         assert_eq!(extent.next, batch.base_offset, "partition {}: gap between batches of a segment", extent.key);
-        let indexed = extent.batches.last().map(|b| b.position);
-        if !sparse || indexed.is_none_or(|p| position - p >= SPARSE_INDEX_EVERY_LEN) {
-            extent.batches.push(BatchEntry {
+        match extent.batches.last_mut() {
+            Some(indexed) if sparse && position - indexed.position < SPARSE_INDEX_EVERY_LEN => {
+                indexed.max_timestamp = indexed.max_timestamp.max(batch.max_timestamp);
+            }
+            _ => extent.batches.push(BatchEntry {
                 base: batch.base_offset,
                 next: batch.next_offset(),
                 position,
@@ -277,7 +279,7 @@ impl<'a> Builder<'a> {
                 producer_id: batch.producer_id,
                 producer_epoch: batch.producer_epoch,
                 first_sequence: batch.base_sequence,
-            });
+            }),
         }
         extent.next = batch.next_offset();
         extent.len += batch.total_len() as u64;
