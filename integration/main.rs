@@ -19,4 +19,5 @@ mod ledger;
 mod process;
 mod smoke;
 mod spread;
+mod surroundings;
 mod workload;

@@ -1,4 +1,5 @@
-# Shared by the scripts beside it: where things are cached, and how to say what happens. Sourced, not run.
+# shellcheck shell=bash disable=SC2034 # what the scripts beside it share: where things are cached, how to say what happens
+# Sourced, not run.
 
 # Everything that is built or fetched lives here, never in the work tree.
 cache_dir="${XDG_CACHE_HOME:-$HOME/.cache}/kafscale"

@@ -30,9 +30,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run everything in one process with embedded stores; data stays in one folder and survives restarts.
-    Dev(config::args::DevArgs),
+    Dev(Box<config::args::DevArgs>),
     /// Run one broker against S3 and etcd.
-    Broker(config::args::BrokerArgs),
+    Broker(Box<config::args::BrokerArgs>),
     /// Check the configuration and print what would be used, secrets redacted.
     CheckConfig {
         /// The component whose configuration is checked.
