@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod embedded;
+pub mod etcd;
 pub mod image;
 pub mod keys;
 pub mod model;

@@ -1,0 +1,245 @@
+//! The metadata store of a cluster: etcd 3.5 or newer.
+//!
+//! Every call has a time-out, after which its outcome is unknown. One member is used at a time; when it fails, the
+//! next call goes to the next endpoint (`connection`). Watches are re-established by a loop of ours (`watch`), since
+//! the client library re-establishes nothing.
+//!
+//! Grants that the user of `KAFSCALE_ETCD_USERNAME` needs: read and write on the prefix `/kafscale/`.
+
+use super::{Compare, Entry, LeaseId, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome, WatchEvent};
+use crate::actors::runtime::IoPool;
+use async_trait::async_trait;
+use bytes::Bytes;
+use connection::{Connection, Connections, MESSAGE_BYTES_MAX, header_revision};
+use etcd_client::{CompareOp, GetOptions, KeyValue, PutOptions, TxnOp};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+mod connection;
+mod watch;
+
+/// How long a call may take unless [`EtcdSettings`] say otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Keys per page of a prefix read.
+const PAGE_KEYS: i64 = 1000;
+
+/// How to reach etcd.
+#[derive(Clone)]
+pub struct EtcdSettings {
+    /// Members, each `http://host:port`, `https://host:port` or `host:port` (plaintext).
+    pub endpoints: Vec<String>,
+    /// User of etcd's basic authentication.
+    pub username: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// How long a call may take.
+    pub request_timeout: Duration,
+    /// PEM certificates to trust for `https`, besides the system's.
+    pub tls_ca_pem: Option<Vec<u8>>,
+}
+
+impl EtcdSettings {
+    /// Settings without authentication.
+    pub fn new(endpoints: Vec<String>) -> Self {
+        Self { endpoints, username: None, password: None, request_timeout: REQUEST_TIMEOUT, tls_ca_pem: None }
+    }
+}
+
+impl fmt::Debug for EtcdSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { endpoints, username, password, request_timeout, tls_ca_pem } = self;
+        f.debug_struct("EtcdSettings")
+            .field("endpoints", endpoints)
+            .field("username", username)
+            .field("password", &password.as_ref().map(|_| "…"))
+            .field("request_timeout", request_timeout)
+            .field("tls_ca_pem", &tls_ca_pem.is_some())
+            .finish()
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug, Clone)]
+pub struct EtcdStore {
+    connections: Arc<Connections>,
+    pool: IoPool,
+}
+
+impl EtcdStore {
+    /// Connects to the first endpoint that answers. Call it inside the runtime that shall run the watches.
+    pub async fn connect(settings: EtcdSettings) -> Result<Self, MetadataError> {
+        let store = Self { connections: Arc::new(Connections::new(settings)?), pool: IoPool::current() };
+        store.connections.call(|_| async { Ok(()) }).await?;
+        Ok(store)
+    }
+}
+
+#[async_trait]
+impl MetadataStore for EtcdStore {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, MetadataError> {
+        let request = |connection: Arc<Connection>| async move {
+            let mut response = connection.kv().get(key, None).await?;
+            Ok(response.take_kvs().into_iter().next().map(entry))
+        };
+        self.connections.call(request).await
+    }
+
+    async fn get_prefix(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), MetadataError> {
+        self.connections.get_prefix(prefix).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetadataError> {
+        txn.check_limits()?;
+        let lease = txn.ops.iter().find_map(|op| match op {
+            Op::Put(_, _, lease) => *lease,
+            Op::Delete(_) => None,
+        });
+        let txn = request(txn);
+        let request = |connection: Arc<Connection>| {
+            let txn = txn.clone();
+            async move {
+                let response = connection.kv().txn(txn).await?;
+                let revision = header_revision(response.header())?;
+                Ok(match response.succeeded() {
+                    true => TxnOutcome::Committed(revision),
+                    false => TxnOutcome::Rejected(revision),
+                })
+            }
+        };
+        let outcome = self.connections.call(request).await;
+        name_lease(outcome, lease)
+    }
+
+    fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent> {
+        let (sender, receiver) = mpsc::channel(watch::EVENTS_MAX);
+        self.pool.spawn(watch::run(self.connections.clone(), prefix.to_owned(), sender));
+        receiver
+    }
+
+    async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, MetadataError> {
+        let ttl_s = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
+        let request = |connection: Arc<Connection>| async move {
+            Ok(connection.client().lease_client().grant(ttl_s, None).await?.id())
+        };
+        self.connections.call(request).await
+    }
+
+    async fn lease_keep_alive(&self, lease: LeaseId) -> Result<(), MetadataError> {
+        // One renewal per stream: a stream that outlived its connection would fail renewals without telling.
+        let request = |connection: Arc<Connection>| async move {
+            connection.client().lease_client().keep_alive(lease).await?;
+            Ok(())
+        };
+        name_lease(self.connections.call(request).await, Some(lease))
+    }
+
+    async fn lease_revoke(&self, lease: LeaseId) -> Result<(), MetadataError> {
+        let request = |connection: Arc<Connection>| async move {
+            connection.client().lease_client().revoke(lease).await?;
+            Ok(())
+        };
+        name_lease(self.connections.call(request).await, Some(lease))
+    }
+}
+
+impl Connections {
+    /// All keys below `prefix` at one revision, in pages that fit a message.
+    async fn get_prefix(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), MetadataError> {
+        let options = GetOptions::new().with_prefix().with_limit(PAGE_KEYS);
+        let (mut entries, revision, mut more) = self.page(prefix.as_bytes().to_vec(), options).await?;
+        while more {
+            let last = entries.last().ok_or_else(|| MetadataError::Unavailable {
+                message: "etcd announces more keys and sends none".to_owned(),
+            })?;
+            let after_last = [last.key.as_bytes(), b"\0"].concat();
+            let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(PAGE_KEYS);
+            let (page, _, page_more) = self.page(after_last, options.with_revision(revision)).await?;
+            more = page_more && !page.is_empty();
+            entries.extend(page);
+        }
+        Ok((entries, revision))
+    }
+
+    async fn page(&self, key: Vec<u8>, options: GetOptions) -> Result<(Vec<Entry>, Revision, bool), MetadataError> {
+        let request = |connection: Arc<Connection>| {
+            let (key, options) = (key.clone(), options.clone());
+            async move {
+                let mut response = connection.kv().get(key, Some(options)).await?;
+                let entries = response.take_kvs().into_iter().map(entry).collect();
+                Ok((entries, header_revision(response.header())?, response.more()))
+            }
+        };
+        self.call(request).await
+    }
+}
+
+/// The first key after all keys that start with `prefix`.
+fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![0] // etcd's word for "no end"
+}
+
+fn request(txn: Txn) -> etcd_client::Txn {
+    let compares: Vec<_> = txn
+        .compares
+        .into_iter()
+        .map(|compare| match compare {
+            Compare::ModRevision(key, r) => etcd_client::Compare::mod_revision(key, CompareOp::Equal, r),
+            Compare::CreateRevision(key, r) => etcd_client::Compare::create_revision(key, CompareOp::Equal, r),
+        })
+        .collect();
+    let ops: Vec<_> = txn
+        .ops
+        .into_iter()
+        .map(|op| match op {
+            Op::Put(key, value, lease) => {
+                TxnOp::put(key, Vec::from(value), lease.map(|lease| PutOptions::new().with_lease(lease)))
+            }
+            Op::Delete(key) => TxnOp::delete(key, None),
+        })
+        .collect();
+    etcd_client::Txn::new().when(compares).and_then(ops)
+}
+
+fn entry(kv: KeyValue) -> Entry {
+    let (create_revision, mod_revision) = (kv.create_revision(), kv.mod_revision());
+    let (key, value) = kv.into_key_value();
+    // Keys of ours are ASCII; a foreign one below the prefix must not stop us, and none of ours is mistaken for it.
+    let key = String::from_utf8(key).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+    Entry { key, value: Bytes::from(value), create_revision, mod_revision }
+}
+
+/// etcd does not say which lease it misses.
+fn name_lease<T>(result: Result<T, MetadataError>, asked: Option<LeaseId>) -> Result<T, MetadataError> {
+    result.map_err(|error| match (error, asked) {
+        (MetadataError::LeaseExpired { .. }, Some(lease)) => MetadataError::LeaseExpired { lease },
+        (error, _) => error,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_ends() {
+        assert_eq!(prefix_end("/kafscale/a/"), b"/kafscale/a0");
+        assert_eq!(prefix_end(""), [0]);
+    }
+
+    #[test]
+    fn settings_hide_the_password() {
+        let password = Some("hush".to_owned());
+        let shown = format!("{:?}", EtcdSettings { password, ..EtcdSettings::new(vec!["a:1".into()]) });
+        assert!(shown.contains("a:1") && !shown.contains("hush"), "{shown}");
+    }
+}
