@@ -16,6 +16,7 @@ mod faults;
 mod harness;
 mod history;
 mod ledger;
+mod metadata;
 mod process;
 mod smoke;
 mod spread;

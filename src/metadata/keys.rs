@@ -126,7 +126,8 @@ impl Keys {
 }
 
 fn parse_writer(hex: &str) -> Option<WriterId> {
-    u64::from_str_radix(hex, 16).ok().map(WriterId)
+    let is_ours = hex.len() == 16 && hex.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase());
+    is_ours.then(|| u64::from_str_radix(hex, 16).ok().map(WriterId))?
 }
 
 /// A key taken apart by [`Keys::parse`].

@@ -178,3 +178,6 @@ mod hex_u64 {
         u64::from_str_radix(&text, 16).map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod tests;
