@@ -247,7 +247,7 @@ impl Failure {
             let error = MetadataError::LeaseExpired { lease: SOME_LEASE };
             return Self { error, reconnect: false, reauthenticate: false };
         }
-        if STALE_TOKEN.iter().any(|words| has(words)) {
+        if STALE_TOKEN.iter().any(has) {
             let error = MetadataError::Unavailable { message };
             return Self { error, reconnect: true, reauthenticate: true };
         }
