@@ -1,0 +1,81 @@
+//! Domain errors become Kafka error codes here and nowhere else.
+//!
+//! Everything that may pass is answered with a code that clients retry. `UNKNOWN_SERVER_ERROR` is never used: the Java
+//! producer gives up on it, and what was in flight is then lost or written twice.
+
+use crate::actors::partition::handle::AppendError;
+use crate::metadata::admin::AdminError;
+use crate::protocol::validate::RejectedBatch;
+use crate::storage::reader::ReadError;
+pub use kafka_protocol::ResponseError as ErrorCode;
+
+/// The number on the wire; 0 for success.
+pub fn number(error: Option<ErrorCode>) -> i16 {
+    error.map_or(0, |e| e.code())
+}
+
+/// Why an append failed, or why its outcome is not known.
+pub fn of_append(error: &AppendError) -> ErrorCode {
+    match error {
+        AppendError::NotLeader => ErrorCode::NotLeaderOrFollower,
+        AppendError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+        AppendError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
+        // The batch may or may not become durable. Clients retry both 6 and 7, but librdkafka reads 6 as "certainly
+        // not written" and 7 as "possibly written", which is the truth.
+        AppendError::Interrupted => ErrorCode::RequestTimedOut,
+        // Not written. Retried after a back-off by every client, without a metadata refresh.
+        AppendError::Overloaded => ErrorCode::NotEnoughReplicas,
+    }
+}
+
+/// Why a batch was refused before it reached the partition.
+pub fn of_batch(error: &RejectedBatch) -> ErrorCode {
+    match error {
+        RejectedBatch::Crc { .. } | RejectedBatch::Length { .. } => ErrorCode::CorruptMessage,
+        RejectedBatch::NotOneBatch { .. }
+        | RejectedBatch::Magic(_)
+        | RejectedBatch::Invalid(_)
+        | RejectedBatch::Records(_)
+        | RejectedBatch::NullKeys { .. } => ErrorCode::InvalidRecord,
+        RejectedBatch::TooLarge { .. } => ErrorCode::MessageTooLarge,
+        RejectedBatch::Codec(_) | RejectedBatch::ZstdTooNew => ErrorCode::UnsupportedCompressionType,
+        RejectedBatch::Timestamp { .. } | RejectedBatch::TimestampType => ErrorCode::InvalidTimestamp,
+        // What Kafka answers when no transaction was begun; fatal for the producer, so that it does not loop.
+        RejectedBatch::Transactional => ErrorCode::InvalidTxnState,
+    }
+}
+
+/// Why a read failed.
+pub fn of_read(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::OutOfRange => ErrorCode::OffsetOutOfRange,
+        ReadError::Store(_) => ErrorCode::KafkaStorageError,
+    }
+}
+
+/// Why an administrative change failed.
+pub fn of_admin(error: &AdminError) -> ErrorCode {
+    match error {
+        AdminError::TopicExists(_) => ErrorCode::TopicAlreadyExists,
+        AdminError::UnknownTopic(_) => ErrorCode::UnknownTopicOrPartition,
+        // The change may have been applied; a retry finds out.
+        AdminError::Metadata(_) => ErrorCode::RequestTimedOut,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::MetadataError;
+    use crate::storage::StoreError;
+
+    #[test]
+    fn what_may_pass_is_retriable() {
+        let appends = [AppendError::NotLeader, AppendError::Interrupted, AppendError::Overloaded];
+        assert!(appends.iter().all(|e| of_append(e).is_retriable()));
+        let read = ReadError::Store(StoreError::Unavailable { message: String::new() });
+        assert!(of_read(&read).is_retriable());
+        let admin = AdminError::Metadata(MetadataError::Unavailable { message: String::new() });
+        assert!(of_admin(&admin).is_retriable());
+    }
+}
