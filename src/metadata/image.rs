@@ -7,6 +7,7 @@ use super::keys::{Keys, ParsedKey};
 use super::model::{self, LiveValue, PartitionValue, TopicState, TopicValue};
 use super::{Entry, MetadataError, Revision, WatchEvent};
 use crate::ids::{BrokerId, PartitionKey, TopicId, WriterId};
+use crate::protocol::topic_config::TopicConfig;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -17,6 +18,8 @@ pub struct Topic {
     pub name: Arc<str>,
     /// Its stored value.
     pub value: TopicValue,
+    /// The configs that the broker acts on, parsed once per change of the topic.
+    pub config: TopicConfig,
 }
 
 /// Everything the metadata store says, at one revision.
@@ -100,7 +103,11 @@ impl ClusterImage {
 
     fn put(&mut self, keys: &Keys, entry: &Entry) -> Result<(), MetadataError> {
         match keys.parse(&entry.key) {
-            Some(ParsedKey::Topic(name)) => self.put_topic(Topic { name: name.into(), value: model::decode(entry)? }),
+            Some(ParsedKey::Topic(name)) => {
+                let value: TopicValue = model::decode(entry)?;
+                let config = TopicConfig::from(&value.configs);
+                self.put_topic(Topic { name: name.into(), value, config });
+            }
             Some(ParsedKey::Partition(key)) => self.partitions.insert(key, Arc::new(model::decode(entry)?)),
             Some(ParsedKey::Live(writer)) => {
                 let live = Arc::new(model::decode(entry)?);

@@ -2,12 +2,19 @@
 
 pub mod api;
 pub mod batch;
+pub mod broker_config;
 pub mod budget;
+pub mod compression;
 pub mod connection;
+pub mod error_code;
 pub mod frame;
 pub mod guard;
 pub mod handlers;
 pub mod limits;
 pub mod outbox;
+pub mod records;
 pub mod server;
 pub mod splice;
+pub mod topic_config;
+pub mod topic_name;
+pub mod validate;

@@ -242,9 +242,7 @@ impl ConfigDef {
         };
         match self.check {
             Check::AtLeast(min) if number < min => Err(format!("must be at least {min}")),
-            Check::Between(min, max) if !(min..=max).contains(&number) => {
-                Err(format!("must be from {min} to {max}"))
-            }
+            Check::Between(min, max) if !(min..=max).contains(&number) => Err(format!("must be from {min} to {max}")),
             Check::MinusOneOrBetween(min, max) if number != -1 && !(min..=max).contains(&number) => {
                 Err(format!("must be -1 or from {min} to {max}"))
             }

@@ -5,10 +5,20 @@
 //! order; **produce handlers append to their partitions before they await anything**. Replies are written in request
 //! order whatever order the futures finish in. A connection that closes drops its unfinished futures.
 
+mod api_versions;
+mod common;
+mod configs;
+mod fetch;
 pub mod fetch_session;
+mod metadata;
+mod offsets;
+mod produce;
+mod producer_ids;
+mod topics;
 
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
+use kafka_protocol::messages::ApiKey;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -56,6 +66,21 @@ pub struct ConnectionContext {
 }
 
 /// Starts the handler of `request`.
-pub fn dispatch(_ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<'static, Reply> {
-    Box::pin(async move { Reply::Close(format!("api key {} has no handler", request.api_key)) })
+pub fn dispatch(ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<'static, Reply> {
+    use common::serve;
+    match ApiKey::try_from(request.api_key) {
+        Ok(ApiKey::Produce) => Box::pin(produce::handle(ctx, request)),
+        Ok(ApiKey::Fetch) => Box::pin(fetch::handle(ctx, request)),
+        Ok(ApiKey::ListOffsets) => serve(ctx, request, offsets::list_offsets),
+        Ok(ApiKey::OffsetForLeaderEpoch) => serve(ctx, request, offsets::offset_for_leader_epoch),
+        Ok(ApiKey::Metadata) => serve(ctx, request, metadata::metadata),
+        Ok(ApiKey::DescribeTopicPartitions) => serve(ctx, request, metadata::describe_topic_partitions),
+        Ok(ApiKey::DescribeCluster) => serve(ctx, request, metadata::describe_cluster),
+        Ok(ApiKey::ApiVersions) => serve(ctx, request, api_versions::api_versions),
+        Ok(ApiKey::InitProducerId) => serve(ctx, request, producer_ids::init_producer_id),
+        Ok(ApiKey::CreateTopics) => serve(ctx, request, topics::create_topics),
+        Ok(ApiKey::DeleteTopics) => serve(ctx, request, topics::delete_topics),
+        Ok(ApiKey::DescribeConfigs) => serve(ctx, request, configs::describe_configs),
+        _ => Box::pin(async move { Reply::Close(format!("api key {} has no handler", request.api_key)) }),
+    }
 }

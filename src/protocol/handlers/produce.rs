@@ -1,0 +1,221 @@
+//! Produce: checks each batch, appends them all, then waits for them to be durable.
+//!
+//! Everything up to the last append happens before the first `await`, so that requests of one connection reach their
+//! partitions in the order in which they were sent. An ack means durable for acks=1 as for acks=all; acks=0 skips the
+//! waiting and gets no response at all (if something is wrong already, the connection closes, as with Kafka, so that the
+//! client looks for the leader again).
+
+use super::common::{self, text};
+use super::{ConnectionContext, Reply, Request};
+use crate::actors::partition::handle::{AppendError, AppendReceiver, Appended};
+use crate::ids::{PartitionKey, TopicId};
+use crate::metadata::image::{ClusterImage, Topic};
+use crate::protocol::error_code::{self, ErrorCode};
+use crate::protocol::topic_name;
+use crate::protocol::validate::{self, BatchLimits, RejectedBatch};
+use bytes::Bytes;
+use kafka_protocol::messages::produce_request::TopicProduceData;
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceResponse, TopicProduceResponse,
+};
+use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// How long acks=1 is waited for. Kafka answers it without waiting for replicas, so its `timeout_ms` does not apply.
+const ACKS_ONE_WAIT: Duration = Duration::from_secs(30);
+/// Longest wait that a client may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+/// What an overloaded partition asks its producers to wait, ms.
+const OVERLOAD_THROTTLE_MS: i32 = 100;
+
+/// Why nothing was appended, or why it is not known whether something was.
+#[derive(Debug)]
+struct Failure {
+    code: ErrorCode,
+    message: Option<String>,
+    record_errors: Vec<(i32, String)>,
+    overloaded: bool,
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, message: None, record_errors: Vec::new(), overloaded: false }
+    }
+}
+
+impl From<AppendError> for Failure {
+    fn from(error: AppendError) -> Self {
+        let overloaded = error == AppendError::Overloaded;
+        Self { message: Some(error.to_string()), overloaded, ..error_code::of_append(&error).into() }
+    }
+}
+
+impl From<RejectedBatch> for Failure {
+    fn from(error: RejectedBatch) -> Self {
+        let message = Some(error.to_string());
+        Self { message, record_errors: error.record_errors(), ..error_code::of_batch(&error).into() }
+    }
+}
+
+/// One partition of the request.
+struct Slot {
+    index: i32,
+    key: Option<PartitionKey>,
+    append: Result<AppendReceiver, Failure>,
+}
+
+/// One topic of the request.
+struct TopicSlots {
+    name: TopicName,
+    id: Uuid,
+    slots: Vec<Slot>,
+}
+
+pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
+    let version = request.api_version;
+    let received = request.received;
+    let body: ProduceRequest = match common::decode(&request) {
+        Ok(body) => body,
+        Err(close) => return close,
+    };
+    drop(request);
+    let (acks, timeout_ms) = (body.acks, body.timeout_ms);
+    let image = ctx.broker.image.load_full();
+    let topics: Vec<_> = body.topic_data.into_iter().map(|t| append_topic(&ctx, &image, version, acks, t)).collect();
+    drop(image);
+    if acks == 0 {
+        let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
+        return failed.map_or(Reply::None, |f| Reply::Close(format!("produce with acks=0 failed: {}", f.code)));
+    }
+    let wait = if acks == 1 { ACKS_ONE_WAIT } else { Duration::from_millis(timeout_ms.max(0) as u64).min(WAIT_MAX) };
+    respond(&ctx, version, topics, received + wait).await
+}
+
+fn append_topic(
+    ctx: &ConnectionContext,
+    image: &ClusterImage,
+    version: i16,
+    acks: i16,
+    data: TopicProduceData,
+) -> TopicSlots {
+    let topic = find_topic(image, version, &data).and_then(|topic| match acks {
+        -1..=1 => Ok(topic),
+        _ => Err(ErrorCode::InvalidRequiredAcks),
+    });
+    let slots = data.partition_data.into_iter().map(|partition| {
+        let index = partition.index;
+        let key = topic.as_ref().ok().map(|t| common::partition_key(t, index));
+        let append = match &topic {
+            Ok(topic) => append(ctx, topic, version, index, partition.records.unwrap_or_default()),
+            Err(code) => Err((*code).into()),
+        };
+        Slot { index, key, append }
+    });
+    TopicSlots { slots: slots.collect(), name: data.name, id: data.topic_id }
+}
+
+fn find_topic<'a>(image: &'a ClusterImage, version: i16, data: &TopicProduceData) -> Result<&'a Arc<Topic>, ErrorCode> {
+    if version >= 13 {
+        return image.topic_by_id(TopicId(data.topic_id)).ok_or(ErrorCode::UnknownTopicId);
+    }
+    image.topic(&data.name).ok_or_else(|| match topic_name::check(&data.name) {
+        Ok(()) => ErrorCode::UnknownTopicOrPartition,
+        Err(_) => ErrorCode::InvalidTopicException,
+    })
+}
+
+fn append(
+    ctx: &ConnectionContext,
+    topic: &Topic,
+    version: i16,
+    index: i32,
+    records: Bytes,
+) -> Result<AppendReceiver, Failure> {
+    let partition = common::led(&ctx.broker, topic, index)?;
+    let limits = BatchLimits::new(&topic.config, version, ctx.broker.clock.wall_ms());
+    let batch = validate::validate(&records, &limits)?;
+    Ok(partition.append(batch)?)
+}
+
+async fn respond(ctx: &ConnectionContext, version: i16, topics: Vec<TopicSlots>, deadline: Instant) -> Reply {
+    let mut response = ProduceResponse::default();
+    let mut moved = BTreeSet::new();
+    for topic in topics {
+        let mut partitions = Vec::with_capacity(topic.slots.len());
+        for slot in topic.slots {
+            let outcome = match slot.append {
+                Ok(receiver) => outcome(receiver, deadline).await,
+                Err(failure) => Err(failure),
+            };
+            if outcome.as_ref().is_err_and(|f| f.overloaded) {
+                response.throttle_time_ms = OVERLOAD_THROTTLE_MS;
+            }
+            let mut partition = partition_response(slot.index, outcome);
+            let not_leader = partition.error_code == ErrorCode::NotLeaderOrFollower.code();
+            if let Some(key) = slot.key.filter(|_| not_leader && version >= 10) {
+                let (node, epoch) = common::leader(&ctx.broker, &ctx.broker.image.load(), &key);
+                if let Some(node) = node {
+                    moved.insert(node);
+                    partition.current_leader =
+                        LeaderIdAndEpoch::default().with_leader_id(node.0.into()).with_leader_epoch(epoch.0);
+                }
+            }
+            partitions.push(partition);
+        }
+        let mut entry = TopicProduceResponse::default().with_partition_responses(partitions);
+        // Both are written in some versions only; the codec ignores the other.
+        entry.name = topic.name;
+        entry.topic_id = topic.id;
+        response.responses.push(entry);
+    }
+    if !moved.is_empty() {
+        let nodes = common::nodes(ctx, &ctx.broker.image.load());
+        response.node_endpoints = nodes
+            .into_iter()
+            .filter(|n| moved.contains(&n.id))
+            .map(|n| {
+                NodeEndpoint::default()
+                    .with_node_id(n.id.0.into())
+                    .with_host(n.host)
+                    .with_port(n.port)
+                    .with_rack(n.rack)
+            })
+            .collect();
+    }
+    common::encode(&response, version)
+}
+
+async fn outcome(receiver: AppendReceiver, deadline: Instant) -> Result<Appended, Failure> {
+    match tokio::time::timeout_at(deadline, receiver).await {
+        Ok(Ok(outcome)) => Ok(outcome?),
+        Ok(Err(_dropped)) => Err(AppendError::Interrupted.into()),
+        Err(_elapsed) => Err(ErrorCode::RequestTimedOut.into()),
+    }
+}
+
+fn partition_response(index: i32, outcome: Result<Appended, Failure>) -> PartitionProduceResponse {
+    let response = PartitionProduceResponse::default().with_index(index);
+    match outcome {
+        Ok(appended) => response
+            .with_base_offset(appended.base_offset.0)
+            .with_log_append_time_ms(appended.log_append_time_ms)
+            .with_log_start_offset(appended.log_start.0),
+        Err(failure) => {
+            let blame = failure.record_errors.into_iter().map(|(index, message)| {
+                BatchIndexAndErrorMessage::default()
+                    .with_batch_index(index)
+                    .with_batch_index_error_message(Some(message.into()))
+            });
+            response
+                .with_error_code(failure.code.code())
+                .with_base_offset(-1)
+                .with_record_errors(blame.collect())
+                .with_error_message(failure.message.as_deref().map(text))
+        }
+    }
+}
