@@ -3,11 +3,11 @@
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kafscale
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 KAFSCALE_TOOLS ?= $(CACHE)/tools
-DENY := $(CACHE)/bin/cargo-deny
 DENY_VERSION := 0.20.2
+DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools lint fmt deny tools docs
+.PHONY: help dev release test test-unit test-broker test-tools chaos chaos-faults cost breadth abuse bench lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,34 @@ test-broker: ## Run the tests of the real binary (TEST=name for some of them)
 test-tools: ## Test our own Go tools
 	cd tools/s3-latency && go vet ./... && go test -v ./...
 
+# Long proofs run the release program; sizes are variables, for example `make chaos KILLS=1000 BACKEND=s3`.
+PROOF = @scripts/setup.sh test && KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --release --locked --test integration -- --nocapture
+
+chaos: export KILLS ?= 100
+chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
+	$(PROOF) ledger::
+
+chaos-faults: export SECONDS ?= 30
+chaos-faults: ## Let S3 and etcd fail under load (SECONDS=30 per fault, SEED=)
+	$(PROOF) faults::
+
+cost: export PARTITIONS ?= 2000
+cost: ## Compare PUTs and etcd writes at 1 and at many partitions (PARTITIONS=2000)
+	$(PROOF) cost::
+
+breadth: export PARTITIONS ?= 10000
+breadth: ## Write to many partitions at once (PARTITIONS=10000)
+	$(PROOF) breadth::
+
+abuse: export CONNECTIONS ?= 1000
+abuse: export SHARE_PERCENT_MIN ?= 80
+abuse: ## Hostile connections beside a good one (CONNECTIONS=1000, SHARE_PERCENT_MIN=80)
+	$(PROOF) abuse::
+
+bench: ## Measure; prints one table (ARGS='--help' for stores and workloads)
+	@scripts/setup.sh test
+	KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo bench --locked --bench load -- $(ARGS)
+
 lint: ## Check format, lints, licences and banned dependencies
 	@scripts/setup.sh build
 	cargo fmt --check
@@ -46,11 +74,14 @@ fmt: ## Format the sources
 	cargo fmt
 
 deny: $(DENY) ## Check licences, bans and sources of all dependencies
-	$(DENY) --all-features check bans licenses sources
+	$(DENY) check bans licenses sources
+
+advisories: $(DENY) ## Check dependencies against the advisory database (needs to reach it)
+	$(DENY) check advisories
 
 $(DENY):
 	@echo "==> installing cargo-deny $(DENY_VERSION) (five minutes, once)"
-	cargo install cargo-deny --version $(DENY_VERSION) --locked --quiet --root $(CACHE)
+	cargo install cargo-deny --version $(DENY_VERSION) --locked --quiet --root $(CACHE)/cargo-deny-$(DENY_VERSION)
 
 tools: ## Install what the tests need, and nothing else
 	@scripts/setup.sh test
