@@ -11,6 +11,7 @@ mod breadth;
 mod checker;
 mod checker_tests;
 mod client;
+mod clients;
 mod cost;
 mod faults;
 mod harness;

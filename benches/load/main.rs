@@ -63,11 +63,16 @@ struct Args {
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Stores.
-    #[arg(long, value_delimiter = ',', default_values_t = ["dev".to_string(), "s3".into(), "std".into(), "express".into()])]
-    stores: Vec<String>,
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Store::Dev, Store::S3, Store::Std, Store::Express])]
+    stores: Vec<Store>,
     /// Workloads.
-    #[arg(long, value_delimiter = ',', default_values_t = ["full".to_string(), "rate".into(), "tail".into(), "sporadic".into()])]
-    workloads: Vec<String>,
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_values_t = [Workload::Full, Workload::Rate, Workload::Tail, Workload::Sporadic]
+    )]
+    workloads: Vec<Workload>,
     /// `KAFSCALE_FLUSH_INTERVAL_MS`, one or several; only the fixed-rate workloads are repeated for each.
     #[arg(long, value_delimiter = ',', default_values_t = [500, 50])]
     intervals_ms: Vec<u64>,
@@ -276,11 +281,6 @@ fn machine() -> String {
 
 fn main() {
     let args = Args::parse();
-    let parse = |what: &str| format!("unknown {what}; see --help");
-    let stores: Vec<Store> =
-        args.stores.iter().map(|s| clap::ValueEnum::from_str(s, true).expect(&parse("store"))).collect();
-    let workloads: Vec<Workload> =
-        args.workloads.iter().map(|w| clap::ValueEnum::from_str(w, true).expect(&parse("workload"))).collect();
     let date = std::process::Command::new("date").arg("+%F").output().map(|o| o.stdout).unwrap_or_default();
     let date = String::from_utf8_lossy(&date).trim().to_string();
     println!("{}; {date}; {} s per row\n", machine(), args.seconds);
@@ -295,8 +295,8 @@ fn main() {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("runtime starts");
-    for store in stores {
-        for workload in &workloads {
+    for store in args.stores.iter().copied() {
+        for workload in &args.workloads {
             let repeated = matches!(workload, Workload::Rate | Workload::Tail);
             for interval_ms in args.intervals_ms.iter().take(if repeated { usize::MAX } else { 1 }) {
                 print_row(&runtime.block_on(measure(&args, store, *workload, *interval_ms)));

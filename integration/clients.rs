@@ -1,0 +1,194 @@
+//! Other people's clients, unmodified and with their defaults: each produces with every codec it has and with every acks
+//! setting, reads back what it wrote from an assigned partition, and another client reads the same.
+//!
+//! The programs are in `integration/clients/` (see its README for their arguments); `make test` installs them. A client
+//! that is missing fails its test.
+
+use crate::harness::{Backend, Stack, tool};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// How long one run of a client may take; they give up by themselves before.
+const RUN_DEADLINE: Duration = Duration::from_secs(180);
+/// Records per run.
+const COUNT: usize = 25;
+const ALL_CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+const TOOLS_PACKAGE: &str = "org.apache.kafka.tools";
+
+fn installed(path: &str) -> PathBuf {
+    let tools = tool("etcd"); // names `make test` if nothing is installed
+    let path = tools.parent().and_then(Path::parent).expect("tools are in the cache folder").join("clients").join(path);
+    assert!(path.exists(), "{} is missing: run `make test`, which installs the clients", path.display());
+    path
+}
+
+fn source(path: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/clients").join(path).display().to_string()
+}
+
+/// Runs a program to its end with `input`; its output.
+async fn run(program: &Path, args: &[&str], input: &str) -> String {
+    let shown = format!("{} {}", program.display(), args.join(" "));
+    let mut command = Command::new(program);
+    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}; run `make test`, which installs it"));
+    let mut stdin = child.stdin.take().expect("piped");
+    // A client that does not read its input closes it.
+    let _ = stdin.write_all(input.as_bytes()).await;
+    drop(stdin);
+    let output = tokio::time::timeout(RUN_DEADLINE, child.wait_with_output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{shown}: not done within {RUN_DEADLINE:?}")).expect("output");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// A client program with the arguments of `integration/clients/README.md`.
+#[derive(Debug, Clone)]
+struct Client {
+    program: PathBuf,
+    script: Option<String>,
+}
+
+impl Client {
+    fn franz() -> Self {
+        Self { program: installed("go/franz-client"), script: None }
+    }
+
+    fn python(script: &str) -> Self {
+        Self { program: installed("python/bin/python"), script: Some(source(script)) }
+    }
+
+    fn kafkajs() -> Self {
+        Self { program: "node".into(), script: Some(installed("node/client.js").display().to_string()) }
+    }
+
+    async fn run(&self, args: &[&str]) -> Vec<String> {
+        let args: Vec<&str> = self.script.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        run(&self.program, &args, "").await.lines().map(ToString::to_string).collect()
+    }
+
+    async fn produce(&self, bootstrap: &str, topic: &str, codec: &str, acks: &str) -> Vec<String> {
+        self.run(&["produce", bootstrap, topic, "0", codec, acks, &COUNT.to_string()]).await
+    }
+
+    async fn consume(&self, bootstrap: &str, topic: &str, count: usize) -> Vec<String> {
+        self.run(&["consume", bootstrap, topic, "0", &count.to_string()]).await
+    }
+}
+
+/// What a partition holds after `runs` runs of a producer.
+fn expected(runs: usize) -> Vec<String> {
+    (0..runs * COUNT).map(|offset| format!("{offset} value-{}", offset % COUNT)).collect()
+}
+
+/// Every codec and every acks setting; the client and `other` must read the same.
+async fn round_trips(client: &Client, other: &Client, codecs: &[&str]) {
+    let stack = Stack::start("clients", Backend::Dev, &[]).await;
+    let bootstrap = stack.address();
+    for (run, codec) in codecs.iter().enumerate() {
+        let offsets = client.produce(&bootstrap, "codecs", codec, "all").await;
+        let ours: Vec<String> = (run * COUNT..(run + 1) * COUNT).map(|offset| offset.to_string()).collect();
+        assert_eq!(offsets, ours, "offsets of the records with codec {codec}");
+    }
+    for reader in [client, other] {
+        assert_eq!(reader.consume(&bootstrap, "codecs", codecs.len() * COUNT).await, expected(codecs.len()));
+    }
+    for acks in ["0", "1"] {
+        let topic = format!("acks-{acks}");
+        client.produce(&bootstrap, &topic, "none", acks).await;
+        assert_eq!(client.consume(&bootstrap, &topic, COUNT).await, expected(1), "acks {acks}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn franz_go() {
+    round_trips(&Client::franz(), &Client::python("python/confluent.py"), &ALL_CODECS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn confluent_kafka_python() {
+    round_trips(&Client::python("python/confluent.py"), &Client::franz(), &ALL_CODECS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_python() {
+    round_trips(&Client::python("python/kafka_python.py"), &Client::franz(), &ALL_CODECS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafkajs() {
+    // kafkajs has no zstd of its own.
+    round_trips(&Client::kafkajs(), &Client::franz(), &ALL_CODECS[..4]).await;
+}
+
+/// Lines `value-0` … for programs that produce their standard input.
+fn input() -> String {
+    (0..COUNT).map(|n| format!("value-{n}\n")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kcat() {
+    let stack = Stack::start("kcat", Backend::Dev, &[]).await;
+    let bootstrap = stack.address();
+    let kcat = Path::new("kcat");
+    for codec in ALL_CODECS {
+        let mut args = vec!["-P", "-b", &bootstrap, "-t", "codecs", "-p", "0", "-X", "message.timeout.ms=60000"];
+        args.extend(if codec == "none" { vec![] } else { vec!["-z", codec] });
+        run(kcat, &args, &input()).await;
+    }
+    for acks in ["0", "1"] {
+        let setting = format!("acks={acks}");
+        let args = ["-P", "-b", &bootstrap, "-t", "acks", "-p", "0", "-X", &setting];
+        run(kcat, &args, &input()).await;
+        // What acks=0 sent is read here before more is sent, so that the order is known.
+        let count = (if acks == "0" { COUNT } else { 2 * COUNT }).to_string();
+        let args = ["-C", "-b", &bootstrap, "-t", "acks", "-p", "0", "-o", "beginning", "-c", &count, "-f", "%o %s\\n"];
+        let read = run(kcat, &args, "").await;
+        assert_eq!(read.lines().collect::<Vec<_>>(), expected(if acks == "0" { 1 } else { 2 }));
+    }
+    // -e: stop at the end, which kcat learns from the high watermark.
+    let args = ["-C", "-b", &bootstrap, "-t", "codecs", "-p", "0", "-o", "beginning", "-e", "-f", "%o %s\\n"];
+    assert_eq!(run(kcat, &args, "").await.lines().collect::<Vec<_>>(), expected(ALL_CODECS.len()));
+    let listed = run(kcat, &["-L", "-b", &bootstrap], "").await;
+    assert!(listed.contains("topic \"codecs\" with 1 partitions"), "{listed}");
+}
+
+async fn java(class: &str, args: &[&str], input: &str) -> String {
+    let jars = format!("{}/*", installed("java/jars").display());
+    let class = format!("{TOOLS_PACKAGE}.{class}");
+    // Small and quick to start: these are many short runs on two cores.
+    let mut all = vec!["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", &jars, &class];
+    all.extend(args);
+    run(Path::new("java"), &all, input).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafka_command_line_tools() {
+    let stack = Stack::start("java", Backend::Dev, &[]).await;
+    let bootstrap = stack.address();
+    for codec in ALL_CODECS {
+        let args = ["--bootstrap-server", &bootstrap, "--topic", "codecs", "--compression-codec", codec];
+        java("ConsoleProducer", &args, &input()).await;
+    }
+    let count = (ALL_CODECS.len() * COUNT).to_string();
+    let mut args = vec!["--bootstrap-server", &bootstrap, "--topic", "codecs", "--partition", "0"];
+    args.extend(["--offset", "earliest", "--max-messages", &count, "--timeout-ms", "90000"]);
+    args.extend(["--property", "print.offset=true"]);
+    let read = java("consumer.ConsoleConsumer", &args, "").await;
+    let read: Vec<String> =
+        read.lines().filter_map(|l| l.strip_prefix("Offset:")).map(|l| l.replace('\t', " ")).collect();
+    assert_eq!(read, expected(ALL_CODECS.len()));
+
+    let server = format!("bootstrap.servers={bootstrap}");
+    let mut args = vec!["--topic", "perf", "--num-records", "5000", "--record-size", "1000", "--throughput", "-1"];
+    args.extend(["--producer-props", &server]);
+    let report = java("ProducerPerformance", &args, "").await;
+    assert!(report.contains("5000 records sent"), "{report}");
+    let mut reader = crate::client::Client::new(&bootstrap);
+    let end = reader.list_offset("perf", 0, crate::client::LATEST).await.expect("broker answers");
+    assert_eq!(end, 5000, "every record is there once");
+}
