@@ -54,6 +54,8 @@ async function consume(bootstrap, topic, partition, count) {
     socketFactory: socketFactory(),
     brokers: [bootstrap],
     clientId: "kafscale-test",
+    connectionTimeout: 10_000,
+    authenticationTimeout: 10_000,
     metadataMaxAge: 300_000,
     allowAutoTopicCreation: false,
     retry: {},
@@ -70,6 +72,7 @@ async function consume(bootstrap, topic, partition, count) {
     if (Date.now() > deadline) throw new Error(`only ${read} of ${count} records were read`);
     const answer = await broker.fetch({
       maxWaitTime: 1000,
+      isolationLevel: 1, // as its consumer: read committed
       topics: [{ topic, partitions: [{ partition: Number(partition), fetchOffset: fetchOffset.toString(), maxBytes: 1 << 20 }] }],
     });
     for (const message of answer.responses[0].partitions[0].messages) {
