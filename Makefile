@@ -43,20 +43,23 @@ chaos: export KILLS ?= 100
 chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
 	$(PROOF) ledger::
 
-chaos-faults: export SECONDS ?= 30
-chaos-faults: ## Let S3 and etcd fail under load (SECONDS=30 per fault, SEED=)
+chaos-faults: export DURATION_SEC ?= 30
+chaos-faults: ## Let S3 and etcd fail under load (DURATION_SEC=30 per fault, SEED=)
 	$(PROOF) faults::
 
 cost: export PARTITIONS ?= 2000
+cost: export DURATION_SEC ?= 30
 cost: ## Compare PUTs and etcd writes at 1 and at many partitions (PARTITIONS=2000)
 	$(PROOF) cost::
 
 breadth: export PARTITIONS ?= 10000
+breadth: export DURATION_SEC ?= 60
 breadth: ## Write to many partitions at once (PARTITIONS=10000)
 	$(PROOF) breadth::
 
 abuse: export CONNECTIONS ?= 1000
 abuse: export SHARE_PERCENT_MIN ?= 80
+abuse: export DURATION_SEC ?= 8
 abuse: ## Hostile connections beside a good one (CONNECTIONS=1000, SHARE_PERCENT_MIN=80)
 	$(PROOF) abuse::
 
@@ -89,38 +92,3 @@ tools: ## Install what the tests need, and nothing else
 docs: ## Generate docs/configuration.md from the configuration structs
 	cargo run --locked --quiet --bin kafscale -- config-docs > docs/.configuration.md.new
 	mv docs/.configuration.md.new docs/configuration.md
-
-# Long proofs. `make test` runs each small; these run the sizes that are promised.
-
-# On a release build, since that is what people run.
-PROOF = @scripts/setup.sh test && KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --release --locked --test integration -- --nocapture
-
-.PHONY: chaos chaos-faults cost breadth abuse bench
-
-chaos: export KILLS ?= 100
-chaos: ## SIGKILL the broker under load (KILLS=100 BACKEND=dev|s3 SEED=…)
-	$(PROOF) ledger::
-
-chaos-faults: export SECONDS ?= 30
-chaos-faults: ## S3 and etcd fail and heal (SECONDS=30 per fault)
-	$(PROOF) faults::
-
-cost: export PARTITIONS ?= 2000
-cost: export SECONDS ?= 30
-cost: ## PUTs and etcd writes at 1 and at PARTITIONS=2000 partitions
-	$(PROOF) cost::
-
-breadth: export PARTITIONS ?= 10000
-breadth: export SECONDS ?= 60
-breadth: ## PARTITIONS=10000 with a record per second each
-	$(PROOF) breadth::
-
-abuse: export CONNECTIONS ?= 1000
-abuse: export SHARE_PERCENT_MIN ?= 80
-abuse: export SECONDS ?= 8
-abuse: ## CONNECTIONS=1000 hostile ones beside a good one
-	$(PROOF) abuse::
-
-bench: ## One table: throughput, latency, CPU, memory, requests (ARGS='--help' for choices)
-	@scripts/setup.sh test
-	KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo bench --locked --bench load -- $(ARGS)

@@ -152,7 +152,7 @@ async fn hostile_connections_neither_starve_nor_fill_the_broker() {
     let _quiet = quiet().await;
     let connections = size("CONNECTIONS", 200);
     let share_percent_min = size("SHARE_PERCENT_MIN", 25);
-    let window = Duration::from_secs(size("SECONDS", 3));
+    let window = Duration::from_secs(size("DURATION_SEC", 3));
     let mut stack = Stack::start("abuse", Backend::Dev, &[]).await;
     let address = stack.address();
     let mut client = Client::new(&address);

@@ -23,7 +23,7 @@ async fn many_partitions_with_a_record_per_second_each() {
     for topic in &topics {
         client.ensure_topic(topic, PARTITIONS_PER_TOPIC as i32).await;
     }
-    let seconds = size("SECONDS", 10);
+    let seconds = size("DURATION_SEC", 10);
     let load = Spread {
         partitions_per_topic: PARTITIONS_PER_TOPIC as i32,
         connections: topics.len(),

@@ -47,7 +47,7 @@ async fn measure(stack: &mut Stack, topic: &str, partitions: i32, window: Durati
 async fn puts_and_etcd_writes_do_not_grow_with_partitions() {
     let _quiet = quiet().await;
     let partitions = size("PARTITIONS", 200) as i32;
-    let window = Duration::from_secs(size("SECONDS", 15));
+    let window = Duration::from_secs(size("DURATION_SEC", 15));
     // A short interval gives enough flushes in a short window for one more or less not to matter.
     let mut stack = Stack::start("cost", Backend::S3, &[("KAFSCALE_FLUSH_INTERVAL_MS", "100")]).await;
     let one = measure(&mut stack, "one", 1, window).await;

@@ -1,6 +1,6 @@
 //! S3 or etcd fail for a while and heal: nothing is lost or doubled, producers go on by themselves, memory stays bounded.
 //!
-//! Each fault lasts `SECONDS` (CI: 5; `make chaos-faults SECONDS=30` is the full size) while the producers of
+//! Each fault lasts `DURATION_SEC` (CI: 5; `make chaos-faults DURATION_SEC=30` is the full size) while the producers of
 //! [`crate::workload`] push as fast as they are let. The broker is never restarted.
 
 use crate::harness::{Backend, Stack, size};
@@ -21,7 +21,7 @@ struct Trial {
 impl Trial {
     async fn start(name: &str) -> Self {
         let seed = size("SEED", kafscale::rng::u64() >> 32);
-        let seconds = size("SECONDS", 5);
+        let seconds = size("DURATION_SEC", 5);
         eprintln!("{name}: {seconds} s per fault, SEED={seed}");
         let stack = Stack::start(name, Backend::S3, &[("KAFSCALE_FLUSH_INTERVAL_MS", "50")]).await;
         let load = Workload::start(&stack.address(), Plan::new(name, seed)).await;

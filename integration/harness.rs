@@ -18,7 +18,7 @@ const ACCESS_KEY: &str = "test-access";
 const SECRET_KEY: &str = "test-secret";
 const REGION: &str = "us-east-1";
 
-/// The number in environment variable `name`, or `default`: sizes of long proofs (`KILLS`, `SECONDS`, `SEED`).
+/// The number in environment variable `name`, or `default`: sizes of long proofs (`KILLS`, `DURATION_SEC`, `SEED`).
 pub fn size(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
         Ok(value) => value.parse().unwrap_or_else(|_| panic!("{name}={value} is not a number")),
