@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod image;
 pub mod keys;
 pub mod model;
+pub mod ownership;
 mod tree;
 pub mod watcher;
 
