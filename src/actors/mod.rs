@@ -1,4 +1,13 @@
 //! Everything with identity and state is an actor; each concept has one folder with a pure `state.rs` and a thin shell.
 
+pub mod compactor;
+pub mod context;
+pub mod failpoint;
+pub mod flusher;
+pub mod leadership;
+pub mod membership;
 pub mod partition;
+pub mod recovery;
 pub mod runtime;
+pub mod supervisor;
+pub mod writer;

@@ -1,4 +1,244 @@
-//! One led partition: assigns offsets, dedups producers, parks acks and long-poll fetches.
+//! One led partition: assigns offsets, dedups producers, parks acks.
+//!
+//! The shell of [`state::PartitionState`]: turns messages into events and effects into messages, publishes what is
+//! committed in the shared [`view::PartitionView`], and decides nothing. When it ends, for whatever reason, its view
+//! is closed and readers and producers get a retriable error until a successor has recovered from storage.
 
 pub mod handle;
+pub mod producers;
+pub mod state;
 pub mod view;
+
+use crate::actors::failpoint;
+use crate::actors::flusher::{Flusher, Store};
+use crate::actors::recovery::Seed;
+use crate::actors::supervisor::{ActorRef, SendError};
+use crate::actors::writer::PipelineBudget;
+use crate::clock::Clock;
+use crate::ids::Offset;
+use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
+use handle::{Append, AppendError, AppendSink, Appended};
+use state::{Effect, Event, PartitionState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::oneshot;
+use view::{Extent, LogState, PartitionView};
+
+/// Appends that may wait in a partition's mailbox.
+pub const MAILBOX_LEN_MAX: usize = 4_096;
+
+type Reply = oneshot::Sender<Result<Appended, AppendError>>;
+
+/// Where the flusher reaches a partition's actor.
+#[derive(Debug)]
+pub struct Port {
+    /// Committed data of the partition.
+    pub view: Arc<PartitionView>,
+    /// Its mailbox.
+    pub committed: Recipient<Committed>,
+}
+
+/// The writer's head covers this extent now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Committed(pub Extent);
+
+/// The metadata store has this log start now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Trimmed(pub Offset);
+
+/// Asks for the committed state.
+#[derive(Debug, Message)]
+#[rtype(result = "PartitionSnapshot")]
+pub struct TakeSnapshot;
+
+/// The committed state of a partition; extents still name their objects.
+#[derive(Debug, actix::MessageResponse)]
+pub struct PartitionSnapshot {
+    /// Everything but the extents.
+    pub checkpoint: PartitionCheckpoint,
+    /// The extents.
+    pub extents: Vec<Extent>,
+}
+
+impl PartitionSnapshot {
+    /// The checkpoint with its extents, whose objects go into `table`.
+    pub fn into_checkpoint(mut self, table: &mut ObjectTable) -> PartitionCheckpoint {
+        self.checkpoint.extents = self.extents.iter().map(|e| table.extent(e)).collect();
+        self.checkpoint
+    }
+}
+
+/// Stop: the partition is deleted or handed over.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+impl Message for Append {
+    type Result = ();
+}
+
+/// See the module's documentation.
+pub struct Partition {
+    state: PartitionState<Reply>,
+    view: Arc<PartitionView>,
+    port: Option<Arc<Port>>,
+    flusher: Addr<Flusher>,
+    budget: Arc<PipelineBudget>,
+    clock: Clock,
+    effects: Vec<Effect<Reply>>,
+}
+
+impl Partition {
+    /// A partition from its recovered state. Readers may use the view at once.
+    pub fn new(seed: Seed, flusher: Addr<Flusher>, budget: Arc<PipelineBudget>, clock: Clock) -> Self {
+        let log = LogState { extents: seed.extents, tail: Default::default(), epochs: seed.epochs };
+        let view = PartitionView::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, log);
+        let state =
+            PartitionState::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, seed.producers);
+        Self { state, view: Arc::new(view), port: None, flusher, budget, clock, effects: Vec::new() }
+    }
+
+    /// The shared view.
+    pub fn view(&self) -> &Arc<PartitionView> {
+        &self.view
+    }
+
+    fn step(&mut self, event: Event<Reply>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.state.step(self.clock.wall_ms(), event, &mut effects);
+        for effect in effects.drain(..) {
+            self.run(effect);
+        }
+        self.effects = effects;
+    }
+
+    fn run(&mut self, effect: Effect<Reply>) {
+        match effect {
+            Effect::Store { batch, .. } => {
+                self.budget.stored(batch.byte_len() as u64);
+                let port = self.port.clone().expect("set when the actor started");
+                self.flusher.do_send(Store { port, batch });
+            }
+            // Nobody may be waiting any more (acks=0, closed connection): the batch is stored all the same.
+            Effect::Reply { reply, outcome } => drop(reply.send(outcome)),
+            Effect::Publish { high_watermark, batches, extent } => {
+                let log_start = self.state.log_start();
+                self.view.update(high_watermark, log_start, |log| {
+                    log.extents.push_back(extent);
+                    log.tail.extend(batches);
+                });
+            }
+            Effect::PublishLogStart(log_start) => {
+                let high_watermark = self.state.high_watermark();
+                self.view.update(high_watermark, log_start, |log| log.trim(log_start));
+            }
+        }
+    }
+}
+
+impl Actor for Partition {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let port = Port { view: self.view.clone(), committed: ctx.address().recipient() };
+        self.port = Some(Arc::new(port));
+    }
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.view.close(); // infallible, since it may run while a panic unwinds
+    }
+}
+
+impl Handler<Append> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, append: Append, _: &mut Self::Context) {
+        failpoint::hit("partition.append");
+        self.budget.dequeued(append.batch.bytes.len() as u64);
+        self.step(Event::Append { batch: append.batch, reply: append.reply });
+    }
+}
+
+impl Handler<Committed> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, Committed(extent): Committed, _: &mut Self::Context) {
+        failpoint::hit("partition.committed");
+        self.step(Event::Committed(extent));
+    }
+}
+
+impl Handler<Trimmed> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, Trimmed(log_start): Trimmed, _: &mut Self::Context) {
+        failpoint::hit("partition.trimmed");
+        self.step(Event::Trimmed(log_start));
+    }
+}
+
+impl Handler<TakeSnapshot> for Partition {
+    type Result = PartitionSnapshot;
+
+    fn handle(&mut self, _: TakeSnapshot, _: &mut Self::Context) -> PartitionSnapshot {
+        failpoint::hit("partition.snapshot");
+        let (high_watermark, now_ms) = (self.state.high_watermark(), self.clock.wall_ms());
+        let log_start = self.state.log_start();
+        let producers = self.state.producers_mut();
+        producers.expire(high_watermark, now_ms);
+        let producers = producers.snapshot(high_watermark);
+        let (epochs, extents) = self.view.with_log(|log| (log.epochs.clone(), log.extents.iter().cloned().collect()));
+        let key = self.view.key;
+        let checkpoint =
+            PartitionCheckpoint { key, log_start, next_offset: high_watermark, epochs, extents: Vec::new(), producers };
+        PartitionSnapshot { checkpoint, extents }
+    }
+}
+
+impl Handler<Stop> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        self.step(Event::Interrupted);
+        actix::ActorContext::stop(ctx);
+    }
+}
+
+/// Delivers appends to a supervised partition, under the process-wide bound on bytes that are not yet durable.
+pub struct PartitionSink {
+    actor: ActorRef<Partition>,
+    budget: Arc<PipelineBudget>,
+    /// Set while this broker may have been sealed without knowing it.
+    suspended: Arc<AtomicBool>,
+}
+
+impl PartitionSink {
+    /// A sink for `actor`.
+    pub fn new(actor: ActorRef<Partition>, budget: Arc<PipelineBudget>, suspended: Arc<AtomicBool>) -> Self {
+        Self { actor, budget, suspended }
+    }
+}
+
+impl AppendSink for PartitionSink {
+    fn append(&self, append: Append) -> Result<(), AppendError> {
+        if self.suspended.load(Ordering::Acquire) {
+            return Err(AppendError::NotLeader);
+        }
+        let bytes = append.batch.bytes.len() as u64;
+        if !self.budget.try_enqueue(bytes) {
+            return Err(AppendError::Overloaded);
+        }
+        self.actor.try_send(append).map_err(|error| {
+            self.budget.dequeued(bytes);
+            match error {
+                SendError::Down => AppendError::NotLeader,
+                SendError::Full => AppendError::Overloaded,
+            }
+        })
+    }
+}

@@ -65,6 +65,36 @@ pub struct LogState {
     pub epochs: Vec<EpochStart>,
 }
 
+impl LogState {
+    /// Drops what lies wholly below `log_start`.
+    pub(crate) fn trim(&mut self, log_start: Offset) {
+        while self.extents.front().is_some_and(|e| e.next <= log_start) {
+            self.extents.pop_front();
+        }
+        self.evict_tail(log_start);
+    }
+
+    /// Drops the in-memory copy of batches that end at or before `end`.
+    pub(crate) fn evict_tail(&mut self, end: Offset) {
+        while self.tail.front().is_some_and(|b| b.next <= end) {
+            self.tail.pop_front();
+        }
+    }
+
+    /// Replaces the extents that make up `with`'s offsets by `with`. Returns false, changing nothing, if they are not
+    /// there any more as a whole (trimmed meanwhile).
+    pub(crate) fn replace(&mut self, with: Extent) -> bool {
+        let from = self.extents.partition_point(|e| e.base < with.base);
+        let to = self.extents.partition_point(|e| e.next <= with.next);
+        let whole = from < to && self.extents[from].base == with.base && self.extents[to - 1].next == with.next;
+        if whole {
+            self.extents.drain(from + 1..to);
+            self.extents[from] = with;
+        }
+        whole
+    }
+}
+
 /// What the tail has at an offset.
 #[derive(Debug)]
 pub enum TailRead {

@@ -1,0 +1,397 @@
+//! Background work of a broker's writer: checkpoints, merging, retention, deletion of what nothing refers to.
+//!
+//! One [`Maintenance`] exists per broker, behind a mutex: its steps never overlap. The order that keeps data safe:
+//!
+//! 1. A checkpoint is durable before the writer's key points to it.
+//! 2. An object becomes garbage only when a *committed* checkpoint no longer refers to it, and the garbage list is
+//!    itself in the checkpoint: nothing is ever deleted because a LIST said so.
+//! 3. Garbage is deleted only after it has aged, after a second look at the writer's key (still active, still ours)
+//!    and at the present references.
+//! 4. A log start is raised in the metadata store before readers see it and before anything below becomes garbage.
+//! 5. A partition leaves the checkpoint only if its topic's tombstone was read from the metadata store.
+
+pub mod plan;
+
+use crate::actors::context::NodeContext;
+use crate::actors::flusher::PointToCheckpoint;
+use crate::actors::partition::view::{Extent, ObjectRef};
+use crate::actors::partition::{TakeSnapshot, Trimmed};
+use crate::actors::recovery::{self, Seed, WriterLog};
+use crate::broker::Broker;
+use crate::ids::{Offset, PartitionKey, Seq};
+use crate::metadata::model::{CheckpointRef, WriterState};
+use crate::metadata::{MetadataError, Op, TXN_OPS_MAX, Txn};
+use crate::protocol::topic_config::TopicConfig;
+use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
+use crate::storage::segment::{self, RawExtent, SegmentHeader};
+use crate::storage::{ObjectKey, StoreError};
+use bytes::{BufMut, BytesMut};
+use futures::{StreamExt, TryStreamExt};
+use plan::{Merge, MergeLimits, Run};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
+
+/// Cadence and bounds.
+#[derive(Debug, Clone, Copy)]
+pub struct MaintenanceLimits {
+    /// Flushes after which a checkpoint is due: bounds the replay of a successor.
+    pub checkpoint_flushes: u64,
+    /// Time after which a checkpoint is due if anything was flushed.
+    pub checkpoint_every: Duration,
+    /// Time between looks at merging and retention.
+    pub look_every: Duration,
+    /// Age at which garbage may be deleted, ms.
+    pub garbage_age_ms: i64,
+    /// Merging.
+    pub merge: MergeLimits,
+}
+
+impl Default for MaintenanceLimits {
+    fn default() -> Self {
+        Self {
+            checkpoint_flushes: 512,
+            checkpoint_every: Duration::from_secs(300),
+            look_every: Duration::from_secs(15),
+            garbage_age_ms: 3_600_000,
+            merge: MergeLimits::default(),
+        }
+    }
+}
+
+/// Why a step did not finish; it is tried again at the next look.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    /// The object store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The metadata store failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A partition is restarting; its state is needed.
+    #[error("partition {0} is not running; maintenance waits for it")]
+    PartitionDown(PartitionKey),
+    /// The writer is gone or sealed.
+    #[error("the writer stopped")]
+    WriterStopped,
+}
+
+/// Objects read at the same time for merging.
+const READS_IN_FLIGHT_MAX: usize = 8;
+/// Objects deleted by one request.
+const DELETE_BATCH_MAX: usize = 1_000;
+
+/// See the module's documentation.
+pub struct Maintenance {
+    context: Arc<NodeContext>,
+    limits: MaintenanceLimits,
+    /// Objects that the last checkpoint refers to or that were written since outside the WAL.
+    known: HashSet<ObjectKey>,
+    garbage: Vec<GarbageRecord>,
+    last: Option<CheckpointRef>,
+    last_at: Instant,
+}
+
+impl Maintenance {
+    /// Maintenance of a writer that has just registered. `logs` are those of sealed predecessors *all* of whose
+    /// partitions this broker takes over; their objects become garbage once nothing refers to them.
+    pub fn new(context: Arc<NodeContext>, limits: MaintenanceLimits, logs: &[&WriterLog]) -> Self {
+        let known = logs.iter().flat_map(|log| log.known_objects()).collect();
+        let garbage = logs.iter().flat_map(|log| log.garbage()).cloned().collect();
+        let last_at = context.clock.monotonic();
+        Self { context, limits, known, garbage, last: None, last_at }
+    }
+
+    /// Writes a checkpoint of all owned partitions and of `seeds`, which are claimed but not led yet, and points the
+    /// writer's key to it.
+    pub async fn checkpoint(&mut self, seeds: &[Seed]) -> Result<(), MaintenanceError> {
+        let context = self.context.clone();
+        let registration = &context.registration;
+        // Before the snapshots: partitions have applied at least this much when they answer.
+        let seq = Seq(context.stats.head.load(Ordering::Acquire));
+        let mut table = ObjectTable::default();
+        let mut partitions: Vec<_> = seeds.iter().map(|s| s.checkpoint(&mut table)).collect();
+        for (key, owned) in context.owned_partitions() {
+            let addr = owned.actor.addr().ok_or(MaintenanceError::PartitionDown(key))?;
+            let snapshot = addr.send(TakeSnapshot).await.map_err(|_| MaintenanceError::PartitionDown(key))?;
+            partitions.push(snapshot.into_checkpoint(&mut table));
+        }
+        partitions.sort_by_key(|p| p.key);
+        let objects = table.into_records();
+        let referenced: HashSet<ObjectKey> = objects.iter().map(|o| ObjectKey::new(o.key.as_str())).collect();
+        let now_ms = context.clock.wall_ms();
+        let from = self.last.as_ref().map_or(0, |l| l.seq.0);
+        let wal = (from + 1..=seq.0).map(|s| context.layout.wal(registration.writer, registration.nonce, Seq(s)));
+        self.known.extend(wal);
+        let dropped = self.known.iter().filter(|key| !referenced.contains(*key));
+        let mut garbage = self.garbage.clone();
+        garbage.extend(dropped.map(|key| GarbageRecord { key: key.as_str().to_owned(), since_ms: now_ms }));
+        if let Some(last) = &self.last {
+            garbage.push(GarbageRecord { key: last.key.clone(), since_ms: now_ms });
+        }
+        garbage.sort_by(|a, b| a.key.cmp(&b.key).then(a.since_ms.cmp(&b.since_ms)));
+        garbage.dedup_by(|later, earlier| later.key == earlier.key);
+        let checkpoint = Checkpoint {
+            cluster_id: context.cluster_id.clone(),
+            writer: registration.writer,
+            nonce: registration.nonce,
+            seq,
+            revision_seen: registration.revision,
+            objects,
+            partitions,
+            garbage,
+        };
+        let ulid = crate::rng::ulid(now_ms);
+        let key = context.layout.checkpoint(registration.writer, registration.nonce, seq, ulid);
+        context.store.create(&key, &checkpoint.encode()).await?;
+        let pointer = CheckpointRef { seq, key: key.as_str().to_owned() };
+        let (done, committed) = oneshot::channel();
+        context.flusher.do_send(PointToCheckpoint { checkpoint: pointer.clone(), done });
+        committed.await.map_err(|_| MaintenanceError::WriterStopped)?;
+        context.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
+        self.known = referenced;
+        self.garbage = checkpoint.garbage;
+        self.last = Some(pointer);
+        self.last_at = context.clock.monotonic();
+        Ok(())
+    }
+
+    /// Writes a checkpoint if one is due.
+    pub async fn checkpoint_if_due(&mut self) -> Result<(), MaintenanceError> {
+        let head = self.context.stats.head.load(Ordering::Acquire);
+        let flushes = head - self.last.as_ref().map_or(0, |l| l.seq.0);
+        let aged = self.context.clock.monotonic() - self.last_at >= self.limits.checkpoint_every;
+        if flushes >= self.limits.checkpoint_flushes || (aged && flushes > 0) { self.checkpoint(&[]).await } else { Ok(()) }
+    }
+
+    /// Merges small extents if enough have gathered. Returns how many objects were written.
+    pub async fn merge(&mut self) -> Result<usize, MaintenanceError> {
+        let partitions: Vec<_> = self.context.directory.all();
+        let extents: Vec<_> = partitions
+            .iter()
+            .map(|p| (p.key, p.view.with_log(|log| log.extents.iter().cloned().collect::<Vec<_>>())))
+            .collect();
+        let planned = plan::merges(&extents, &self.limits.merge, self.context.clock.wall_ms());
+        drop(extents);
+        let mut written = 0;
+        for merge in planned {
+            let (level, runs) = match merge {
+                Merge::Merged(runs) => (1, runs),
+                Merge::Segment(run) => (2, vec![run]),
+            };
+            self.write_merged(level, runs).await?;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    async fn write_merged(&mut self, level: u8, runs: Vec<Run>) -> Result<(), MaintenanceError> {
+        let context = self.context.clone();
+        let registration = &context.registration;
+        let raw = self.read_runs(&runs).await?;
+        let head = Seq(context.stats.head.load(Ordering::Acquire));
+        let header = SegmentHeader {
+            cluster_id: context.cluster_id.clone(),
+            level,
+            writer: registration.writer,
+            nonce: registration.nonce,
+            seq: head,
+            revision_seen: registration.revision,
+        };
+        let ulid = crate::rng::ulid(context.clock.wall_ms());
+        let key = match &runs[..] {
+            [run] if level == 2 => {
+                let (first, last) = (&run.extents[0], run.extents.last().expect("a run is not empty"));
+                context.layout.segment(&run.key, first.base, last.next, ulid)
+            }
+            _ => context.layout.merged(registration.writer, Seq(0), head, ulid),
+        };
+        let (payload, index) = segment::build_from_extents(&header, raw)?;
+        // Known before it exists: if this fails half-way, the object is garbage at the next checkpoint.
+        self.known.insert(key.clone());
+        context.store.create(&key, &payload).await?;
+        let created_ms = runs.iter().flat_map(|r| &r.extents).map(|e| e.object.created_ms).min().unwrap_or(0);
+        let object = Arc::new(ObjectRef { key, level, len: payload.len, created_ms });
+        for entry in &index.extents {
+            if let Some(partition) = context.directory.get(&entry.key) {
+                // Trimmed or restarted meanwhile: the old extents stay, the new object loses its reference.
+                partition.view.rearrange(|log| log.replace(recovery::extent(&object, entry)));
+            }
+        }
+        context.stats.merges.fetch_add(1, Ordering::Relaxed);
+        context.stats.merged_bytes.fetch_add(payload.len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The bytes of all runs' extents: from memory where the tail still has them, else one GET per small object or one
+    /// ranged GET per extent.
+    async fn read_runs(&self, runs: &[Run]) -> Result<Vec<RawExtent>, MaintenanceError> {
+        let mut reads = Vec::new();
+        for run in runs {
+            reads.extend(run.extents.iter().map(|extent| read_extent(self.context.clone(), run.key, extent.clone())));
+        }
+        Ok(futures::stream::iter(reads).buffered(READS_IN_FLIGHT_MAX).try_collect().await?)
+    }
+
+    /// Raises log starts as the topics' retention says.
+    pub async fn retain(&mut self, broker: &Broker) -> Result<(), MaintenanceError> {
+        let image = broker.image.load_full();
+        let now_ms = self.context.clock.wall_ms();
+        let mut raises: Vec<(PartitionKey, Offset)> = Vec::new();
+        for partition in self.context.directory.all() {
+            let Some(topic) = image.topic_by_id(partition.key.topic) else { continue };
+            let config = TopicConfig::from(&topic.value.configs);
+            if !config.delete {
+                continue;
+            }
+            let extents: Vec<Extent> = partition.view.with_log(|log| log.extents.iter().cloned().collect());
+            let (log_start, ms, bytes) = (partition.view.log_start(), config.retention_ms, config.retention_bytes);
+            let raised = plan::retained_log_start(&extents, log_start, ms, bytes, now_ms);
+            raises.extend(raised.map(|to| (partition.key, to)));
+        }
+        self.raise_log_starts(&raises).await
+    }
+
+    /// Raises log starts: in the metadata store first, then for readers.
+    pub async fn raise_log_starts(&mut self, raises: &[(PartitionKey, Offset)]) -> Result<(), MaintenanceError> {
+        if raises.is_empty() {
+            return Ok(());
+        }
+        let context = &self.context;
+        let raised = context.ownership.raise_log_starts(&context.registration, raises).await;
+        match raised.map_err(|e| MetadataError::Unavailable { message: e.to_string() })? {
+            false => return Err(MaintenanceError::WriterStopped),
+            true => tracing::info!(partitions = raises.len(), "log start raised"),
+        }
+        let owned: BTreeMap<_, _> = context.owned_partitions().into_iter().collect();
+        for (key, log_start) in raises {
+            if let Some(addr) = owned.get(key).and_then(|o| o.actor.addr()) {
+                addr.do_send(Trimmed(*log_start));
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes garbage that has aged, after a second look at the writer's key and at the references.
+    pub async fn collect(&mut self) -> Result<usize, MaintenanceError> {
+        let due_ms = self.context.clock.wall_ms() - self.limits.garbage_age_ms;
+        let due = |g: &GarbageRecord| g.since_ms <= due_ms;
+        let keys: Vec<ObjectKey> =
+            self.garbage.iter().filter(|g| due(g)).take(DELETE_BATCH_MAX).map(|g| ObjectKey::new(g.key.as_str())).collect();
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let referenced = self.references_now();
+        let registration = &self.context.registration;
+        let found = self.context.ownership.writer(registration.writer).await;
+        let found = found.map_err(|e| MetadataError::Unavailable { message: e.to_string() })?;
+        let mine = found.filter(|(v, _)| v.state == WriterState::Active && v.nonce == registration.nonce);
+        let pointer = mine.ok_or(MaintenanceError::WriterStopped)?.0.checkpoint;
+        if pointer != self.last {
+            return Err(MaintenanceError::WriterStopped);
+        }
+        let (still, gone): (Vec<_>, Vec<_>) = keys.into_iter().partition(|k| referenced.contains(k));
+        if !still.is_empty() {
+            tracing::error!(objects = still.len(), "garbage is referenced; it is kept");
+        }
+        self.context.store.delete(&gone).await?;
+        self.context.stats.deleted_objects.fetch_add(gone.len() as u64, Ordering::Relaxed);
+        let handled: HashSet<&str> = gone.iter().chain(&still).map(ObjectKey::as_str).collect();
+        self.garbage.retain(|g| !handled.contains(g.key.as_str()));
+        Ok(gone.len())
+    }
+
+    fn references_now(&self) -> HashSet<ObjectKey> {
+        let mut keys: HashSet<ObjectKey> = self.last.iter().map(|l| ObjectKey::new(l.key.as_str())).collect();
+        for partition in self.context.directory.all() {
+            partition.view.with_log(|log| keys.extend(log.extents.iter().map(|e| e.object.key.clone())));
+        }
+        keys.extend(self.known.iter().cloned());
+        keys
+    }
+
+    /// Finishes the deletion of topics: their partitions are stopped by the leadership; once a checkpoint without them
+    /// is committed, their ownership keys and tombstones go.
+    pub async fn bury_topics(&mut self) -> Result<(), MaintenanceError> {
+        let context = self.context.clone();
+        let (tombstones, _) = context.metadata.get_prefix(&context.keys.deleted_topics()).await?;
+        let parsed = tombstones.iter().filter_map(|e| context.keys.parse(&e.key));
+        let topics: BTreeSet<_> = parsed
+            .filter_map(|k| match k {
+                crate::metadata::keys::ParsedKey::Deleted(topic) => Some(topic),
+                _ => None,
+            })
+            .collect();
+        if topics.is_empty() || context.owned_partitions().iter().any(|(key, _)| topics.contains(&key.topic)) {
+            return Ok(());
+        }
+        self.checkpoint(&[]).await?;
+        for topic in topics {
+            let (partitions, _) = context.metadata.get_prefix(&context.keys.partitions_of(topic)).await?;
+            let mut deletes: Vec<_> = partitions.into_iter().map(|e| Op::Delete(e.key)).collect();
+            deletes.push(Op::Delete(context.keys.deleted(topic))); // last: until then it is tried again
+            for ops in deletes.chunks(TXN_OPS_MAX) {
+                context.metadata.txn(Txn { compares: Vec::new(), ops: ops.to_vec() }).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read_extent(context: Arc<NodeContext>, key: PartitionKey, extent: Extent) -> Result<RawExtent, StoreError> {
+    let bytes = match in_memory(&context, &key, &extent) {
+        Some(bytes) => bytes,
+        None => {
+            let range = extent.position..extent.position + extent.len;
+            context.store.get_range(&extent.object.key, range).await?
+        }
+    };
+    let source = extent.object.key.clone();
+    Ok(RawExtent { source, key, leader_epoch: extent.leader_epoch, base: extent.base, bytes })
+}
+
+fn in_memory(context: &NodeContext, key: &PartitionKey, extent: &Extent) -> Option<bytes::Bytes> {
+    let view = context.directory.get(key)?.view;
+    view.with_log(|log| {
+        let from = log.tail.partition_point(|b| b.base < extent.base);
+        if log.tail.get(from)?.base != extent.base {
+            return None;
+        }
+        let mut bytes = BytesMut::with_capacity(extent.len as usize);
+        for batch in log.tail.range(from..).take_while(|b| b.next <= extent.next) {
+            bytes.put_slice(&batch.head);
+            bytes.put_slice(&batch.tail);
+        }
+        (bytes.len() as u64 == extent.len).then(|| bytes.freeze())
+    })
+}
+
+/// Looks after everything until the process ends.
+pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
+    let limits = maintenance.lock().await.limits;
+    let mut looked = maintenance.lock().await.last_at;
+    let tick = limits.look_every.min(Duration::from_secs(1));
+    loop {
+        tokio::time::sleep(tick).await;
+        let mut maintenance = maintenance.lock().await;
+        crate::actors::failpoint::hit("compactor.tick");
+        report("checkpoint", maintenance.checkpoint_if_due().await);
+        let now = maintenance.context.clock.monotonic();
+        if now - looked >= limits.look_every {
+            looked = now;
+            report("topic deletion", maintenance.bury_topics().await);
+            report("retention", maintenance.retain(&broker).await);
+            report("merge", maintenance.merge().await.map(drop));
+            report("collection", maintenance.collect().await.map(drop));
+        }
+    }
+}
+
+fn report(what: &str, outcome: Result<(), MaintenanceError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, what, "maintenance step failed; it is tried again");
+    }
+}

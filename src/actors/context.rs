@@ -1,0 +1,192 @@
+//! What the actors of one broker share, and how its partitions are started and stopped.
+
+use crate::actors::flusher::{Flusher, Quiesce};
+use crate::actors::partition::handle::PartitionRef;
+use crate::actors::partition::{self, Partition, PartitionSink, Stop};
+use crate::actors::recovery::{Recovery, Seed, replay};
+use crate::actors::runtime::{IoPool, Placement};
+use crate::actors::supervisor::{ActorRef, ActorRegistry, Escalation, RestartPolicy, Supervision, supervise};
+use crate::actors::writer::{PipelineBudget, WriterStats};
+use crate::broker::Directory;
+use crate::clock::Clock;
+use crate::ids::{LeaderEpoch, PartitionKey, WriterId};
+use crate::metadata::keys::Keys;
+use crate::metadata::model::PartitionValue;
+use crate::metadata::ownership::{Ownership, Registration};
+use crate::metadata::MetadataStore;
+use crate::storage::ObjectStore;
+use crate::storage::layout::Layout;
+use actix::Addr;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, RwLock};
+use tokio::sync::oneshot;
+
+/// How long an offline partition waits before it is tried again, ms.
+const OFFLINE_RETRY_MS: u64 = 30_000;
+
+/// A partition this broker owns, serving or not.
+#[derive(Clone)]
+pub struct OwnedPartition {
+    /// Its supervised actor.
+    pub actor: ActorRef<Partition>,
+    /// Its ownership value as claimed.
+    pub value: PartitionValue,
+}
+
+/// See the module's documentation.
+pub struct NodeContext {
+    /// Object store with retries.
+    pub store: Arc<dyn ObjectStore>,
+    /// Object keys.
+    pub layout: Layout,
+    /// Metadata store.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// Metadata keys.
+    pub keys: Keys,
+    /// Ownership calls.
+    pub ownership: Ownership,
+    /// This writer; its head and revision are as of registration.
+    pub registration: Registration,
+    /// Cluster id.
+    pub cluster_id: String,
+    /// The WAL writer.
+    pub flusher: Addr<Flusher>,
+    /// Shards that partitions are spread over.
+    pub shards: Vec<Placement>,
+    /// I/O runtime.
+    pub io: IoPool,
+    /// Time.
+    pub clock: Clock,
+    /// Bytes not yet durable.
+    pub budget: Arc<PipelineBudget>,
+    /// Counters.
+    pub stats: Arc<WriterStats>,
+    /// Serving partitions, as handlers see them.
+    pub directory: Arc<Directory>,
+    /// Supervised actors.
+    pub registry: Arc<ActorRegistry>,
+    /// Set while this broker may have been sealed without knowing it.
+    pub suspended: Arc<AtomicBool>,
+    /// Owned partitions.
+    pub owned: RwLock<HashMap<PartitionKey, OwnedPartition>>,
+}
+
+impl NodeContext {
+    /// Owned partitions, in no order.
+    pub fn owned_partitions(&self) -> Vec<(PartitionKey, OwnedPartition)> {
+        let owned = self.owned.read().expect("no panic under the lock");
+        owned.iter().map(|(k, p)| (*k, p.clone())).collect()
+    }
+
+    /// True if this broker owns the partition.
+    pub fn owns(&self, key: &PartitionKey) -> bool {
+        self.owned.read().expect("no panic under the lock").contains_key(key)
+    }
+
+    fn recovery(&self) -> Recovery {
+        Recovery { store: self.store.clone(), layout: self.layout.clone(), cluster_id: self.cluster_id.clone() }
+    }
+
+    /// Starts leading `seed`'s partition, claimed with `value`, on its shard. The first incarnation starts from the
+    /// seed; later ones recover from storage, after everything in flight has been committed.
+    pub async fn lead(self: &Arc<Self>, seed: Seed, value: PartitionValue) {
+        let key = seed.key;
+        let shard = &self.shards[shard_of(&key, self.shards.len())];
+        let context = self.clone();
+        let (started, wait) = oneshot::channel();
+        let owned_value = value.clone();
+        shard.run(move || {
+            let registry = context.registry.clone();
+            let supervision = Supervision {
+                name: format!("partition/{key}"),
+                policy: RestartPolicy::default(),
+                registry,
+                on_escalate: Box::new(|_| Escalation::RetryAfterMs(OFFLINE_RETRY_MS)),
+            };
+            let mut first = Some((seed, started));
+            let actor = supervise(supervision, partition::MAILBOX_LEN_MAX, move |actor| {
+                let (context, value) = (context.clone(), value.clone());
+                let first = first.take();
+                Box::pin(async move {
+                    let (seed, started) = match first {
+                        Some((seed, started)) => (seed, Some(started)),
+                        None => (context.recover_own(key, &value).await?, None),
+                    };
+                    let partition = context.start(seed, actor.clone());
+                    if let Some(started) = started {
+                        drop(started.send(actor));
+                    }
+                    Ok(partition)
+                })
+            });
+            drop(actor);
+        });
+        if let Ok(actor) = wait.await {
+            let owned = OwnedPartition { actor, value: owned_value };
+            self.owned.write().expect("no panic under the lock").insert(key, owned);
+        }
+    }
+
+    fn start(&self, seed: Seed, actor: ActorRef<Partition>) -> Partition {
+        let key = seed.key;
+        let partition = Partition::new(seed, self.flusher.clone(), self.budget.clone(), self.clock);
+        let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone());
+        self.directory.insert(PartitionRef { key, view: partition.view().clone(), sink: Arc::new(sink) });
+        partition
+    }
+
+    /// Rebuilds an owned partition whose actor failed, exactly as a successor of this broker would.
+    async fn recover_own(&self, key: PartitionKey, value: &PartitionValue) -> Result<Seed, String> {
+        let (done, quiet) = oneshot::channel();
+        self.flusher.do_send(Quiesce { key: Some(key), done });
+        let writer = quiet.await.map_err(|_| "the writer stopped".to_owned())?;
+        let me = self.registration.writer;
+        let (recovery, revision) = (self.recovery(), i64::MAX);
+        let load = async move { recovery.load(me, &writer, revision).await };
+        let log = self.io.spawn(load).await.map_err(|e| e.to_string())?.map_err(|e| e.to_string())?;
+        let logs = BTreeMap::from([(me, log)]);
+        let mine = PartitionValue { history: vec![me], ..value.clone() };
+        let stored = self.metadata.get(&self.keys.partition(&key)).await.map_err(|e| e.to_string())?;
+        let stored = stored.ok_or_else(|| "its ownership key is gone".to_owned())?;
+        let now: PartitionValue = crate::metadata::model::decode(&stored).map_err(|e| e.to_string())?;
+        let mine = PartitionValue { log_start: now.log_start, ..mine };
+        replay(key, Some(&mine), value.epoch, &logs, self.clock.wall_ms()).map_err(|e| e.to_string())
+    }
+
+    /// Stops leading a partition whose topic is deleted.
+    pub fn forget(&self, key: &PartitionKey) {
+        self.directory.remove(key);
+        let owned = self.owned.write().expect("no panic under the lock").remove(key);
+        if let Some(owned) = owned {
+            owned.actor.close();
+            if let Some(addr) = owned.actor.addr() {
+                addr.do_send(Stop);
+            }
+        }
+    }
+
+    /// Loads the logs of `writers` in parallel with nothing else; `revision_now` as in [`Recovery::load`].
+    pub async fn load_logs(
+        &self,
+        writers: &BTreeMap<WriterId, crate::metadata::model::WriterValue>,
+        revision_now: i64,
+    ) -> Result<BTreeMap<WriterId, crate::actors::recovery::WriterLog>, crate::actors::recovery::RecoveryError> {
+        let recovery = self.recovery();
+        let mut logs = BTreeMap::new();
+        for (writer, value) in writers {
+            logs.insert(*writer, recovery.load(*writer, value, revision_now).await?);
+        }
+        Ok(logs)
+    }
+
+    /// The seed of a partition that never held anything.
+    pub fn empty_seed(&self, key: PartitionKey, epoch: LeaderEpoch) -> Seed {
+        replay(key, None, epoch, &BTreeMap::new(), self.clock.wall_ms()).expect("nothing to read, nothing to fail")
+    }
+}
+
+fn shard_of(key: &PartitionKey, shards: usize) -> usize {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    (BuildHasherDefault::<DefaultHasher>::default().hash_one(key) % shards as u64) as usize
+}
