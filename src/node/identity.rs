@@ -1,0 +1,79 @@
+//! The start-up gate: the object store can be written, and it belongs to the cluster that the metadata store describes.
+
+use super::NodeError;
+use super::stores::Stores;
+use crate::clock::Clock;
+use crate::metadata::admin;
+use crate::metadata::keys::Keys;
+use crate::metadata::model::{self, ClusterValue};
+use crate::storage::layout::Layout;
+use crate::storage::{Payload, StoreError};
+use bytes::Bytes;
+
+/// Writes, reads back and deletes a probe object.
+pub async fn probe(stores: &Stores, layout: &Layout, clock: Clock) -> Result<(), NodeError> {
+    let key = layout.probe(crate::rng::ulid(clock.wall_ms()));
+    let payload = Payload::new(vec![Bytes::from_static(b"kafscale start-up probe")], crate::rng::u64());
+    let failed = |e: StoreError| NodeError::new("the object store does not pass the start-up probe", e);
+    stores.objects.create(&key, &payload).await.map_err(failed)?;
+    let read = stores.objects.get_range(&key, 0..payload.len).await.map_err(failed)?;
+    if crate::storage::crc32c(&read) != payload.crc32c {
+        return Err(NodeError::new("the object store does not pass the start-up probe", "it returned other bytes"));
+    }
+    if let Err(error) = stores.objects.delete(&[key]).await {
+        // Deleting is not needed to serve; garbage collection will say so again.
+        tracing::warn!(%error, "the probe object could not be deleted; grant the delete permission");
+    }
+    Ok(())
+}
+
+/// The cluster's id, agreed between metadata store and object store. A bucket that knows another cluster, or a cluster
+/// although the metadata store is empty, is refused: starting over would overwrite nothing but lose sight of the data.
+pub async fn establish(
+    stores: &Stores,
+    keys: &Keys,
+    layout: &Layout,
+    namespace: &str,
+) -> Result<String, NodeError> {
+    let metadata_failed = |e: crate::metadata::MetadataError| NodeError::new("the metadata store cannot be read", e);
+    let store_failed = |e: StoreError| NodeError::new("the object store cannot be read", e);
+    let known = stores.metadata.get(&keys.cluster()).await.map_err(metadata_failed)?;
+    let object = layout.cluster();
+    let found = match stores.objects.get_suffix(&object, 4_096).await {
+        Ok((bytes, _)) => Some(
+            model::decode_bytes::<ClusterValue>(&bytes)
+                .map_err(|e| NodeError(format!("object {object} is not readable: {e}")))?,
+        ),
+        Err(StoreError::NotFound { .. }) => None,
+        Err(error) => return Err(store_failed(error)),
+    };
+    if known.is_none()
+        && let Some(found) = &found
+    {
+        return Err(NodeError(format!(
+            "the object store has data of cluster {} under {namespace}/ but the metadata store knows no cluster: restore \
+             the metadata store, or use another KAFSCALE_S3_NAMESPACE or an empty bucket for a new cluster",
+            found.cluster_id
+        )));
+    }
+    let cluster_id = admin::ensure_cluster_id(&*stores.metadata, keys).await.map_err(metadata_failed)?;
+    match found {
+        Some(found) if found.cluster_id == cluster_id => {}
+        Some(found) => {
+            return Err(NodeError(format!(
+                "the object store belongs to cluster {} but the metadata store to cluster {cluster_id}: check the \
+                 bucket, KAFSCALE_S3_NAMESPACE and KAFSCALE_ETCD_ENDPOINTS",
+                found.cluster_id
+            )));
+        }
+        None => {
+            let value = ClusterValue { v: model::FORMAT, cluster_id: cluster_id.clone() };
+            let payload = Payload::new(vec![model::encode(&value)], crate::rng::u64());
+            match stores.objects.create(&object, &payload).await {
+                Ok(()) | Err(StoreError::AlreadyExists { .. }) => {} // another broker of the new cluster was first
+                Err(error) => return Err(NodeError::new("the cluster's identity cannot be written", error)),
+            }
+        }
+    }
+    Ok(cluster_id)
+}

@@ -1,0 +1,113 @@
+//! The broker's metrics: what its parts count, under stable names. Labels come from fixed sets, so the number of series
+//! does not grow with topics, partitions or clients.
+
+use super::stores::Stores;
+use crate::actors::context::NodeContext;
+use crate::metrics::{Families, HistogramSample, Metrics};
+use crate::protocol::server::EdgeContext;
+use crate::storage::measured::{ERROR_KINDS, LATENCY_BOUNDS_US, OPS, OpStats, StoreStats};
+use crate::storage::retry::RetryStats;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Adds the broker's parts to every scrape.
+pub fn register(metrics: &Metrics, context: &Arc<NodeContext>, edge: &Arc<EdgeContext>, stores: &Stores) {
+    let shared = context.clone();
+    metrics.register("writer", move |families| writer(families, &shared));
+    let shared = edge.clone();
+    metrics.register("edge", move |families| connections(families, &shared));
+    let (objects, retries) = (stores.object_stats.clone(), stores.retry_stats.clone());
+    metrics.register("object-store", move |families| {
+        object_store(families, &objects)?;
+        object_store_retries(families, &retries)
+    });
+}
+
+fn load(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
+    let stats = &context.stats;
+    let counters = [
+        ("kafscale_flushes", "Segments cut by the WAL writer", &stats.flushes),
+        ("kafscale_flushed_bytes", "Bytes of record batches in flushed segments", &stats.flushed_bytes),
+        ("kafscale_flushed_batches", "Record batches in flushed segments", &stats.flushed_batches),
+        ("kafscale_commits", "Commits of the writer's head to the metadata store", &stats.commits),
+        ("kafscale_commit_path_retries", "Uploads and commits that had to be repeated", &stats.retries),
+        ("kafscale_checkpoints", "Checkpoints written", &stats.checkpoints),
+        ("kafscale_merges", "Merged objects written", &stats.merges),
+        ("kafscale_merged_bytes", "Bytes of merged objects written", &stats.merged_bytes),
+        ("kafscale_deleted_objects", "Objects deleted because nothing refers to them", &stats.deleted_objects),
+    ];
+    for (name, help, value) in counters {
+        families.counter(name, help, load(value))?;
+    }
+    families.gauge("kafscale_writer_head", "Last committed WAL slot", load(&stats.head) as f64)?;
+    let pending = context.budget.bytes() as f64;
+    families.gauge("kafscale_pipeline_bytes", "Bytes of record batches that are not durable yet", pending)?;
+    families.gauge("kafscale_partitions_led", "Partitions this broker serves", context.directory.all().len() as f64)?;
+    let suspended = f64::from(u8::from(context.suspended.load(Ordering::Relaxed)));
+    families.gauge("kafscale_appends_suspended", "1 while appends are refused because the lease is in doubt", suspended)?;
+    families.counter("kafscale_actor_restarts", "Actors restarted after a failure", context.registry.restarts())
+}
+
+fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Result {
+    let stats = &context.edge.stats;
+    let open = stats.connections_open.load(Ordering::Relaxed) as f64;
+    families.gauge("kafscale_connections_open", "Open client connections", open)?;
+    let unwritten = stats.reply_bytes.load(Ordering::Relaxed) as f64;
+    families.gauge("kafscale_reply_bytes", "Bytes of replies that are ready but not written", unwritten)?;
+    let counters = [
+        ("kafscale_connections_accepted", "Client connections accepted", &stats.connections_accepted),
+        ("kafscale_connections_refused", "Client connections refused because there were too many", &stats.connections_refused),
+        ("kafscale_connections_stalled", "Connections closed because the peer stalled", &stats.connections_stalled),
+        ("kafscale_accept_errors", "Failed accept calls", &stats.accept_errors),
+        ("kafscale_network_in_bytes", "Bytes of requests read", &stats.bytes_in),
+        ("kafscale_network_out_bytes", "Bytes of replies written", &stats.bytes_out),
+        ("kafscale_protocol_errors", "Connections closed because of bytes that are no valid request", &stats.protocol_errors),
+        ("kafscale_handler_panics", "Panics of request handlers", &stats.handler_panics),
+    ];
+    for (name, help, value) in counters {
+        families.counter(name, help, load(value))?;
+    }
+    let requests: Vec<_> = stats.requests().into_iter().map(|(key, n)| (format!("{key:?}"), n)).collect();
+    let labels: Vec<[(&str, &str); 1]> = requests.iter().map(|(key, _)| [("api", key.as_str())]).collect();
+    let values = labels.iter().zip(&requests).map(|(label, (_, n))| (&label[..], *n));
+    families.counters("kafscale_requests", "Requests by API", values)
+}
+
+fn object_store(families: &mut Families<'_>, stats: &StoreStats) -> fmt::Result {
+    let labels = OPS.map(|(_, name)| [("operation", name)]);
+    let ops = OPS.map(|(op, _)| stats.op(op));
+    let each = |value: fn(&OpStats) -> u64| labels.iter().zip(ops).map(move |(l, op)| (&l[..], value(op)));
+    families.counters("kafscale_s3_requests", "Requests to the object store, every attempt", each(|o| load(&o.calls)))?;
+    families.counters("kafscale_s3_bytes", "Bytes sent to or received from the object store", each(|o| load(&o.bytes)))?;
+    let error_labels: Vec<[(&str, &str); 2]> = OPS
+        .iter()
+        .flat_map(|(_, operation)| ERROR_KINDS.map(|kind| [("operation", *operation), ("kind", kind)]))
+        .collect();
+    let errors = ops.iter().flat_map(|op| op.errors.iter().map(load));
+    let values = error_labels.iter().map(|l| &l[..]).zip(errors);
+    families.counters("kafscale_s3_errors", "Failed requests to the object store by kind", values)?;
+    let samples = labels.iter().zip(ops).map(|(l, op)| (&l[..], latency(op)));
+    families.histograms("kafscale_s3_request_duration_seconds", "Duration of requests to the object store", samples)
+}
+
+fn latency(op: &OpStats) -> HistogramSample {
+    let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+    let buckets = bounds.zip(op.latency_buckets.iter().map(load)).collect();
+    HistogramSample { sum: load(&op.latency_sum_us) as f64 / 1e6, buckets }
+}
+
+fn object_store_retries(families: &mut Families<'_>, stats: &RetryStats) -> fmt::Result {
+    let counters = [
+        ("kafscale_s3_retries", "Attempts after the first, hedges not included", &stats.retries),
+        ("kafscale_s3_retries_denied", "Retries that the retry budget did not allow", &stats.retries_denied),
+        ("kafscale_s3_hedges", "Second attempts sent while the first was under way", &stats.hedges),
+        ("kafscale_s3_hedges_won", "Hedges that answered first", &stats.hedges_won),
+        ("kafscale_s3_creates_resolved", "Failed PUTs that turned out to have succeeded", &stats.creates_resolved),
+    ];
+    counters.into_iter().try_for_each(|(name, help, value)| families.counter(name, help, load(value)))
+}

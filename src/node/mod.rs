@@ -1,0 +1,430 @@
+//! One broker process, from configuration to shutdown.
+//!
+//! Start-up order: metrics server, stores, listener, probe, cluster identity, writer registration, takeover of what
+//! sealed predecessors left, first checkpoint, and only then the first connection is served. Whatever fails on the way
+//! ends the process with a message that says what to do; nothing falls back.
+
+mod identity;
+mod metrics;
+mod stores;
+
+use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
+use crate::actors::context::NodeContext;
+use crate::actors::flusher::state::FlushLimits;
+use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
+use crate::actors::membership::{LEASE_TTL, Membership};
+use crate::actors::runtime::{IoPool, Placement};
+use crate::actors::supervisor::{ActorRegistry, supervise_loop};
+use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
+use crate::actors::leadership;
+use crate::broker::{Broker, BrokerSettings};
+use crate::clock::Clock;
+use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
+use crate::http::{self, HttpState, Readiness};
+use crate::metadata::admin::{self, Admin};
+use crate::metadata::keys::Keys;
+use crate::metadata::model::{self, LiveValue};
+use crate::metadata::ownership::{Ownership, Registration};
+use crate::metadata::watcher::{self, ImageFeed};
+use crate::protocol::limits::EdgeLimits;
+use crate::protocol::server::{self, EdgeContext};
+use crate::storage::layout::Layout;
+use crate::storage::reader::{LogReader, ReaderLimits};
+use std::net::{SocketAddr, TcpListener};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use stores::Stores;
+use tokio::sync::{Mutex, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Exit code when the node could not start (sysexits' EX_UNAVAILABLE).
+const EXIT_UNAVAILABLE: u8 = 69;
+/// Bytes of batches that may wait for durability.
+const PIPELINE_BYTES_MAX: u64 = 256 << 20;
+/// How long a shutdown waits for what is in flight.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
+/// Uploads in flight to a store with request latency.
+const UPLOADS_MAX: usize = 8;
+
+/// Why the node did not start or run; `Display` says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NodeError(String);
+
+impl NodeError {
+    fn new(what: &str, error: impl std::fmt::Display) -> Self {
+        Self(format!("{what}: {error}"))
+    }
+}
+
+/// Runs the node until it is asked to stop.
+pub fn run(config: NodeConfig) -> ExitCode {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).thread_name("io").enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start threads");
+            return ExitCode::from(EXIT_UNAVAILABLE);
+        }
+    };
+    let io = runtime.block_on(async { IoPool::current() });
+    let outcome = actix_rt::System::new().block_on(async move {
+        let shards = (0..cores).map(|_| Placement::Arbiter(actix_rt::Arbiter::new().handle())).collect();
+        let node = Node::start(config, io, shards).await?;
+        node.until_signalled().await;
+        node.stop().await;
+        Ok::<_, NodeError>(())
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(EXIT_UNAVAILABLE)
+        }
+    }
+}
+
+/// A running broker.
+pub struct Node {
+    context: Arc<NodeContext>,
+    broker: Arc<Broker>,
+    maintenance: Arc<Mutex<Maintenance>>,
+    http: http::HttpHandle,
+    readiness: Arc<HttpState>,
+    addr: SocketAddr,
+    shutdown: CancellationToken,
+    served: Vec<oneshot::Receiver<()>>,
+    stores: Stores,
+}
+
+impl Node {
+    /// Starts a broker on `shards`; I/O runs on `io`. Returns when it serves.
+    pub async fn start(config: NodeConfig, io: IoPool, shards: Vec<Placement>) -> Result<Self, NodeError> {
+        let checks = ["startup"];
+        let state = Arc::new(HttpState { readiness: Readiness::new(checks), ..HttpState::default() });
+        let http = http::spawn(config.metrics_addr, state.clone()).map_err(|e| NodeError(e.to_string()))?;
+        let listeners = server::bind(config.listen, shards.len()).map_err(|e| NodeError(e.to_string()))?;
+        let bound = listeners[0].local_addr().map_err(|e| NodeError::new("cannot read the listener's address", e))?;
+        let timeout = config.startup_timeout;
+        let waiting = state.clone();
+        let start = Self::start_bound(config, io, shards, listeners, bound, http, state);
+        match tokio::time::timeout(timeout, start).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(NodeError(format!(
+                "not started within {} s (KAFSCALE_STARTUP_TIMEOUT_SEC); it was waiting for: {}",
+                timeout.as_secs(),
+                waiting.readiness.failing().values().cloned().collect::<Vec<_>>().join("; ")
+            ))),
+        }
+    }
+
+    async fn start_bound(
+        config: NodeConfig,
+        io: IoPool,
+        shards: Vec<Placement>,
+        listeners: Vec<TcpListener>,
+        bound: SocketAddr,
+        http: http::HttpHandle,
+        state: Arc<HttpState>,
+    ) -> Result<Self, NodeError> {
+        let progress = |what: &str| state.readiness.fail("startup", what);
+        let clock = Clock::system();
+        progress("the metadata and object stores to answer");
+        let stores = Stores::open(&config, &io, clock).await?;
+        let (keys, layout) = (Keys::new(&config.namespace), Layout::new(config.namespace.as_str()));
+        progress("a probe object to be written to the object store");
+        identity::probe(&stores, &layout, clock).await?;
+        progress("the cluster's identity to be read");
+        let cluster_id = identity::establish(&stores, &keys, &layout, &config.namespace).await?;
+        progress("the writer to be registered in the metadata store");
+        let port = if config.advertised_port == 0 { bound.port() } else { config.advertised_port };
+        let live = LiveValue {
+            v: model::FORMAT,
+            node: config.broker_id,
+            host: config.advertised_host.clone(),
+            port,
+            rack: config.rack.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
+        let registration = register(&stores, &keys, &ownership, &live).await?;
+        let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(die);
+        let context =
+            build_context(&config, &stores, keys, layout, cluster_id, ownership, registration, &io, shards, clock, &on_fatal)
+                .await;
+        progress("partitions to be taken over");
+        let maintenance = leadership::start(&context, MaintenanceLimits::default())
+            .await
+            .map_err(|e| NodeError::new("partitions cannot be taken over", e))?;
+        let broker = start_loops(&config, &context, &stores, &maintenance, live, on_fatal).await?;
+        let edge = Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
+        metrics::register(&state.metrics, &context, &edge, &stores);
+        let shutdown = CancellationToken::new();
+        let served = serve(&context, listeners, &edge, &shutdown);
+        state.readiness.pass("startup");
+        announce(&config, bound);
+        Ok(Self { context, broker, maintenance, http, readiness: state, addr: bound, shutdown, served, stores })
+    }
+
+    /// Address of the Kafka listener.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Address of the metrics listener.
+    pub fn metrics_addr(&self) -> SocketAddr {
+        self.http.addr()
+    }
+
+    /// What request handlers stand on.
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// What the actors share.
+    pub fn context(&self) -> &Arc<NodeContext> {
+        &self.context
+    }
+
+    /// Background work, to run a step by hand.
+    pub fn maintenance(&self) -> &Arc<Mutex<Maintenance>> {
+        &self.maintenance
+    }
+
+    async fn until_signalled(&self) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("stopping: no new requests; what is in flight is finished and committed");
+    }
+
+    /// Stops accepting, finishes what is in flight, commits it, writes a checkpoint and leaves the cluster.
+    pub async fn stop(self) {
+        self.readiness.readiness.fail("startup", "stopping");
+        self.shutdown.cancel();
+        let finish = async {
+            for served in self.served {
+                drop(served.await);
+            }
+            let (done, quiet) = oneshot::channel();
+            self.context.flusher.do_send(Quiesce { key: None, done });
+            drop(quiet.await);
+            if let Err(error) = self.maintenance.lock().await.checkpoint(&[]).await {
+                tracing::warn!(%error, "no last checkpoint; the next start replays a little more");
+            }
+            let lease = self.context.registration.lease;
+            if let Err(error) = self.context.metadata.lease_revoke(lease).await {
+                tracing::warn!(%error, "the lease ends by itself");
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, finish).await.is_err() {
+            tracing::error!("not everything in flight could be committed in time; its clients retry");
+        }
+        self.stores.cancel();
+        self.http.stop();
+    }
+}
+
+/// Ends the process: a half-alive writer is worse than a dead one.
+fn die(fatal: Fatal) {
+    tracing::error!(exit_code = fatal.exit_code(), "{fatal}");
+    std::process::exit(i32::from(fatal.exit_code()));
+}
+
+async fn register(
+    stores: &Stores,
+    keys: &Keys,
+    ownership: &Ownership,
+    live: &LiveValue,
+) -> Result<Registration, NodeError> {
+    let failed = |e: &dyn std::fmt::Display| NodeError::new("the broker cannot register in the metadata store", e);
+    let writer = admin::allocate_writer_id(&*stores.metadata, keys).await.map_err(|e| failed(&e))?;
+    ownership.register(writer, crate::rng::u64(), live, LEASE_TTL).await.map_err(|e| failed(&e))
+}
+
+#[allow(clippy::too_many_arguments)] // the parts of a context, each of its own type
+async fn build_context(
+    config: &NodeConfig,
+    stores: &Stores,
+    keys: Keys,
+    layout: Layout,
+    cluster_id: String,
+    ownership: Ownership,
+    registration: Registration,
+    io: &IoPool,
+    shards: Vec<Placement>,
+    clock: Clock,
+    on_fatal: &Arc<dyn Fn(Fatal) + Send + Sync>,
+) -> Arc<NodeContext> {
+    let budget = Arc::new(PipelineBudget::new(PIPELINE_BYTES_MAX));
+    let stats = Arc::new(WriterStats::default());
+    let flusher_config = FlusherConfig {
+        limits: flush_limits(config),
+        tail_bytes_max: config.cache_bytes / 4,
+        cluster_id: cluster_id.clone(),
+        store: stores.objects.clone(),
+        layout: layout.clone(),
+        ownership: ownership.clone(),
+        registration: registration.clone(),
+        io: io.clone(),
+        clock,
+        budget: budget.clone(),
+        stats: stats.clone(),
+        on_fatal: on_fatal.clone(),
+    };
+    let flusher = start_flusher(&shards[0], flusher_config).await;
+    Arc::new(NodeContext {
+        store: stores.objects.clone(),
+        layout,
+        metadata: stores.metadata.clone(),
+        keys,
+        ownership,
+        registration,
+        cluster_id,
+        flusher,
+        shards,
+        io: io.clone(),
+        clock,
+        budget,
+        stats,
+        directory: Arc::default(),
+        registry: Arc::new(ActorRegistry::default()),
+        suspended: Arc::default(),
+        owned: Default::default(),
+    })
+}
+
+/// Starts the writer; if its actor panics the process ends.
+async fn start_flusher(shard: &Placement, config: FlusherConfig) -> actix::Addr<Flusher> {
+    let (started, addr) = oneshot::channel();
+    let on_fatal = config.on_fatal.clone();
+    shard.run(move || {
+        let context = actix::Context::new();
+        drop(started.send(actix::AsyncContext::address(&context)));
+        let running = context.into_future(Flusher::new(config));
+        drop(actix_rt::spawn(async move {
+            if let Err(error) = actix_rt::spawn(running).await
+                && let Ok(panic) = error.try_into_panic()
+            {
+                on_fatal(Fatal::CommitPathPanic(crate::actors::supervisor::panic_message(&*panic)));
+            }
+        }));
+    });
+    addr.await.expect("the shard runs")
+}
+
+fn flush_limits(config: &NodeConfig) -> FlushLimits {
+    let interval_ms = (config.flush_interval.as_millis() as u64).max(1);
+    let charged = matches!(config.storage, StorageConfig::S3 { .. });
+    FlushLimits {
+        segment_bytes: config.segment_bytes,
+        interval_ms,
+        linger_ms: if charged { 3 } else { 0 },
+        stall_ms: 20,
+        uploads_max: if charged { UPLOADS_MAX } else { 2 },
+        burst: 4,
+        cost_bounded: charged,
+    }
+}
+
+async fn start_loops(
+    config: &NodeConfig,
+    context: &Arc<NodeContext>,
+    stores: &Stores,
+    maintenance: &Arc<Mutex<Maintenance>>,
+    live: LiveValue,
+    on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
+) -> Result<Arc<Broker>, NodeError> {
+    let feed = ImageFeed::default();
+    let (io, registry) = (&context.io, &context.registry);
+    let (store, keys, followed) = (context.metadata.clone(), context.keys.clone(), feed.clone());
+    supervise_loop("metadata-watcher", registry, io, move || {
+        watcher::run(store.clone(), keys.clone(), followed.clone())
+    });
+    let limits = ReaderLimits {
+        cache_bytes: config.cache_bytes - config.cache_bytes / 4,
+        readahead_segments: config.readahead_segments as usize,
+    };
+    let (objects, runtime) = (stores.objects.clone(), io.clone());
+    let reader = runtime.spawn(async move { LogReader::new(objects, limits) }).await;
+    let broker = Arc::new(Broker {
+        cluster_id: context.cluster_id.clone(),
+        node: config.broker_id,
+        settings: BrokerSettings {
+            auto_create_topics: config.auto_create_topics,
+            default_partitions: config.auto_create_partitions,
+            shown_configs: config.shown.clone(),
+        },
+        clock: context.clock,
+        image: feed.image().clone(),
+        directory: context.directory.clone(),
+        reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
+        admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
+    });
+    // Clients must find the partitions' leaders in the first answer they get.
+    feed.wait_until(Duration::from_secs(3600), |image| !image.brokers().is_empty()).await;
+    let (ctx, followed) = (context.clone(), feed.clone());
+    supervise_loop("leadership", registry, io, move || leadership::run(ctx.clone(), followed.clone()));
+    let (m, b) = (maintenance.clone(), broker.clone());
+    supervise_loop("compactor", registry, io, move || compactor::run(m.clone(), b.clone()));
+    let ctx = context.clone();
+    supervise_loop("membership", registry, io, move || {
+        let membership = Membership {
+            store: ctx.metadata.clone(),
+            keys: ctx.keys.clone(),
+            ownership: ctx.ownership.clone(),
+            registration: ctx.registration.clone(),
+            live: live.clone(),
+            suspended: ctx.suspended.clone(),
+            clock: ctx.clock,
+            on_fatal: on_fatal.clone(),
+        };
+        membership.run()
+    });
+    Ok(broker)
+}
+
+fn serve(
+    context: &NodeContext,
+    listeners: Vec<TcpListener>,
+    edge: &Arc<EdgeContext>,
+    shutdown: &CancellationToken,
+) -> Vec<oneshot::Receiver<()>> {
+    let mut served = Vec::new();
+    for (shard, listener) in context.shards.iter().zip(listeners) {
+        let (done, wait) = oneshot::channel();
+        let (edge, shutdown) = (edge.clone(), shutdown.clone());
+        shard.spawn(move || {
+            Box::pin(async move {
+                if let Err(error) = server::serve(listener, edge, shutdown).await {
+                    tracing::error!(%error, "a listener failed");
+                }
+                drop(done.send(()));
+            })
+        });
+        served.push(wait);
+    }
+    served
+}
+
+fn announce(config: &NodeConfig, bound: SocketAddr) {
+    tracing::info!(broker = config.broker_id.0, %bound, advertised = %config.advertised_host, "serving Kafka clients");
+    if config.component != Component::Dev {
+        return;
+    }
+    let data = match &config.metadata {
+        MetadataConfig::Embedded { path } => path.parent().unwrap_or(path).display().to_string(),
+        MetadataConfig::Etcd { endpoints, .. } => endpoints.join(","),
+    };
+    println!(
+        "\nKafscale is running.\n  Kafka     {bound}\n  Metrics   http://{}/metrics\n  Data      {data}\n\nTry it:\n  \
+         echo 'hello' | kcat -b {bound} -t greetings -P\n  kcat -b {bound} -t greetings -C -e\n  kcat -b {bound} -L\n",
+        config.metrics_addr
+    );
+}

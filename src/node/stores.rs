@@ -1,0 +1,107 @@
+//! Opens the stores that the configuration names, with their decorators. A store that cannot be opened is an error.
+
+use super::NodeError;
+use crate::actors::runtime::IoPool;
+use crate::clock::Clock;
+use crate::config::{MetadataConfig, NodeConfig, Secret, StorageConfig};
+use crate::metadata::MetadataStore;
+use crate::metadata::embedded::EmbeddedStore;
+use crate::metadata::etcd::{EtcdSettings, EtcdStore};
+use crate::storage::ObjectStore;
+use crate::storage::local::LocalStore;
+use crate::storage::measured::{MeasuredStore, StoreStats};
+use crate::storage::memory::MemoryStore;
+use crate::storage::retry::{HedgePolicy, RetryPolicy, RetryStats, RetryingStore};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A PUT is sent a second time when it takes longer than this quantile of recent ones ...
+const HEDGE_QUANTILE: f64 = 0.95;
+/// ... and at least this long.
+const HEDGE_DELAY_MIN: Duration = Duration::from_millis(30);
+
+/// The open stores.
+pub struct Stores {
+    /// Objects, with retries.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Metadata.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// Counters of requests to the object store, every attempt included.
+    pub object_stats: Arc<StoreStats>,
+    /// Counters of retries and hedges.
+    pub retry_stats: Arc<RetryStats>,
+    cancel: CancellationToken,
+}
+
+impl Stores {
+    /// Opens both stores on the I/O pool.
+    pub async fn open(config: &NodeConfig, io: &IoPool, clock: Clock) -> Result<Self, NodeError> {
+        let (storage, metadata) = (config.storage.clone(), config.metadata.clone());
+        let opened = io.spawn(async move {
+            let metadata = open_metadata(metadata).await?;
+            Ok::<_, NodeError>((metadata, open_objects(storage, clock).await?))
+        });
+        let (metadata, (raw, hedge)) = opened.await.map_err(|e| NodeError::new("opening the stores failed", e))??;
+        let measured = MeasuredStore::new(raw);
+        let object_stats = measured.stats();
+        let cancel = CancellationToken::new();
+        let policy = RetryPolicy { hedge, ..RetryPolicy::default() };
+        let retrying = RetryingStore::new(Arc::new(measured), policy, cancel.clone());
+        let retry_stats = retrying.stats();
+        Ok(Self { objects: Arc::new(retrying), metadata, object_stats, retry_stats, cancel })
+    }
+
+    /// Ends retries: creates that are under way fail.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+}
+
+async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>, NodeError> {
+    let failed = |e| NodeError::new("the metadata store cannot be opened", e);
+    match config {
+        MetadataConfig::Embedded { path } => {
+            if let Some(folder) = path.parent() {
+                let cannot = format!("the data folder {} cannot be created", folder.display());
+                std::fs::create_dir_all(folder).map_err(|e| NodeError::new(&cannot, e))?;
+            }
+            Ok(Arc::new(EmbeddedStore::open(&path).map_err(failed)?))
+        }
+        MetadataConfig::Etcd { endpoints, username, password } => {
+            let text = |s: &Secret| s.expose().to_owned();
+            let settings = EtcdSettings {
+                username,
+                password: password.as_ref().map(text),
+                ..EtcdSettings::new(endpoints)
+            };
+            Ok(Arc::new(EtcdStore::connect(settings).await.map_err(failed)?))
+        }
+    }
+}
+
+type Opened = (Arc<dyn ObjectStore>, Option<HedgePolicy>);
+
+async fn open_objects(config: StorageConfig, clock: Clock) -> Result<Opened, NodeError> {
+    let failed = |e| NodeError::new("the object store cannot be opened", e);
+    match config {
+        StorageConfig::Local { dir } => Ok((Arc::new(LocalStore::open(dir).map_err(failed)?), None)),
+        StorageConfig::Memory => {
+            tracing::warn!("KAFSCALE_USE_MEMORY_S3: segments are kept in this process's memory and are LOST when it ends");
+            Ok((Arc::new(MemoryStore::new(clock)), None))
+        }
+        StorageConfig::S3 {
+            bucket,
+            region,
+            endpoint,
+            path_style,
+            kms_arn,
+            access_key,
+            secret_key,
+            session_token,
+        } => {
+            let _ = (bucket, region, endpoint, path_style, kms_arn, access_key, secret_key, session_token);
+            Err(NodeError("s3 not linked".into()))
+        }
+    }
+}
