@@ -405,7 +405,7 @@ fn serve(
                 if let Err(error) = server::serve(listener, edge, shutdown).await {
                     tracing::error!(%error, "a listener failed");
                 }
-                drop(done.send(()));
+                let _gone = done.send(());
             })
         });
         served.push(wait);

@@ -426,7 +426,7 @@ impl Handler<CommitDone> for Flusher {
         self.config.registration.revision = done.revision;
         self.config.stats.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(told) = self.checkpoint_done.take() {
-            drop(told.send(()));
+            let _gone = told.send(());
         }
         if done.head > self.state.head() {
             self.step(Event::Committed(done.head), ctx);
