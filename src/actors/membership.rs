@@ -5,12 +5,12 @@
 //! the wait for acks that cannot come. When the store answers again and the writer is still active, the lease is made
 //! anew and appends go on.
 
+use crate::actors::writer::Fatal;
 use crate::clock::Clock;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue, WriterState};
 use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::{Compare, LeaseId, MetadataError, MetadataStore, Op, Txn};
-use crate::actors::writer::Fatal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -69,7 +69,8 @@ impl Membership {
             other => return other.map(|()| true),
         }
         let writer = self.registration.writer;
-        let found = self.ownership.writer(writer).await.map_err(|e| MetadataError::Unavailable { message: e.to_string() })?;
+        let found =
+            self.ownership.writer(writer).await.map_err(|e| MetadataError::Unavailable { message: e.to_string() })?;
         let active = found.filter(|(v, _)| v.state == WriterState::Active && v.nonce == self.registration.nonce);
         let Some((_, revision)) = active else {
             (self.on_fatal)(Fatal::Fenced(format!("writer {writer} was sealed after its lease expired")));

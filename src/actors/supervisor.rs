@@ -207,7 +207,12 @@ where
             let Some(wait) = after_failure(&supervision, &mut recent, &reason) else { return };
             status.restarts.fetch_add(1, Ordering::Relaxed);
             supervision.registry.restarts.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(actor = supervision.name, ?reason, wait_ms = wait.as_millis() as u64, "actor failed; restarting");
+            tracing::warn!(
+                actor = supervision.name,
+                ?reason,
+                wait_ms = wait.as_millis() as u64,
+                "actor failed; restarting"
+            );
             tokio::time::sleep(wait).await;
         }
     });

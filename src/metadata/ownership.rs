@@ -129,11 +129,7 @@ impl Ownership {
 
     /// Seals `writer`. With `even_if_live` the lease is ignored (a newer process of the same broker takes over);
     /// otherwise a live writer is left alone and `None` is returned. Returns the final value.
-    pub async fn seal(
-        &self,
-        writer: WriterId,
-        even_if_live: bool,
-    ) -> Result<Option<WriterValue>, OwnershipError> {
+    pub async fn seal(&self, writer: WriterId, even_if_live: bool) -> Result<Option<WriterValue>, OwnershipError> {
         loop {
             let Some((value, revision)) = self.writer(writer).await? else { return Ok(None) };
             if value.state != WriterState::Active {
@@ -182,7 +178,8 @@ impl Ownership {
         match self.store.txn(txn).await? {
             TxnOutcome::Committed(revision) => Ok((value, revision)),
             TxnOutcome::Rejected(_) => self.resolve_commit(registration, &value).await?.ok_or_else(|| {
-                MetadataError::Unavailable { message: "the head moved without this writer; reading again".into() }.into()
+                MetadataError::Unavailable { message: "the head moved without this writer; reading again".into() }
+                    .into()
             }),
         }
     }

@@ -29,12 +29,7 @@ pub async fn probe(stores: &Stores, layout: &Layout, clock: Clock) -> Result<(),
 
 /// The cluster's id, agreed between metadata store and object store. A bucket that knows another cluster, or a cluster
 /// although the metadata store is empty, is refused: starting over would overwrite nothing but lose sight of the data.
-pub async fn establish(
-    stores: &Stores,
-    keys: &Keys,
-    layout: &Layout,
-    namespace: &str,
-) -> Result<String, NodeError> {
+pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace: &str) -> Result<String, NodeError> {
     let metadata_failed = |e: crate::metadata::MetadataError| NodeError::new("the metadata store cannot be read", e);
     let store_failed = |e: StoreError| NodeError::new("the object store cannot be read", e);
     let known = stores.metadata.get(&keys.cluster()).await.map_err(metadata_failed)?;

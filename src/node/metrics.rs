@@ -49,7 +49,11 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
     families.gauge("kafscale_pipeline_bytes", "Bytes of record batches that are not durable yet", pending)?;
     families.gauge("kafscale_partitions_led", "Partitions this broker serves", context.directory.all().len() as f64)?;
     let suspended = f64::from(u8::from(context.suspended.load(Ordering::Relaxed)));
-    families.gauge("kafscale_appends_suspended", "1 while appends are refused because the lease is in doubt", suspended)?;
+    families.gauge(
+        "kafscale_appends_suspended",
+        "1 while appends are refused because the lease is in doubt",
+        suspended,
+    )?;
     families.counter("kafscale_actor_restarts", "Actors restarted after a failure", context.registry.restarts())
 }
 
@@ -61,12 +65,20 @@ fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Resul
     families.gauge("kafscale_reply_bytes", "Bytes of replies that are ready but not written", unwritten)?;
     let counters = [
         ("kafscale_connections_accepted", "Client connections accepted", &stats.connections_accepted),
-        ("kafscale_connections_refused", "Client connections refused because there were too many", &stats.connections_refused),
+        (
+            "kafscale_connections_refused",
+            "Client connections refused because there were too many",
+            &stats.connections_refused,
+        ),
         ("kafscale_connections_stalled", "Connections closed because the peer stalled", &stats.connections_stalled),
         ("kafscale_accept_errors", "Failed accept calls", &stats.accept_errors),
         ("kafscale_network_in_bytes", "Bytes of requests read", &stats.bytes_in),
         ("kafscale_network_out_bytes", "Bytes of replies written", &stats.bytes_out),
-        ("kafscale_protocol_errors", "Connections closed because of bytes that are no valid request", &stats.protocol_errors),
+        (
+            "kafscale_protocol_errors",
+            "Connections closed because of bytes that are no valid request",
+            &stats.protocol_errors,
+        ),
         ("kafscale_handler_panics", "Panics of request handlers", &stats.handler_panics),
     ];
     for (name, help, value) in counters {
@@ -82,8 +94,16 @@ fn object_store(families: &mut Families<'_>, stats: &StoreStats) -> fmt::Result 
     let labels = OPS.map(|(_, name)| [("operation", name)]);
     let ops = OPS.map(|(op, _)| stats.op(op));
     let each = |value: fn(&OpStats) -> u64| labels.iter().zip(ops).map(move |(l, op)| (&l[..], value(op)));
-    families.counters("kafscale_s3_requests", "Requests to the object store, every attempt", each(|o| load(&o.calls)))?;
-    families.counters("kafscale_s3_bytes", "Bytes sent to or received from the object store", each(|o| load(&o.bytes)))?;
+    families.counters(
+        "kafscale_s3_requests",
+        "Requests to the object store, every attempt",
+        each(|o| load(&o.calls)),
+    )?;
+    families.counters(
+        "kafscale_s3_bytes",
+        "Bytes sent to or received from the object store",
+        each(|o| load(&o.bytes)),
+    )?;
     let error_labels: Vec<[(&str, &str); 2]> = OPS
         .iter()
         .flat_map(|(_, operation)| ERROR_KINDS.map(|kind| [("operation", *operation), ("kind", kind)]))

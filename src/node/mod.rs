@@ -12,11 +12,11 @@ use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
 use crate::actors::context::NodeContext;
 use crate::actors::flusher::state::FlushLimits;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
+use crate::actors::leadership;
 use crate::actors::membership::{LEASE_TTL, Membership};
 use crate::actors::runtime::{IoPool, Placement};
 use crate::actors::supervisor::{ActorRegistry, supervise_loop};
 use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
-use crate::actors::leadership;
 use crate::broker::{Broker, BrokerSettings};
 use crate::clock::Clock;
 use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
@@ -61,7 +61,8 @@ impl NodeError {
 /// Runs the node until it is asked to stop.
 pub fn run(config: NodeConfig) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(cores).thread_name("io").enable_all().build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(cores).thread_name("io").enable_all().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -152,15 +153,27 @@ impl Node {
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
         let registration = register(&stores, &keys, &ownership, &live).await?;
         let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(die);
-        let context =
-            build_context(&config, &stores, keys, layout, cluster_id, ownership, registration, &io, shards, clock, &on_fatal)
-                .await;
+        let context = build_context(
+            &config,
+            &stores,
+            keys,
+            layout,
+            cluster_id,
+            ownership,
+            registration,
+            &io,
+            shards,
+            clock,
+            &on_fatal,
+        )
+        .await;
         progress("partitions to be taken over");
         let maintenance = leadership::start(&context, MaintenanceLimits::default())
             .await
             .map_err(|e| NodeError::new("partitions cannot be taken over", e))?;
         let broker = start_loops(&config, &context, &stores, &maintenance, live, on_fatal).await?;
-        let edge = Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
+        let edge =
+            Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
         metrics::register(&state.metrics, &context, &edge, &stores);
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);

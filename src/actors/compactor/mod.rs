@@ -164,7 +164,11 @@ impl Maintenance {
         let head = self.context.stats.head.load(Ordering::Acquire);
         let flushes = head - self.last.as_ref().map_or(0, |l| l.seq.0);
         let aged = self.context.clock.monotonic() - self.last_at >= self.limits.checkpoint_every;
-        if flushes >= self.limits.checkpoint_flushes || (aged && flushes > 0) { self.checkpoint(&[]).await } else { Ok(()) }
+        if flushes >= self.limits.checkpoint_flushes || (aged && flushes > 0) {
+            self.checkpoint(&[]).await
+        } else {
+            Ok(())
+        }
     }
 
     /// Merges small extents if enough have gathered. Returns how many objects were written.
@@ -279,8 +283,13 @@ impl Maintenance {
     pub async fn collect(&mut self) -> Result<usize, MaintenanceError> {
         let due_ms = self.context.clock.wall_ms() - self.limits.garbage_age_ms;
         let due = |g: &GarbageRecord| g.since_ms <= due_ms;
-        let keys: Vec<ObjectKey> =
-            self.garbage.iter().filter(|g| due(g)).take(DELETE_BATCH_MAX).map(|g| ObjectKey::new(g.key.as_str())).collect();
+        let keys: Vec<ObjectKey> = self
+            .garbage
+            .iter()
+            .filter(|g| due(g))
+            .take(DELETE_BATCH_MAX)
+            .map(|g| ObjectKey::new(g.key.as_str()))
+            .collect();
         if keys.is_empty() {
             return Ok(0);
         }

@@ -108,7 +108,8 @@ pub fn merges(partitions: &[(PartitionKey, Vec<Extent>)], limits: &MergeLimits, 
     let bytes: u64 = wal.iter().map(Run::bytes).sum();
     let count: usize = wal.iter().map(|r| r.extents.len()).sum();
     let oldest_ms = wal.iter().map(Run::oldest_ms).min().unwrap_or(now_ms);
-    let due = bytes >= limits.window_bytes || count >= limits.window_extents || now_ms - oldest_ms >= limits.window_age_ms;
+    let due =
+        bytes >= limits.window_bytes || count >= limits.window_extents || now_ms - oldest_ms >= limits.window_age_ms;
     if !due {
         return planned;
     }

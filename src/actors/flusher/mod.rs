@@ -8,6 +8,7 @@
 pub mod state;
 
 use crate::actors::failpoint;
+use crate::actors::partition::view::ObjectRef;
 use crate::actors::partition::{Committed, Port};
 use crate::actors::recovery::extent;
 use crate::actors::runtime::IoPool;
@@ -22,7 +23,6 @@ use crate::protocol::batch::StoredBatch;
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentInput, SegmentHeader, SegmentIndex};
 use crate::storage::{ObjectStore, StoreError};
-use crate::actors::partition::view::ObjectRef;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use futures::FutureExt;
 use state::{Effect, Event, Extents, FlushLimits, FlusherState};

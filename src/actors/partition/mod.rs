@@ -96,8 +96,7 @@ impl Partition {
     pub fn new(seed: Seed, flusher: Addr<Flusher>, budget: Arc<PipelineBudget>, clock: Clock) -> Self {
         let log = LogState { extents: seed.extents, tail: Default::default(), epochs: seed.epochs };
         let view = PartitionView::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, log);
-        let state =
-            PartitionState::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, seed.producers);
+        let state = PartitionState::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, seed.producers);
         Self { state, view: Arc::new(view), port: None, flusher, budget, clock, effects: Vec::new() }
     }
 

@@ -240,7 +240,11 @@ mod tests {
             Err(AppendError::OutOfOrderSequence { expected: 0, .. })
         ));
         assert_eq!(producers.check(&header(7, 2, 0, 1)), Ok(Verdict::Append));
-        assert_eq!(producers.check(&header(8, 0, 1000, 1)), Ok(Verdict::Append), "unknown producers may start anywhere");
+        assert_eq!(
+            producers.check(&header(8, 0, 1000, 1)),
+            Ok(Verdict::Append),
+            "unknown producers may start anywhere"
+        );
     }
 
     #[test]
