@@ -12,6 +12,7 @@ use crate::storage::local::LocalStore;
 use crate::storage::measured::{MeasuredStore, StoreStats};
 use crate::storage::memory::MemoryStore;
 use crate::storage::retry::{HedgePolicy, RetryPolicy, RetryStats, RetryingStore};
+use crate::storage::s3::{S3Config, S3Store, StaticCredentials};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -70,8 +71,11 @@ async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>,
         }
         MetadataConfig::Etcd { endpoints, username, password } => {
             let text = |s: &Secret| s.expose().to_owned();
-            let settings =
-                EtcdSettings { username, password: password.as_ref().map(text), ..EtcdSettings::new(endpoints) };
+            let settings = EtcdSettings {
+                username,
+                password: password.as_ref().map(text),
+                ..EtcdSettings::new(endpoints)
+            };
             Ok(Arc::new(EtcdStore::connect(settings).await.map_err(failed)?))
         }
     }
@@ -84,14 +88,27 @@ async fn open_objects(config: StorageConfig, clock: Clock) -> Result<Opened, Nod
     match config {
         StorageConfig::Local { dir } => Ok((Arc::new(LocalStore::open(dir).map_err(failed)?), None)),
         StorageConfig::Memory => {
-            tracing::warn!(
-                "KAFSCALE_USE_MEMORY_S3: segments are kept in this process's memory and are LOST when it ends"
-            );
+            tracing::warn!("KAFSCALE_USE_MEMORY_S3: segments are kept in this process's memory and are LOST when it ends");
             Ok((Arc::new(MemoryStore::new(clock)), None))
         }
-        StorageConfig::S3 { bucket, region, endpoint, path_style, kms_arn, access_key, secret_key, session_token } => {
-            let _ = (bucket, region, endpoint, path_style, kms_arn, access_key, secret_key, session_token);
-            Err(NodeError("s3 not linked".into()))
+        StorageConfig::S3 {
+            bucket,
+            region,
+            endpoint,
+            path_style,
+            kms_arn,
+            access_key,
+            secret_key,
+            session_token,
+        } => {
+            let credentials = access_key.zip(secret_key).map(|(access_key, secret_key)| StaticCredentials {
+                access_key: access_key.expose().to_owned(),
+                secret_key: secret_key.expose().to_owned(),
+                session_token: session_token.map(|token| token.expose().to_owned()),
+            });
+            let settings = S3Config { bucket, region, endpoint, path_style, credentials, kms_key_arn: kms_arn };
+            let hedge = HedgePolicy { delay_min: HEDGE_DELAY_MIN, quantile: HEDGE_QUANTILE };
+            Ok((Arc::new(S3Store::connect(settings).await.map_err(failed)?), Some(hedge)))
         }
     }
 }
