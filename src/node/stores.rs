@@ -71,11 +71,8 @@ async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>,
         }
         MetadataConfig::Etcd { endpoints, username, password } => {
             let text = |s: &Secret| s.expose().to_owned();
-            let settings = EtcdSettings {
-                username,
-                password: password.as_ref().map(text),
-                ..EtcdSettings::new(endpoints)
-            };
+            let settings =
+                EtcdSettings { username, password: password.as_ref().map(text), ..EtcdSettings::new(endpoints) };
             Ok(Arc::new(EtcdStore::connect(settings).await.map_err(failed)?))
         }
     }
@@ -88,19 +85,12 @@ async fn open_objects(config: StorageConfig, clock: Clock) -> Result<Opened, Nod
     match config {
         StorageConfig::Local { dir } => Ok((Arc::new(LocalStore::open(dir).map_err(failed)?), None)),
         StorageConfig::Memory => {
-            tracing::warn!("KAFSCALE_USE_MEMORY_S3: segments are kept in this process's memory and are LOST when it ends");
+            tracing::warn!(
+                "KAFSCALE_USE_MEMORY_S3: segments are kept in this process's memory and are LOST when it ends"
+            );
             Ok((Arc::new(MemoryStore::new(clock)), None))
         }
-        StorageConfig::S3 {
-            bucket,
-            region,
-            endpoint,
-            path_style,
-            kms_arn,
-            access_key,
-            secret_key,
-            session_token,
-        } => {
+        StorageConfig::S3 { bucket, region, endpoint, path_style, kms_arn, access_key, secret_key, session_token } => {
             let credentials = access_key.zip(secret_key).map(|(access_key, secret_key)| StaticCredentials {
                 access_key: access_key.expose().to_owned(),
                 secret_key: secret_key.expose().to_owned(),
