@@ -2,7 +2,7 @@
 //! authentication.
 
 use crate::harness::{Etcd, READY_DEADLINE, TestDir, tool, wait_until};
-use crate::process::free_port;
+use crate::process::{Process, free_port};
 use bytes::Bytes;
 use kafscale::metadata::admin;
 use kafscale::metadata::embedded::EmbeddedStore;
@@ -439,6 +439,36 @@ async fn basic_authentication() {
     seen.until(&mut watch, |seen| seen.revision >= revision).await;
     early.lease_revoke(lease).await.unwrap();
     seen.until(&mut watch, |seen| seen.entries.is_empty()).await;
+}
+
+#[tokio::test]
+async fn tls_trusts_what_it_is_told_to() {
+    let dir = TestDir::new("metadata");
+    let endpoint = format!("https://127.0.0.1:{}", free_port());
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(path("cert.pem"), made.cert.pem()).unwrap();
+    std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    let args = [
+        format!("--data-dir={}", path("etcd")),
+        format!("--cert-file={}", path("cert.pem")),
+        format!("--key-file={}", path("key.pem")),
+        format!("--listen-client-urls={endpoint}"),
+        format!("--advertise-client-urls={endpoint}"),
+        format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()),
+        "--unsafe-no-fsync".to_owned(),
+    ];
+    let _process = Process::spawn("etcd", &tool("etcd"), &args, &[], &dir.path().join("etcd.log"));
+    let pem = made.cert.pem().into_bytes();
+    let trusting = || EtcdSettings { tls_ca_pem: Some(pem.clone()), ..settings(&[&endpoint]) };
+    let connected = async || EtcdStore::connect(trusting()).await.is_ok();
+    wait_until("etcd takes connections that trust it", READY_DEADLINE, connected).await;
+    let store: Store = Arc::new(EtcdStore::connect(trusting()).await.unwrap());
+    write(&store, vec![put("a", "1")]).await;
+    assert_eq!(entry(&store, "a").await.value, "1");
+
+    let error = EtcdStore::connect(settings(&[&endpoint])).await.unwrap_err();
+    assert!(error.to_string().contains("certificate"), "{error}");
 }
 
 fn enable_authentication(etcd: &Etcd, prefix: &str) {
