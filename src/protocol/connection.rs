@@ -23,6 +23,7 @@ use super::outbox::Outbox;
 use crate::clock;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
+use kafka_protocol::messages::ApiKey;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -44,6 +45,8 @@ const WRITE_BATCH_LEN: usize = 1 << 20;
 /// How often the watchdog looks at a connection that owes something, and at one that does not.
 const WATCH_BUSY: Duration = Duration::from_secs(1);
 const WATCH_IDLE: Duration = Duration::from_secs(5);
+/// How often a fetch looks again while the replies of the process wait for slow peers.
+const FETCH_PAUSE: Duration = Duration::from_millis(10);
 
 /// What all connections of a process share.
 #[derive(Debug)]
@@ -291,6 +294,9 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
         let walk = guard::check(key, version, &body);
         let walk = walk.map_err(|error| CloseReason::Guard { key, version, error })?;
         let decoded = self.permit_for_decoding(key, walk.decoded_bytes).await?;
+        if header.api.key == ApiKey::Fetch {
+            self.wait_for_slow_peers().await;
+        }
         self.edge.stats.count_request(key);
         let request = Request {
             api_key: key,
@@ -306,6 +312,15 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
         self.push(header.correlation_id, tagged_header, state, [Some(frame.permit), decoded]);
         // Nothing after a request that closes the connection is served; the writer ends it in its turn.
         if closes { std::future::pending().await } else { Ok(()) }
+    }
+
+    /// Fetch is what makes replies much larger than requests: none is started while more than `reply_bytes_max` wait.
+    /// The watchdogs of the connections that hold them then close those that do not read.
+    async fn wait_for_slow_peers(&self) {
+        while self.edge.stats.reply_bytes.load(Ordering::Relaxed) > self.edge.limits.reply_bytes_max {
+            self.progress.enter(Phase::Waiting);
+            tokio::time::sleep(FETCH_PAUSE).await;
+        }
     }
 
     async fn permit_for_decoding(&self, key: i16, bytes: usize) -> Result<Option<Permit>, CloseReason> {

@@ -56,16 +56,24 @@ impl Client {
 
 const PIPE_LEN: usize = 64 * 1024;
 
+/// A client and the connection that serves it.
+fn connect<F>(edge: &Edge, handlers: F, shutdown: &CancellationToken) -> (Client, impl Future<Output = CloseReason>)
+where
+    F: Fn(Request) -> LocalBoxFuture<'static, Reply>,
+{
+    let (client, server) = tokio::io::duplex(PIPE_LEN);
+    let (reader, writer) = tokio::io::split(server);
+    (Client(client), async move { run(reader, writer, Handlers(handlers), edge, shutdown).await })
+}
+
 /// Runs a connection beside `script`; afterwards all that it held must be given back.
 async fn drive<F, S, T>(edge: &Edge, handlers: F, shutdown: &CancellationToken, script: S) -> (CloseReason, T)
 where
     F: Fn(Request) -> LocalBoxFuture<'static, Reply>,
     S: AsyncFnOnce(Client) -> T,
 {
-    let (client, server) = tokio::io::duplex(PIPE_LEN);
-    let (reader, writer) = tokio::io::split(server);
-    let serve = async move { run(reader, writer, Handlers(handlers), edge, shutdown).await };
-    let ended = tokio::join!(serve, script(Client(client)));
+    let (client, serve) = connect(edge, handlers, shutdown);
+    let ended = tokio::join!(serve, script(client));
     assert_eq!(edge.budget.used_bytes(), 0, "permits are returned");
     assert_eq!(edge.stats.reply_bytes.load(Ordering::Relaxed), 0, "reply bytes are given back");
     ended
@@ -244,7 +252,7 @@ async fn hostile_requests_close_the_connection_before_any_handler() {
         .await;
         assert!(reason.is_protocol_error(), "{input:?}: {reason}");
         assert_eq!(edge.stats.protocol_errors.load(Ordering::Relaxed), 1);
-        assert_eq!(edge.stats.requests(), [(kafka_protocol::messages::ApiKey::Metadata, 1)]);
+        assert_eq!(edge.stats.requests(), [(ApiKey::Metadata, 1)]);
     }
 }
 
@@ -355,12 +363,10 @@ async fn a_peer_that_trickles_is_closed() {
 #[tokio::test(start_paused = true)]
 async fn stalled_peers_make_way_when_others_wait() {
     let edge = Edge::new(EdgeLimits { inflight_bytes_max: 1 << 20, ..limits() });
-    let (mut client, server) = tokio::io::duplex(PIPE_LEN);
-    let (reader, writer) = tokio::io::split(server);
-    client.write_all(&(1i32 << 20).to_be_bytes()).await.unwrap();
-    client.write_all(&[0; 40_000]).await.unwrap();
-    let (handlers, shutdown) = (Handlers(|_| at_once(Reply::None)), CancellationToken::new());
-    let half = run(reader, writer, handlers, &edge, &shutdown);
+    let shutdown = CancellationToken::new();
+    let (mut client, half) = connect(&edge, |_| at_once(Reply::None), &shutdown);
+    client.0.write_all(&(1i32 << 20).to_be_bytes()).await.unwrap();
+    client.0.write_all(&[0; 40_000]).await.unwrap();
     let other = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let waited = clock::monotonic();
@@ -410,5 +416,56 @@ async fn shutdown_lets_requests_in_flight_finish_but_not_for_ever() {
         .await;
         assert!(matches!(reason, CloseReason::Shutdown), "{reason}");
         assert!((clock::monotonic() - started).as_secs() <= 6);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fetches_wait_while_other_peers_do_not_read() {
+    let edge = Edge::new(EdgeLimits { reply_bytes_max: 100_000, ..limits() });
+    let (started, observed, shutdown) = (clock::monotonic(), &edge, CancellationToken::new());
+    let (mut deaf, unread) = connect(&edge, |_| at_once(Reply::Body(vec![vec![0; 1 << 20].into()])), &shutdown);
+    let (mut client, fetching) = connect(&edge, |_| at_once(body(b"ok")), &shutdown);
+    deaf.ask(1).await;
+    let script = async move {
+        while observed.stats.reply_bytes.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        client.ask(1).await;
+        assert_eq!(client.receive().await.0, 1);
+        assert!((clock::monotonic() - started).as_secs() < 1, "other requests do not wait");
+        client.send(1, 4, 2, &[0; 21]).await;
+        assert_eq!(client.receive().await.0, 2);
+        clock::monotonic() - started
+    };
+    let (reason, _, took) = tokio::join!(unread, fetching, script);
+    assert!(matches!(reason, CloseReason::WriteStalled(_)), "{reason}");
+    // The deaf peer is closed after the contended stall, not after the ordinary one.
+    assert!((3..10).contains(&took.as_secs()), "{took:?}");
+}
+
+proptest::proptest! {
+    /// Whatever arrives: no panic, and everything is given back (`drive` asserts it).
+    #[test]
+    fn any_bytes_are_survived(
+        frames in proptest::collection::vec(
+            (-1i16..80, 0i16..14, proptest::collection::vec(proptest::prelude::any::<u8>(), 0..40), 0usize..3),
+            0..6,
+        ),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let edge = Edge::new(limits());
+            let handlers = |request: Request| at_once(Reply::Body(vec![request.body]));
+            drive(&edge, handlers, &CancellationToken::new(), async move |mut client| {
+                for (key, version, rest, lie) in frames {
+                    let header = [&key.to_be_bytes()[..], &version.to_be_bytes(), &[0; 4], &rest];
+                    let frame = header.concat();
+                    let len = (frame.len() + lie) as i32;
+                    // The connection may have closed already.
+                    let _ = client.0.write_all(&[&len.to_be_bytes()[..], &frame].concat()).await;
+                }
+            })
+            .await;
+        });
     }
 }

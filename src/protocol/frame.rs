@@ -255,6 +255,9 @@ pub enum HeaderError {
         /// Version.
         version: i16,
     },
+    /// Shorter than any header.
+    #[error("a request of {0} bytes has no complete header")]
+    Short(usize),
     /// The client id is not text or longer than the request.
     #[error("the client id is malformed")]
     ClientId,
@@ -263,8 +266,11 @@ pub enum HeaderError {
     Tags(#[from] GuardError),
 }
 
-/// Reads the header at the start of a frame, which has at least [`REQUEST_LEN_MIN`] bytes.
+/// Reads the header at the start of a frame.
 pub fn read_header(frame: &[u8]) -> Result<Header, HeaderError> {
+    if frame.len() < REQUEST_LEN_MIN {
+        return Err(HeaderError::Short(frame.len()));
+    }
     let i16_at = |at: usize| i16::from_be_bytes([frame[at], frame[at + 1]]);
     let (key, version) = (i16_at(0), i16_at(2));
     let correlation_id = i32::from_be_bytes(frame[4..8].try_into().expect("four bytes"));

@@ -111,6 +111,7 @@ fn headers_that_are_not_served_say_why() {
     assert_eq!(error(18, -1, &[0xff, 0xff]), HeaderError::NotServed { key: 18, version: -1 });
     assert_eq!(error(0, 2, &[0xff, 0xff]), HeaderError::NotServed { key: 0, version: 2 });
     assert_eq!(error(4, 0, &[0xff, 0xff]), HeaderError::NotServed { key: 4, version: 0 });
+    assert_eq!(error(3, 1, &[0xff]), HeaderError::Short(9));
     assert_eq!(error(3, 1, &[0xff, 0xfe]), HeaderError::ClientId);
     assert_eq!(error(3, 1, &[0, 9, b'x']), HeaderError::ClientId);
     assert_eq!(error(3, 1, &[0, 1, 0xff]), HeaderError::ClientId);

@@ -372,15 +372,15 @@ impl<'a> Walker<'a> {
         if count > self.rest.len() / 2 {
             return Err(GuardError::ArrayTooLong { count, available: self.rest.len() });
         }
-        let mut unknown = 0;
+        let mut unknown_bytes = FIRST_TAG_BYTES;
         for _ in 0..count {
             let tag = self.varint()?;
             let size = self.varint()? as usize;
             let known = fields.iter().find(|f| f.tag == Some(tag) && f.is_in(self.version));
             let Some(field) = known else {
                 self.take(size)?;
-                self.decoded_bytes += if unknown == 0 { FIRST_TAG_BYTES } else { NEXT_TAG_BYTES };
-                unknown += 1;
+                self.decoded_bytes += unknown_bytes;
+                unknown_bytes = NEXT_TAG_BYTES;
                 continue;
             };
             // The codec decodes known tags in place and ignores their size; they must agree.
