@@ -14,6 +14,8 @@ mod metadata;
 mod offsets;
 mod produce;
 mod producer_ids;
+#[cfg(test)]
+mod tests;
 mod topics;
 
 use bytes::Bytes;
