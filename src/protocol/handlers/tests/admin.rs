@@ -97,7 +97,10 @@ fn a_partition_that_is_not_served_has_no_leader() {
     });
 }
 
-fn creating(topics: &[(&str, i32, &[(&str, &str)])]) -> CreateTopicsRequest {
+/// Name, partitions, configs.
+type NewTopic<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
+
+fn creating(topics: &[NewTopic<'_>]) -> CreateTopicsRequest {
     let topics = topics.iter().map(|(topic, partitions, configs)| {
         let configs =
             configs.iter().map(|(k, v)| CreatableTopicConfig::default().with_name(text(k)).with_value(Some(text(v))));
