@@ -194,7 +194,8 @@ pub const FETCH_VERSION: i16 = 12;
 pub fn produce_request(topic: &str, partition: i32, acks: i16, records: Bytes) -> ProduceRequest {
     let data = PartitionProduceData::default().with_index(partition).with_records(Some(records));
     let topic = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(vec![data]);
-    ProduceRequest::default().with_acks(acks).with_timeout_ms(30_000).with_topic_data(vec![topic])
+    let request = ProduceRequest::default().with_transactional_id(None);
+    request.with_acks(acks).with_timeout_ms(30_000).with_topic_data(vec![topic])
 }
 
 /// A Fetch request (no session) of one partition.
@@ -313,7 +314,10 @@ impl Client {
 
     /// A new producer id and epoch.
     pub async fn init_producer_id(&mut self) -> Result<(i64, i16)> {
-        let request = InitProducerIdRequest::default().with_producer_id((-1).into()).with_producer_epoch(-1);
+        let request = InitProducerIdRequest::default()
+            .with_transactional_id(None)
+            .with_producer_id((-1).into())
+            .with_producer_epoch(-1);
         let answer = self.call(4, &request).await?;
         check(answer.error_code)?;
         Ok((answer.producer_id.0, answer.producer_epoch))

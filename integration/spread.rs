@@ -138,6 +138,7 @@ impl Spread {
             TopicProduceData::default().with_name(topic_name(&self.topics[topic])).with_partition_data(data)
         };
         ProduceRequest::default()
+            .with_transactional_id(None)
             .with_acks(-1)
             .with_timeout_ms(60_000)
             .with_topic_data(topics.into_iter().map(topic).collect())

@@ -122,7 +122,12 @@ impl Workload {
     pub async fn wait_acks(&self, more: u64) {
         let goal = self.acks() + more;
         let what = format!("{more} more batches are acked");
-        wait_until(&what, DRAIN_DEADLINE, async || self.acks() >= goal || self.failed()).await;
+        wait_until(&what, DRAIN_DEADLINE, async || {
+            let ended = self.producers.iter().any(JoinHandle::is_finished);
+            assert!(!ended || self.failed(), "a producer failed");
+            self.acks() >= goal || ended
+        })
+        .await;
     }
 
     /// Marks the beginning or the end of a fault in the history.
