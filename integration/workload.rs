@@ -79,6 +79,8 @@ struct Shared {
     history: History,
     ids: AtomicU64,
     acks: AtomicU64,
+    /// Batches sent again after a failure.
+    resent: AtomicU64,
     stop: AtomicBool,
     stop_consumers: AtomicBool,
     /// Answers that no correct broker gives.
@@ -104,6 +106,7 @@ impl Workload {
             history: History::new(),
             ids: AtomicU64::new(1),
             acks: AtomicU64::new(0),
+            resent: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             stop_consumers: AtomicBool::new(false),
             errors: Mutex::default(),
@@ -159,6 +162,7 @@ impl Workload {
             }
         }
         let report = checker::check(&shared.history.entries(), EXPECT);
+        eprintln!("{} batches were sent again after failures", shared.resent.load(Ordering::Relaxed));
         let errors = shared.errors.lock().expect("no panic under the lock").clone();
         if !report.violations.is_empty() || !errors.is_empty() {
             let path = std::env::temp_dir().join(format!("kafscale-history-{}.jsonl", std::process::id()));
@@ -253,6 +257,7 @@ impl Producer {
         for again in &self.queue {
             let request = produce_request(&self.shared.plan.topic, again.partition, -1, again.batch.clone());
             connection.send(PRODUCE_VERSION, &request).await?;
+            self.shared.resent.fetch_add(1, Ordering::Relaxed);
         }
         loop {
             let stopping = self.shared.stop.load(Ordering::Relaxed);
