@@ -14,9 +14,12 @@ use tokio::net::TcpStream;
 pub const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Bucket of every S3 server.
 pub const BUCKET: &str = "kafscale-test";
-const ACCESS_KEY: &str = "test-access";
-const SECRET_KEY: &str = "test-secret";
-const REGION: &str = "us-east-1";
+/// Access key of every S3 server.
+pub const ACCESS_KEY: &str = "test-access";
+/// Secret key of every S3 server.
+pub const SECRET_KEY: &str = "test-secret";
+/// Region of every S3 server.
+pub const REGION: &str = "us-east-1";
 
 /// The number in environment variable `name`, or `default`: sizes of long proofs (`KILLS`, `DURATION_SEC`, `SEED`).
 pub fn size(name: &str, default: u64) -> u64 {

@@ -19,6 +19,7 @@ mod history;
 mod ledger;
 mod metadata;
 mod process;
+mod s3;
 mod smoke;
 mod spread;
 mod surroundings;

@@ -351,12 +351,12 @@ impl ObjectStore for LocalStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::testkit::{self, key};
+    use crate::storage::{conformance, testkit::key};
 
     #[tokio::test]
     async fn behaves_like_an_object_store() {
         let folder = tempfile::tempdir().unwrap();
-        testkit::conformance(&LocalStore::open(folder.path()).unwrap()).await;
+        conformance::run(&LocalStore::open(folder.path()).unwrap()).await;
         let left = fs::read_dir(folder.path().join(UNFINISHED_FOLDER)).unwrap().count();
         assert_eq!(left, 0, "temporary files are removed");
     }

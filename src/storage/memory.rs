@@ -117,10 +117,10 @@ impl ObjectStore for MemoryStore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::testkit;
+    use crate::storage::conformance;
 
     #[tokio::test]
     async fn behaves_like_an_object_store() {
-        testkit::conformance(&MemoryStore::new(Clock::system())).await;
+        conformance::run(&MemoryStore::new(Clock::system())).await;
     }
 }

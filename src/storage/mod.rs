@@ -5,6 +5,8 @@
 
 pub mod cache;
 pub mod checkpoint;
+#[cfg(test)]
+mod conformance;
 pub mod crc;
 pub mod fault;
 pub mod layout;
