@@ -113,16 +113,27 @@ impl Keys {
             "w" => parse_writer(rest).map(ParsedKey::Writer),
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
-            "deleted" => rest.parse().ok().map(|id| ParsedKey::Deleted(TopicId(id))),
+            "deleted" => parse_topic(rest).map(ParsedKey::Deleted),
             "p" => {
                 let (topic, partition) = rest.split_once('/')?;
-                let topic = TopicId(topic.parse().ok()?);
-                let partition = PartitionIndex(partition.parse().ok()?);
+                let (topic, partition) = (parse_topic(topic)?, parse_partition(partition)?);
                 Some(ParsedKey::Partition(PartitionKey { topic, partition }))
             }
             _ => None,
         }
     }
+}
+
+// Each id has one spelling, so that no two keys mean the same thing.
+
+fn parse_topic(id: &str) -> Option<TopicId> {
+    let is_ours = id.len() == 36 && !id.bytes().any(|b| b.is_ascii_uppercase());
+    is_ours.then(|| id.parse().ok().map(TopicId))?
+}
+
+fn parse_partition(index: &str) -> Option<PartitionIndex> {
+    let is_ours = index.bytes().all(|b| b.is_ascii_digit()) && (index == "0" || !index.starts_with('0'));
+    is_ours.then(|| index.parse().ok().map(PartitionIndex))?
 }
 
 fn parse_writer(hex: &str) -> Option<WriterId> {
