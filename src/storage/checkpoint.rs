@@ -157,12 +157,32 @@ impl Checkpoint {
             return Err(corrupt("length or checksum differs"));
         }
         let checkpoint: Self = postcard::from_bytes(body).map_err(|e| corrupt(&e.to_string()))?;
-        let objects = checkpoint.objects.len();
-        let dangling = |p: &PartitionCheckpoint| p.extents.iter().any(|e| e.object as usize >= objects);
-        if checkpoint.partitions.iter().any(dangling) {
-            return Err(corrupt("an extent names an object that is not in the table"));
+        for partition in &checkpoint.partitions {
+            checkpoint
+                .check(partition)
+                .map_err(|message| corrupt(&format!("partition {}: {message}", partition.key)))?;
         }
         Ok(checkpoint)
+    }
+
+    /// What readers of a checkpoint rely on.
+    fn check(&self, partition: &PartitionCheckpoint) -> Result<(), &'static str> {
+        let mut expected = None;
+        for extent in &partition.extents {
+            let object =
+                self.objects.get(extent.object as usize).ok_or("an extent names an object not in the table")?;
+            if extent.position.checked_add(extent.len).is_none_or(|end| end > object.len) {
+                return Err("an extent reaches beyond its object");
+            }
+            if extent.next <= extent.base || expected.is_some_and(|next| next != extent.base) {
+                return Err("extents leave a gap or overlap");
+            }
+            expected = Some(extent.next);
+        }
+        if partition.producers.iter().any(|p| p.batches.is_empty()) {
+            return Err("a producer has no batches");
+        }
+        Ok(())
     }
 
     /// The objects as shared references, by index.
@@ -208,7 +228,8 @@ mod tests {
             max_timestamp: 7,
             leader_epoch: LeaderEpoch(2),
         };
-        let extents = vec![table.extent(&extent), table.extent(&extent)];
+        let following = Extent { base: Offset(9), next: Offset(12), position: 196, ..extent.clone() };
+        let extents = vec![table.extent(&extent), table.extent(&following)];
         let batch = ProducerBatch {
             epoch: ProducerEpoch(1),
             first_sequence: 0,
@@ -219,7 +240,7 @@ mod tests {
         let partition = PartitionCheckpoint {
             key: PartitionKey { topic: TopicId(uuid::Uuid::from_u128(9)), partition: PartitionIndex(4) },
             log_start: Offset(3),
-            next_offset: Offset(9),
+            next_offset: Offset(12),
             epochs: vec![EpochStart { epoch: LeaderEpoch(2), start: Offset(0) }],
             extents,
             producers: vec![ProducerSnapshot { id: ProducerId(1000), last_append_ms: 8, batches: vec![batch] }],
@@ -243,9 +264,9 @@ mod tests {
         assert_eq!(hex, GOLDEN, "checkpoint bytes changed: a new format needs a new magic");
     }
 
-    const GOLDEN: &str = "4b4653434b50543100000067b84b3acf164141414141414141414141414141414141414141414141\
-        07b4240bc60101086e732f77616c2f3100ac020a0110000000000000000000000000000000090806120104000206120060640e04\
-        06120060640e0401d00f100102000a061201086e732f77616c2f3008";
+    const GOLDEN: &str = "4b4653434b5054310000006858e32b7e1641414141414141414141414141414141414141414141\
+        07b4240bc60101086e732f77616c2f3100ac020a0110000000000000000000000000000000090806180104000206120060640e\
+        04121800c401640e0401d00f100102000a061201086e732f77616c2f3008";
 
     #[test]
     fn it_survives_a_round_trip_and_detects_every_flipped_bit() {
