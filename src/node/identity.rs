@@ -37,7 +37,7 @@ pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace:
     let found = match stores.objects.get_suffix(&object, 4_096).await {
         Ok((bytes, _)) => Some(
             model::decode_bytes::<ClusterValue>(&bytes)
-                .map_err(|e| NodeError(format!("object {object} is not readable: {e}")))?,
+                .map_err(|e| NodeError::unavailable(format!("object {object} is not readable: {e}")))?,
         ),
         Err(StoreError::NotFound { .. }) => None,
         Err(error) => return Err(store_failed(error)),
@@ -45,7 +45,7 @@ pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace:
     if known.is_none()
         && let Some(found) = &found
     {
-        return Err(NodeError(format!(
+        return Err(NodeError::unavailable(format!(
             "the object store has data of cluster {} under {namespace}/ but the metadata store knows no cluster: restore \
              the metadata store, or use another KAFSCALE_S3_NAMESPACE or an empty bucket for a new cluster",
             found.cluster_id
@@ -55,7 +55,7 @@ pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace:
     match found {
         Some(found) if found.cluster_id == cluster_id => {}
         Some(found) => {
-            return Err(NodeError(format!(
+            return Err(NodeError::unavailable(format!(
                 "the object store belongs to cluster {} but the metadata store to cluster {cluster_id}: check the \
                  bucket, KAFSCALE_S3_NAMESPACE and KAFSCALE_ETCD_ENDPOINTS",
                 found.cluster_id

@@ -18,6 +18,7 @@ use crate::actors::runtime::{IoPool, Placement};
 use crate::actors::supervisor::{ActorRegistry, supervise_loop};
 use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use crate::broker::{Broker, BrokerSettings};
+use crate::cli::exit;
 use crate::clock::Clock;
 use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
 use crate::http::{self, HttpState, Readiness};
@@ -38,8 +39,6 @@ use stores::Stores;
 use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// Exit code when the node could not start (sysexits' EX_UNAVAILABLE).
-const EXIT_UNAVAILABLE: u8 = 69;
 /// Bytes of batches that may wait for durability.
 const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 /// How long a shutdown waits for what is in flight.
@@ -49,12 +48,30 @@ const UPLOADS_MAX: usize = 8;
 
 /// Why the node did not start or run; `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NodeError(String);
+#[error("{message}")]
+pub struct NodeError {
+    message: String,
+    exit_code: u8,
+}
 
 impl NodeError {
+    /// A store that fails or refuses, in all words.
+    fn unavailable(message: String) -> Self {
+        Self { message, exit_code: exit::UNAVAILABLE }
+    }
+
     fn new(what: &str, error: impl std::fmt::Display) -> Self {
-        Self(format!("{what}: {error}"))
+        Self::unavailable(format!("{what}: {error}"))
+    }
+
+    /// Something of this machine that is taken or cannot be made.
+    fn resource(message: String) -> Self {
+        Self { message, exit_code: exit::RESOURCE }
+    }
+
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        self.exit_code
     }
 }
 
@@ -67,7 +84,7 @@ pub fn run(config: NodeConfig) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "cannot start threads");
-            return ExitCode::from(EXIT_UNAVAILABLE);
+            return ExitCode::from(exit::UNAVAILABLE);
         }
     };
     let io = runtime.block_on(async { IoPool::current() });
@@ -83,7 +100,7 @@ pub fn run(config: NodeConfig) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
-            ExitCode::from(EXIT_UNAVAILABLE)
+            ExitCode::from(error.exit_code())
         }
     }
 }
@@ -106,15 +123,15 @@ impl Node {
     pub async fn start(config: NodeConfig, io: IoPool, shards: Vec<Placement>) -> Result<Self, NodeError> {
         let checks = ["startup"];
         let state = Arc::new(HttpState { readiness: Readiness::new(checks), ..HttpState::default() });
-        let http = http::spawn(config.metrics_addr, state.clone()).map_err(|e| NodeError(e.to_string()))?;
-        let listeners = server::bind(config.listen, shards.len()).map_err(|e| NodeError(e.to_string()))?;
+        let http = http::spawn(config.metrics_addr, state.clone()).map_err(|e| NodeError::resource(e.to_string()))?;
+        let listeners = server::bind(config.listen, shards.len()).map_err(|e| NodeError::resource(e.to_string()))?;
         let bound = listeners[0].local_addr().map_err(|e| NodeError::new("cannot read the listener's address", e))?;
         let timeout = config.startup_timeout;
         let waiting = state.clone();
         let start = Self::start_bound(config, io, shards, listeners, bound, http, state);
         match tokio::time::timeout(timeout, start).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(NodeError(format!(
+            Err(_) => Err(NodeError::unavailable(format!(
                 "not started within {} s (KAFSCALE_STARTUP_TIMEOUT_SEC); it was waiting for: {}",
                 timeout.as_secs(),
                 waiting.readiness.failing().values().cloned().collect::<Vec<_>>().join("; ")

@@ -65,9 +65,9 @@ async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>,
         MetadataConfig::Embedded { path } => {
             if let Some(folder) = path.parent() {
                 let cannot = format!("the data folder {} cannot be created", folder.display());
-                std::fs::create_dir_all(folder).map_err(|e| NodeError::new(&cannot, e))?;
+                std::fs::create_dir_all(folder).map_err(|e| NodeError::resource(format!("{cannot}: {e}")))?;
             }
-            Ok(Arc::new(EmbeddedStore::open(&path).map_err(failed)?))
+            Ok(Arc::new(EmbeddedStore::open(&path).map_err(|e| NodeError::resource(failed(e).to_string()))?))
         }
         MetadataConfig::Etcd { endpoints, username, password } => {
             let text = |s: &Secret| s.expose().to_owned();
@@ -83,7 +83,9 @@ type Opened = (Arc<dyn ObjectStore>, Option<HedgePolicy>);
 async fn open_objects(config: StorageConfig, clock: Clock) -> Result<Opened, NodeError> {
     let failed = |e| NodeError::new("the object store cannot be opened", e);
     match config {
-        StorageConfig::Local { dir } => Ok((Arc::new(LocalStore::open(dir).map_err(failed)?), None)),
+        StorageConfig::Local { dir } => {
+            Ok((Arc::new(LocalStore::open(dir).map_err(|e| NodeError::resource(failed(e).to_string()))?), None))
+        }
         StorageConfig::Memory => {
             tracing::warn!(
                 "KAFSCALE_USE_MEMORY_S3: segments are kept in this process's memory and are LOST when it ends"
