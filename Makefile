@@ -3,11 +3,13 @@
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/kafscale
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 KAFSCALE_TOOLS ?= $(CACHE)/tools
+FUZZ_VERSION := 0.13.2
+FUZZ := $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)/bin/cargo-fuzz
 DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools chaos chaos-faults cost breadth abuse bench lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools chaos chaos-faults cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -66,6 +68,24 @@ abuse: ## Hostile connections beside a good one (CONNECTIONS=1000, SHARE_PERCENT
 bench: ## Measure; prints one table (ARGS='--help' for stores and workloads)
 	@scripts/setup.sh test
 	KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo bench --locked --bench load -- $(ARGS)
+
+# New inputs go to the cache folder, a crash to its `artifacts`. The lock file is the product's, plus libfuzzer.
+fuzz: TARGET ?= request
+fuzz: SECONDS ?= 60
+fuzz: $(FUZZ) ## Fuzz one reader of outside bytes (TARGET=request, SECONDS=60; needs Rust nightly)
+	@scripts/setup.sh build
+	@mkdir -p $(CACHE)/fuzz/corpus/$(TARGET) $(CACHE)/fuzz/artifacts/$(TARGET)
+	cp Cargo.lock fuzz/Cargo.lock
+	RUSTUP_TOOLCHAIN=nightly $(FUZZ) run --target-dir $(CACHE)/fuzz/target $(TARGET) \
+		$(CACHE)/fuzz/corpus/$(TARGET) fuzz/corpus/$(TARGET) -- \
+		-max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=$(CACHE)/fuzz/artifacts/$(TARGET)/
+
+fuzz-seeds: ## Write the seeds in fuzz/corpus again, after a format changed
+	cargo test --locked --lib fuzzing::seeds::write_the_seeds -- --ignored
+
+$(FUZZ):
+	@echo "==> installing cargo-fuzz $(FUZZ_VERSION) (two minutes, once)"
+	cargo install cargo-fuzz --version $(FUZZ_VERSION) --locked --quiet --root $(CACHE)/cargo-fuzz-$(FUZZ_VERSION)
 
 lint: ## Check format, lints, licences and banned dependencies
 	@scripts/setup.sh build

@@ -14,6 +14,7 @@ mod client;
 mod clients;
 mod cost;
 mod faults;
+mod fuzz_corpus;
 mod harness;
 mod history;
 mod ledger;

@@ -1,7 +1,6 @@
 //! What a writer's actors share: the bound on bytes that are not yet durable, counters, and how a fatal error ends the
 //! process.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of batches between a connection and durability. Beyond the bound appends are refused with a retriable error,
@@ -23,12 +22,19 @@ impl PipelineBudget {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes `bytes` for a batch that is about to be sent to its partition. One batch always fits. The guard gives them
-    /// back, also when the message is dropped with the mailbox of an actor that failed.
-    pub fn try_enqueue(self: &Arc<Self>, bytes: u64) -> Option<QueuedBytes> {
+    /// Takes `bytes` for a batch that is about to be sent to its partition. One batch always fits.
+    pub fn try_enqueue(&self, bytes: u64) -> bool {
         let taken = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let guard = QueuedBytes { budget: self.clone(), bytes };
-        (taken == 0 || taken + bytes <= self.bytes_max).then_some(guard)
+        let fits = taken == 0 || taken + bytes <= self.bytes_max;
+        if !fits {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
+    }
+
+    /// The partition took the batch from its mailbox.
+    pub fn dequeued(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// The partition accepted a batch of `bytes`; it stays in the budget until [`Self::committed`].
@@ -39,19 +45,6 @@ impl PipelineBudget {
     /// `bytes` are durable.
     pub fn committed(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
-
-/// Bytes on their way to a partition; see [`PipelineBudget::try_enqueue`].
-#[derive(Debug)]
-pub struct QueuedBytes {
-    budget: Arc<PipelineBudget>,
-    bytes: u64,
-}
-
-impl Drop for QueuedBytes {
-    fn drop(&mut self) {
-        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -426,4 +426,4 @@ fn non_negative(len: i64) -> Result<Option<usize>, GuardError> {
 
 #[cfg(test)]
 #[path = "guard_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -120,7 +120,7 @@ fn create_topics() -> CreateTopicsRequest {
 }
 
 /// A request with something in every field that `version` has.
-fn populated(key: ApiKey, version: i16) -> Bytes {
+pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
     match key {
         ApiKey::Produce => encoded(produce(version), version),
         ApiKey::Fetch => encoded(fetch(version), version),

@@ -13,7 +13,7 @@ use crate::actors::failpoint;
 use crate::actors::flusher::{Flusher, Store};
 use crate::actors::recovery::Seed;
 use crate::actors::supervisor::{ActorRef, SendError};
-use crate::actors::writer::{PipelineBudget, QueuedBytes};
+use crate::actors::writer::PipelineBudget;
 use crate::clock::Clock;
 use crate::ids::Offset;
 use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
@@ -76,12 +76,8 @@ impl PartitionSnapshot {
 #[rtype(result = "()")]
 pub struct Stop;
 
-/// An append in the mailbox.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-struct Queued {
-    append: Append,
-    bytes: QueuedBytes,
+impl Message for Append {
+    type Result = ();
 }
 
 /// See the module's documentation.
@@ -157,12 +153,12 @@ impl Drop for Partition {
     }
 }
 
-impl Handler<Queued> for Partition {
+impl Handler<Append> for Partition {
     type Result = ();
 
-    fn handle(&mut self, Queued { append, bytes }: Queued, _: &mut Self::Context) {
+    fn handle(&mut self, append: Append, _: &mut Self::Context) {
         failpoint::hit("partition.append");
-        drop(bytes); // counted again if the batch is stored
+        self.budget.dequeued(append.batch.bytes.len() as u64);
         self.step(Event::Append { batch: append.batch, reply: append.reply });
     }
 }
@@ -232,10 +228,16 @@ impl AppendSink for PartitionSink {
         if self.suspended.load(Ordering::Acquire) {
             return Err(AppendError::NotLeader);
         }
-        let bytes = self.budget.try_enqueue(append.batch.bytes.len() as u64).ok_or(AppendError::Overloaded)?;
-        self.actor.try_send(Queued { append, bytes }).map_err(|error| match error {
-            SendError::Down => AppendError::NotLeader,
-            SendError::Full => AppendError::Overloaded,
+        let bytes = append.batch.bytes.len() as u64;
+        if !self.budget.try_enqueue(bytes) {
+            return Err(AppendError::Overloaded);
+        }
+        self.actor.try_send(append).map_err(|error| {
+            self.budget.dequeued(bytes);
+            match error {
+                SendError::Down => AppendError::NotLeader,
+                SendError::Full => AppendError::Overloaded,
+            }
         })
     }
 }
