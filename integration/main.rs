@@ -20,6 +20,7 @@ mod history;
 mod ledger;
 mod metadata;
 mod process;
+mod protocol;
 mod s3;
 mod smoke;
 mod spread;
