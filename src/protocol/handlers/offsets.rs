@@ -113,27 +113,37 @@ async fn max_timestamp(broker: &Broker, view: &Arc<PartitionView>) -> Result<Fou
         return Ok(NOTHING);
     };
     let target = batch.max_timestamp;
-    Ok(search(view, &batch, target))
+    Ok(search(view, batch, target).await)
 }
 
 async fn by_timestamp(broker: &Broker, view: &Arc<PartitionView>, target: i64) -> Result<Found, ErrorCode> {
     let batch = broker.reader.first_batch_at_or_after(view, target).await.map_err(|e| error_code::of_read(&e))?;
-    Ok(batch.map_or(NOTHING, |batch| search(view, &batch, target)))
+    match batch {
+        Some(batch) => Ok(search(view, batch, target).await),
+        None => Ok(NOTHING),
+    }
 }
 
 /// The first record of `batch` at or above the log start whose timestamp is at least `target`.
-fn search(view: &PartitionView, batch: &StoredBatch, target: i64) -> Found {
+async fn search(view: &PartitionView, batch: StoredBatch, target: i64) -> Found {
     let log_start = view.log_start();
-    let record = match first_at_or_after(batch, target, log_start) {
-        Ok(found) => found,
+    let (base, max_timestamp) = (batch.base, batch.max_timestamp);
+    // A compressed batch can hold 128 MiB: the shard goes on with its other connections meanwhile.
+    let searched = tokio::task::spawn_blocking(move || first_at_or_after(&batch, target, log_start));
+    let record = match searched.await {
+        Ok(Ok(found)) => found,
         Err(error) => {
+            tracing::error!(partition = %view.key, %base, %error, "search by timestamp failed");
+            None
+        }
+        Ok(Err(error)) => {
             // Compressed records are stored unread, so that a producer may have sent nonsense. The batch is the answer
             // that can be given: a consumer that starts there misses nothing.
-            tracing::warn!(partition = %view.key, base = %batch.base, %error, "batch cannot be searched by timestamp");
+            tracing::warn!(partition = %view.key, %base, %error, "batch cannot be searched by timestamp");
             None
         }
     };
-    let (offset, timestamp_ms) = record.unwrap_or((batch.base.max(log_start), batch.max_timestamp));
+    let (offset, timestamp_ms) = record.unwrap_or((base.max(log_start), max_timestamp));
     Found { offset: offset.0, timestamp_ms, epoch: epoch_at(view, offset).0 }
 }
 
@@ -211,6 +221,11 @@ mod tests {
     use crate::protocol::compression::Codec;
     use crate::protocol::records::BatchBuilder;
     use uuid::Uuid;
+
+    fn search(view: &PartitionView, batch: &StoredBatch, target: i64) -> Found {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(super::search(view, batch.clone(), target))
+    }
 
     fn some_view(log_start: i64, high_watermark: i64, leader_epoch: i32, epochs: &[(i32, i64)]) -> PartitionView {
         let key = PartitionKey { topic: TopicId(Uuid::nil()), partition: PartitionIndex(0) };
