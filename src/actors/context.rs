@@ -95,7 +95,6 @@ impl NodeContext {
         let shard = &self.shards[shard_of(&key, self.shards.len())];
         let context = self.clone();
         let (started, wait) = oneshot::channel();
-        let owned_value = value.clone();
         shard.run(move || {
             let registry = context.registry.clone();
             let supervision = Supervision {
@@ -109,29 +108,28 @@ impl NodeContext {
                 let (context, value) = (context.clone(), value.clone());
                 let first = first.take();
                 Box::pin(async move {
-                    let (seed, started) = match first {
-                        Some((seed, started)) => (seed, Some(started)),
-                        None => (context.recover_own(key, &value).await?, None),
+                    let Some((seed, started)) = first else {
+                        let seed = context.recover_own(key, &value).await?;
+                        return Ok(context.start(seed, actor));
                     };
-                    let partition = context.start(seed, actor.clone());
-                    if let Some(started) = started {
-                        drop(started.send(actor));
-                    }
+                    // Before clients can reach it: no checkpoint whose slots have its batches may leave it out.
+                    let owned = OwnedPartition { actor: actor.clone(), value };
+                    context.owned.write().expect("no panic under the lock").insert(key, owned);
+                    let partition = context.start(seed, actor);
+                    let _nobody_waits = started.send(());
                     Ok(partition)
                 })
             });
             drop(actor);
         });
-        if let Ok(actor) = wait.await {
-            let owned = OwnedPartition { actor, value: owned_value };
-            self.owned.write().expect("no panic under the lock").insert(key, owned);
-        }
+        drop(wait.await); // an error means that the process is ending
     }
 
     fn start(&self, seed: Seed, actor: ActorRef<Partition>) -> Partition {
         let key = seed.key;
-        let partition = Partition::new(seed, self.flusher.clone(), self.budget.clone(), self.clock);
-        let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone());
+        let refused = Arc::new(AtomicBool::new(true)); // by whoever was here before, if anybody
+        let partition = Partition::new(seed, self.flusher.clone(), self.budget.clone(), self.clock, refused.clone());
+        let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone(), refused);
         self.directory.insert(PartitionRef { key, view: partition.view().clone(), sink: Arc::new(sink) });
         partition
     }

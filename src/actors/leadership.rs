@@ -164,7 +164,7 @@ pub async fn run(context: Arc<NodeContext>, feed: crate::metadata::watcher::Imag
     let mut revisions = feed.subscribe();
     loop {
         let image = feed.current();
-        crate::actors::failpoint::hit("leadership.step");
+        crate::failpoint::hit("leadership.step");
         if let Err(error) = step(&context, &image).await {
             tracing::warn!(%error, "partitions could not be claimed; trying again");
         }
@@ -182,8 +182,11 @@ async fn step(context: &Arc<NodeContext>, image: &ClusterImage) -> Result<(), Le
     for topic in image.topics() {
         let all = (0..topic.value.partitions).map(PartitionIndex);
         let keys = all.map(|partition| PartitionKey { topic: topic.value.id, partition });
-        // Partitions with an owner are taken over at start (or by the controller), never from an image.
-        missing.extend(keys.filter(|k| !context.owns(k) && image.partition(k).is_none_or(|v| v.owner.is_none())));
+        // Partitions with another owner are taken over at start (or by the controller), never from an image. This
+        // broker's own may be missing when it failed between the claim and the start.
+        let me = context.registration.writer;
+        let free = |k: &PartitionKey| image.partition(k).and_then(|v| v.owner).is_none_or(|owner| owner == me);
+        missing.extend(keys.filter(|k| !context.owns(k) && free(k)));
     }
     for chunk in missing.chunks(CLAIMS_PER_TXN) {
         let mut fresh: Vec<Found> = Vec::with_capacity(chunk.len());
@@ -191,6 +194,7 @@ async fn step(context: &Arc<NodeContext>, image: &ClusterImage) -> Result<(), Le
             fresh.push((*key, None));
         }
         if let Some(claimed) = context.ownership.claim(&context.registration, &fresh).await? {
+            crate::failpoint::hit("leadership.claimed");
             lead_fresh(context, claimed).await;
         } else {
             adopt_own(context, chunk).await?;

@@ -49,6 +49,7 @@ impl Membership {
         let mut renewed = self.clock.monotonic();
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
+            crate::failpoint::hit("membership.renew");
             let asked = self.clock.monotonic();
             match self.renew(&mut lease).await {
                 Ok(true) => renewed = asked,

@@ -2,7 +2,6 @@
 
 pub mod compactor;
 pub mod context;
-pub mod failpoint;
 pub mod flusher;
 pub mod leadership;
 pub mod membership;

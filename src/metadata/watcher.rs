@@ -93,6 +93,7 @@ pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
                 }
             }
         }
+        crate::failpoint::hit("watcher.publish");
         feed.publish(image);
     }
 }

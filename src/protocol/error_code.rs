@@ -24,7 +24,7 @@ pub fn of_append(error: &AppendError) -> ErrorCode {
         // not written" and 7 as "possibly written", which is the truth.
         AppendError::Interrupted => ErrorCode::RequestTimedOut,
         // Not written. Retried after a back-off by every client, without a metadata refresh.
-        AppendError::Overloaded => ErrorCode::NotEnoughReplicas,
+        AppendError::Overloaded | AppendError::PredecessorMissing => ErrorCode::NotEnoughReplicas,
     }
 }
 
@@ -71,7 +71,8 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_retriable() {
-        let appends = [AppendError::NotLeader, AppendError::Interrupted, AppendError::Overloaded];
+        use AppendError::{Interrupted, NotLeader, Overloaded, PredecessorMissing};
+        let appends = [NotLeader, Interrupted, Overloaded, PredecessorMissing];
         assert!(appends.iter().all(|e| of_append(e).is_retriable()));
         let read = ReadError::Store(StoreError::Unavailable { message: String::new() });
         assert!(of_read(&read).is_retriable());

@@ -386,7 +386,7 @@ pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
     loop {
         tokio::time::sleep(tick).await;
         let mut maintenance = maintenance.lock().await;
-        crate::actors::failpoint::hit("compactor.tick");
+        crate::failpoint::hit("compactor.tick");
         report("checkpoint", maintenance.checkpoint_if_due().await);
         let now = maintenance.context.clock.monotonic();
         if now - looked >= limits.look_every {

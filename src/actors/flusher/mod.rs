@@ -7,7 +7,6 @@
 
 pub mod state;
 
-use crate::actors::failpoint;
 use crate::actors::partition::view::ObjectRef;
 use crate::actors::partition::{Committed, Port};
 use crate::actors::recovery::extent;
@@ -15,6 +14,7 @@ use crate::actors::runtime::IoPool;
 use crate::actors::supervisor::panic_message;
 use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::ids::{Offset, PartitionKey, Seq};
 use crate::metadata::model::{CheckpointRef, WriterValue};
 use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
@@ -244,6 +244,7 @@ impl Flusher {
         let config = self.config.clone();
         self.spawn_io(async move {
             let (value, revision, fenced) = commit(&config, head, checkpoint).await?;
+            failpoint::hit("flusher.committing");
             flusher.do_send(CommitDone { head, value, revision });
             match fenced {
                 None => Ok(()),
@@ -342,6 +343,7 @@ async fn upload(
             }
         }
     }
+    failpoint::hit("flusher.uploading");
     let object = ObjectRef { key, level: 0, len: payload.len, created_ms: config.clock.wall_ms() };
     Ok((index, Arc::new(object)))
 }
@@ -439,6 +441,7 @@ impl Handler<PointToCheckpoint> for Flusher {
     type Result = ();
 
     fn handle(&mut self, message: PointToCheckpoint, ctx: &mut Self::Context) {
+        failpoint::hit("flusher.checkpoint");
         self.checkpoint_wanted = Some(message);
         self.commit_next(ctx.address());
     }
@@ -448,6 +451,7 @@ impl Handler<Quiesce> for Flusher {
     type Result = ();
 
     fn handle(&mut self, quiesce: Quiesce, ctx: &mut Self::Context) {
+        failpoint::hit("flusher.quiesce");
         self.quiescing.push(quiesce);
         self.step(Event::Drain, ctx);
         self.answer_quiesced();

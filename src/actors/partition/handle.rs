@@ -56,6 +56,9 @@ pub enum AppendError {
         /// Known.
         current: i16,
     },
+    /// The producer is not known and does not begin at sequence 0, shortly after appends were refused.
+    #[error("an earlier batch of this producer may have been refused; retry all of them in order")]
+    PredecessorMissing,
     /// The broker is shutting down or the partition's actor failed; the outcome is unknown.
     #[error("the partition's actor stopped before the batch was durable; retry")]
     Interrupted,

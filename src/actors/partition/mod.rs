@@ -9,12 +9,12 @@ pub mod producers;
 pub mod state;
 pub mod view;
 
-use crate::actors::failpoint;
 use crate::actors::flusher::{Flusher, Store};
 use crate::actors::recovery::Seed;
 use crate::actors::supervisor::{ActorRef, SendError};
 use crate::actors::writer::PipelineBudget;
 use crate::clock::Clock;
+use crate::failpoint;
 use crate::ids::Offset;
 use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
@@ -76,8 +76,24 @@ impl PartitionSnapshot {
 #[rtype(result = "()")]
 pub struct Stop;
 
-impl Message for Append {
-    type Result = ();
+/// An append that waits in the mailbox. Its share of the budget is given back however it leaves: handled, or dropped
+/// with the mailbox of an actor that failed.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Queued {
+    append: Append,
+    share: QueueShare,
+}
+
+struct QueueShare {
+    budget: Arc<PipelineBudget>,
+    bytes: u64,
+}
+
+impl Drop for QueueShare {
+    fn drop(&mut self) {
+        self.budget.dequeued(self.bytes);
+    }
 }
 
 /// See the module's documentation.
@@ -88,16 +104,24 @@ pub struct Partition {
     flusher: Addr<Flusher>,
     budget: Arc<PipelineBudget>,
     clock: Clock,
+    /// Set when an append was refused on its way here.
+    refused: Arc<AtomicBool>,
     effects: Vec<Effect<Reply>>,
 }
 
 impl Partition {
     /// A partition from its recovered state. Readers may use the view at once.
-    pub fn new(seed: Seed, flusher: Addr<Flusher>, budget: Arc<PipelineBudget>, clock: Clock) -> Self {
+    pub fn new(
+        seed: Seed,
+        flusher: Addr<Flusher>,
+        budget: Arc<PipelineBudget>,
+        clock: Clock,
+        refused: Arc<AtomicBool>,
+    ) -> Self {
         let log = LogState { extents: seed.extents, tail: Default::default(), epochs: seed.epochs };
         let view = PartitionView::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, log);
         let state = PartitionState::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, seed.producers);
-        Self { state, view: Arc::new(view), port: None, flusher, budget, clock, effects: Vec::new() }
+        Self { state, view: Arc::new(view), port: None, flusher, budget, clock, refused, effects: Vec::new() }
     }
 
     /// The shared view.
@@ -153,12 +177,15 @@ impl Drop for Partition {
     }
 }
 
-impl Handler<Append> for Partition {
+impl Handler<Queued> for Partition {
     type Result = ();
 
-    fn handle(&mut self, append: Append, _: &mut Self::Context) {
+    fn handle(&mut self, Queued { append, share }: Queued, _: &mut Self::Context) {
         failpoint::hit("partition.append");
-        self.budget.dequeued(append.batch.bytes.len() as u64);
+        drop(share);
+        if self.refused.load(Ordering::Acquire) && self.refused.swap(false, Ordering::AcqRel) {
+            self.step(Event::Refused);
+        }
         self.step(Event::Append { batch: append.batch, reply: append.reply });
     }
 }
@@ -203,6 +230,7 @@ impl Handler<Stop> for Partition {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        failpoint::hit("partition.stop");
         self.step(Event::Interrupted);
         actix::ActorContext::stop(ctx);
     }
@@ -214,17 +242,22 @@ pub struct PartitionSink {
     budget: Arc<PipelineBudget>,
     /// Set while this broker may have been sealed without knowing it.
     suspended: Arc<AtomicBool>,
+    /// Tells the partition that an append did not reach it.
+    refused: Arc<AtomicBool>,
 }
 
 impl PartitionSink {
     /// A sink for `actor`.
-    pub fn new(actor: ActorRef<Partition>, budget: Arc<PipelineBudget>, suspended: Arc<AtomicBool>) -> Self {
-        Self { actor, budget, suspended }
+    pub fn new(
+        actor: ActorRef<Partition>,
+        budget: Arc<PipelineBudget>,
+        suspended: Arc<AtomicBool>,
+        refused: Arc<AtomicBool>,
+    ) -> Self {
+        Self { actor, budget, suspended, refused }
     }
-}
 
-impl AppendSink for PartitionSink {
-    fn append(&self, append: Append) -> Result<(), AppendError> {
+    fn deliver(&self, append: Append) -> Result<(), AppendError> {
         if self.suspended.load(Ordering::Acquire) {
             return Err(AppendError::NotLeader);
         }
@@ -232,12 +265,16 @@ impl AppendSink for PartitionSink {
         if !self.budget.try_enqueue(bytes) {
             return Err(AppendError::Overloaded);
         }
-        self.actor.try_send(append).map_err(|error| {
-            self.budget.dequeued(bytes);
-            match error {
-                SendError::Down => AppendError::NotLeader,
-                SendError::Full => AppendError::Overloaded,
-            }
+        let share = QueueShare { budget: self.budget.clone(), bytes };
+        self.actor.try_send(Queued { append, share }).map_err(|error| match error {
+            SendError::Down => AppendError::NotLeader,
+            SendError::Full => AppendError::Overloaded,
         })
+    }
+}
+
+impl AppendSink for PartitionSink {
+    fn append(&self, append: Append) -> Result<(), AppendError> {
+        self.deliver(append).inspect_err(|_| self.refused.store(true, Ordering::Release))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The last [`BATCHES_KEPT`] batches of a producer are remembered, committed or in flight. A repeated batch is answered
 //! with the original's offset; anything else must follow the last sequence. A producer that is not known may start with
-//! any sequence (it expired, or its records were deleted); a new epoch starts at 0. Sequences wrap from 2^31-1 to 0.
+//! any sequence (it expired, or its records were deleted), unless `state.rs` has reason to doubt that; a new epoch starts at 0. Sequences wrap from 2^31-1 to 0.
 
 use super::handle::AppendError;
 use crate::ids::{Offset, ProducerEpoch, ProducerId};
@@ -89,6 +89,11 @@ impl Producers {
     /// True if no producer is remembered.
     pub fn is_empty(&self) -> bool {
         self.producers.is_empty()
+    }
+
+    /// True if anything of the producer is remembered.
+    pub fn knows(&self, id: ProducerId) -> bool {
+        self.producers.contains_key(&id)
     }
 
     /// Judges a batch without changing anything.

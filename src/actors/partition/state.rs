@@ -12,6 +12,11 @@ use crate::ids::{LeaderEpoch, Offset, PartitionKey};
 use crate::protocol::batch::{BatchHeader, StoredBatch};
 use std::collections::{BTreeMap, VecDeque};
 
+/// After an append was refused, a producer that is not known must begin at sequence 0 for this long, ms: its first batch
+/// may be among the refused ones, and accepting the next would put it before the retry of the first. As long as clients
+/// retry by default (`delivery.timeout.ms`).
+const ORDER_DOUBT_MS: i64 = 120_000;
+
 /// Something that happened to the partition.
 #[derive(Debug)]
 pub enum Event<R> {
@@ -26,6 +31,8 @@ pub enum Event<R> {
     Committed(Extent),
     /// Everything below was deleted (the metadata store says so already).
     Trimmed(Offset),
+    /// Some append was refused before it got here.
+    Refused,
     /// The writer can commit nothing more; what is in flight has no known outcome.
     Interrupted,
 }
@@ -81,6 +88,8 @@ pub struct PartitionState<R> {
     /// Answers due when the high watermark reaches the offset; the number keeps equal offsets apart, in order.
     waiting: BTreeMap<(Offset, u64), Waiting<R>>,
     waiting_count: u64,
+    /// Until then the first batch of an unknown producer must have sequence 0; wall time.
+    order_doubted_until_ms: i64,
 }
 
 impl<R> PartitionState<R> {
@@ -102,6 +111,7 @@ impl<R> PartitionState<R> {
             in_flight: VecDeque::new(),
             waiting: BTreeMap::new(),
             waiting_count: 0,
+            order_doubted_until_ms: i64::MIN,
         }
     }
 
@@ -132,6 +142,7 @@ impl<R> PartitionState<R> {
                     effects.push(Effect::PublishLogStart(log_start));
                 }
             }
+            Event::Refused => self.order_doubted_until_ms = now_ms.saturating_add(ORDER_DOUBT_MS),
             Event::Interrupted => {
                 let waiting = std::mem::take(&mut self.waiting);
                 effects.extend(
@@ -148,6 +159,9 @@ impl<R> PartitionState<R> {
         let log_append_time_ms = batch.log_append_time_ms.unwrap_or(-1);
         if header.is_idempotent() {
             match self.producers.check(&header) {
+                Ok(Verdict::Append) if header.base_sequence != 0 && self.doubts(&header, now_ms) => {
+                    return effects.push(Effect::Reply { reply, outcome: Err(AppendError::PredecessorMissing) });
+                }
                 Ok(Verdict::Append) => {}
                 Ok(Verdict::Duplicate { base, next }) => {
                     // The original may still be in flight: its duplicate is acked no earlier.
@@ -167,6 +181,10 @@ impl<R> PartitionState<R> {
         self.in_flight.push_back(stored.clone());
         effects.push(Effect::Store { batch: stored, header });
         self.answer_at(next, Waiting { reply, base, log_append_time_ms }, effects);
+    }
+
+    fn doubts(&self, header: &BatchHeader, now_ms: i64) -> bool {
+        now_ms < self.order_doubted_until_ms && !self.producers.knows(header.producer_id)
     }
 
     fn answer_at(&mut self, due: Offset, waiting: Waiting<R>, effects: &mut Vec<Effect<R>>) {
@@ -298,6 +316,28 @@ mod tests {
         effects.clear();
         state.step(0, Event::Interrupted, &mut effects);
         assert!(matches!(&effects[..], [Effect::Reply { reply: 2, outcome: Err(AppendError::Interrupted) }]));
+    }
+
+    #[test]
+    fn after_a_refusal_an_unknown_producer_begins_at_zero() {
+        let mut state = state();
+        let mut outcome = |now_ms, batch| {
+            let mut effects = Vec::new();
+            state.step(now_ms, batch, &mut effects);
+            effects.iter().find_map(|e| match e {
+                Effect::Reply { outcome: Err(error), .. } => Some(error.clone()),
+                _ => None,
+            })
+        };
+        let append = |producer, sequence| Event::Append { batch: batch(producer, sequence, 1), reply: 0 };
+        assert_eq!(outcome(0, append(1, 5)), None, "expired, for all we know");
+        assert_eq!(outcome(1_000, Event::Refused), None);
+        assert_eq!(outcome(1_000, append(2, 5)), Some(AppendError::PredecessorMissing));
+        assert_eq!(outcome(1_000, append(1, 6)), None, "a known producer is judged by its sequences");
+        assert_eq!(outcome(1_000, append(2, 0)), None);
+        assert_eq!(outcome(1_000, append(2, 1)), None);
+        assert_eq!(outcome(1_000 + ORDER_DOUBT_MS - 1, append(3, 5)), Some(AppendError::PredecessorMissing));
+        assert_eq!(outcome(1_000 + ORDER_DOUBT_MS, append(3, 5)), None);
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Named places where a test can make an actor panic. Unarmed (always, outside tests) a hit is one relaxed load.
+//! Named places where a test can make an actor (or a supervised loop) panic; `integration/supervision.rs` does. Unarmed (always, outside tests) a hit is one relaxed load.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
