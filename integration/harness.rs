@@ -321,7 +321,8 @@ pub enum Backend {
 pub struct Broker {
     /// The process.
     pub process: Process,
-    command: String,
+    program: PathBuf,
+    args: Vec<String>,
     envs: Vec<(String, String)>,
     log: PathBuf,
     port: u16,
@@ -331,30 +332,32 @@ pub struct Broker {
 impl Broker {
     /// Starts `kafscale <command>` with `envs` besides the addresses, without waiting.
     pub fn spawn(command: &str, envs: &[(&str, String)], log: &Path) -> Self {
+        // The binary that belongs to this build, or e.g. a release build.
+        let binary = std::env::var("KAFSCALE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kafscale").into());
+        Self::spawn_program(Path::new(&binary), &[command], envs, log)
+    }
+
+    /// As [`Broker::spawn`], with any program that takes the broker's environment.
+    pub fn spawn_program(program: &Path, args: &[&str], envs: &[(&str, String)], log: &Path) -> Self {
         let (port, metrics_port) = (free_port(), free_port());
         let mut all = vec![
             ("KAFSCALE_BROKER_ADDR".to_string(), format!("127.0.0.1:{port}")),
             ("KAFSCALE_METRICS_ADDR".to_string(), format!("127.0.0.1:{metrics_port}")),
         ];
-        if command == "broker" {
+        if args == ["broker"] {
             all.push(("KAFSCALE_BROKER_HOST".into(), "127.0.0.1".into()));
             all.push(("KAFSCALE_BROKER_PORT".into(), port.to_string()));
         }
         all.extend(envs.iter().map(|(k, v)| (k.to_string(), v.clone())));
-        let process = Self::launch(command, &all, log);
-        Self { process, command: command.into(), envs: all, log: log.into(), port, metrics_port }
-    }
-
-    fn launch(command: &str, envs: &[(String, String)], log: &Path) -> Process {
-        // The binary that belongs to this build, or e.g. a release build.
-        let binary = std::env::var("KAFSCALE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kafscale").into());
-        Process::spawn("kafscale", Path::new(&binary), &[command.to_string()], envs, log)
+        let args = strings(args);
+        let process = Process::spawn("kafscale", program, &args, &all, log);
+        Self { process, program: program.into(), args, envs: all, log: log.into(), port, metrics_port }
     }
 
     /// Starts it again with the same ports, data and environment, without waiting; ends it first if it runs.
     pub fn relaunch(&mut self) {
         self.process.kill9();
-        self.process = Self::launch(&self.command, &self.envs, &self.log);
+        self.process = Process::spawn("kafscale", &self.program, &self.args, &self.envs, &self.log);
     }
 
     /// [`Broker::relaunch`] and [`Broker::wait_ready`].

@@ -24,5 +24,6 @@ mod protocol;
 mod s3;
 mod smoke;
 mod spread;
+mod supervision;
 mod surroundings;
 mod workload;
