@@ -1,18 +1,28 @@
 //! Objects as files below a directory, for `kafscale dev`.
 //!
 //! An object becomes visible whole or not at all, and only once: its bytes go to a temporary file, which is synced and
-//! then linked to its name (`link(2)` fails if the name exists), and the directory is synced. A file ends with a
-//! trailer that holds what S3 keeps as metadata (`docs/storage-format.md`). Deletes are not synced: an object that
-//! comes back after a power cut is an orphan and is collected again.
+//! then renamed unless the name exists, and the folder is synced. A file ends with a trailer that holds what S3 keeps
+//! as metadata (`docs/storage-format.md`). Deletes are not synced: an object that comes back after a power cut is an
+//! orphan and is collected again.
+//!
+//! The first two parts of a key are folders and the rest is the file's name, with `+` for `/`. So there are few
+//! folders, none is ever removed, and creates that end together share one sync of their folder.
 //!
 //! One process at a time: the data folder's lock is the caller's duty. File I/O runs on tokio's blocking threads.
 
+mod sync;
+mod write;
+
+use self::sync::FolderSync;
+use self::write::Writer;
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError, crc32c, range_inside};
 use async_trait::async_trait;
 use bytes::{Buf, BufMut, Bytes};
-use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, IoSlice, Write};
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -22,12 +32,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 /// Length of the trailer behind an object's bytes.
 const TRAILER_LEN: usize = 32;
 const TRAILER_MAGIC: [u8; 8] = *b"KFSLOCAL";
-/// Folder of unfinished files, below the root; its name cannot be a part of a key.
-const UNFINISHED_FOLDER: &str = ".unfinished";
+/// How the names of unfinished files begin; parts of keys cannot.
+const UNFINISHED_PREFIX: char = '.';
+/// Parts of a key that are folders.
+const FOLDERS_MAX: usize = 2;
+/// Stands for a slash in the name of a file; keys cannot have it.
+const SLASH: char = '+';
 /// Keys per LIST, as on S3.
 const LIST_LEN_MAX: usize = 1_000;
-/// Times a create starts over because its folder was removed as empty meanwhile.
-const FOLDER_ATTEMPTS_MAX: u32 = 8;
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
@@ -37,8 +49,9 @@ pub struct LocalStore(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     unfinished_count: AtomicU64,
+    writer: Writer,
     /// Folders that exist and whose entries in their parents are synced.
-    synced_folders: Mutex<HashSet<PathBuf>>,
+    folders: Mutex<HashMap<PathBuf, Arc<FolderSync>>>,
 }
 
 impl LocalStore {
@@ -47,18 +60,13 @@ impl LocalStore {
         let root = root.into();
         let open = || -> io::Result<()> {
             fs::create_dir_all(&root)?;
-            let unfinished = root.join(UNFINISHED_FOLDER);
-            match fs::remove_dir_all(&unfinished) {
-                Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-            fs::create_dir(&unfinished)?;
-            sync_folder(&root)?;
+            remove_unfinished(&root, FOLDERS_MAX)?;
             root.parent().filter(|p| !p.as_os_str().is_empty()).map_or(Ok(()), sync_folder)
         };
         open().map_err(|e| failed("open", &root, &e))?;
-        let synced_folders = Mutex::new(HashSet::from([root.clone()]));
-        Ok(Self(Arc::new(Inner { root, unfinished_count: AtomicU64::new(0), synced_folders })))
+        let folders = Mutex::new(HashMap::from([(root.clone(), Arc::default())]));
+        let (unfinished_count, writer) = (AtomicU64::new(0), Writer::default());
+        Ok(Self(Arc::new(Inner { root, unfinished_count, writer, folders })))
     }
 
     /// Runs `f` on a blocking thread.
@@ -91,20 +99,28 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Writes all slices; one system call unless the kernel stops early or the slices are very many.
-fn write_all_vectored(file: &mut File, chunks: &[Bytes], trailer: &[u8]) -> io::Result<()> {
-    let all = chunks.iter().map(|c| &c[..]).chain([trailer]);
-    let mut slices: Vec<IoSlice<'_>> = all.filter(|s| !s.is_empty()).map(IoSlice::new).collect();
-    let mut rest = &mut slices[..];
-    while !rest.is_empty() {
-        match file.write_vectored(rest) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut rest, n),
-            Err(e) if e.kind() == ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
+/// Removes what an earlier process left, in `folder` and `depth` levels below.
+fn remove_unfinished(folder: &Path, depth: usize) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            if depth > 0 {
+                remove_unfinished(&entry.path(), depth - 1)?;
+            }
+        } else if entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX) {
+            fs::remove_file(entry.path())?;
         }
     }
     Ok(())
+}
+
+/// Gives the file its name unless something has it already.
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // Some network file systems cannot; a link does not replace either.
+        Err(Errno::INVAL | Errno::NOSYS) => fs::hard_link(from, to).and_then(|()| fs::remove_file(from)),
+        renamed => Ok(renamed?),
+    }
 }
 
 fn encode_trailer(payload: &Payload) -> [u8; TRAILER_LEN] {
@@ -138,61 +154,53 @@ struct OpenObject {
 
 impl Inner {
     fn path(&self, key: &ObjectKey) -> Result<PathBuf, StoreError> {
-        let part_ok = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('\0');
-        if key.as_str().split('/').all(part_ok) {
-            return Ok(self.root.join(key.as_str()));
+        let part_ok = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\0', SLASH]);
+        if !key.as_str().split('/').all(part_ok) {
+            return Err(StoreError::Refused { message: format!("{key} cannot be the name of a file") });
         }
-        Err(StoreError::Refused { message: format!("{key} cannot be the name of a file") })
+        let mut parts = key.as_str().splitn(FOLDERS_MAX + 1, '/');
+        let mut path = self.root.clone();
+        path.extend(parts.by_ref().take(FOLDERS_MAX));
+        path.extend(parts.next().map(|rest| rest.replace('/', SLASH.encode_utf8(&mut [0; 4]))));
+        Ok(path)
     }
 
-    fn synced_folders(&self) -> MutexGuard<'_, HashSet<PathBuf>> {
-        self.synced_folders.lock().expect("no panic under the lock")
+    fn folders(&self) -> MutexGuard<'_, HashMap<PathBuf, Arc<FolderSync>>> {
+        self.folders.lock().expect("no panic under the lock")
     }
 
     /// Creates `folder` and its parents if need be, and syncs the entries of those that are new to this process.
-    fn ensure_folder(&self, folder: &Path) -> io::Result<()> {
-        if self.synced_folders().contains(folder) {
-            return Ok(());
+    fn folder(&self, folder: &Path) -> io::Result<Arc<FolderSync>> {
+        if let Some(known) = self.folders().get(folder) {
+            return Ok(known.clone());
         }
-        let parent = folder.parent().expect("the root is in the set and above every folder");
-        self.ensure_folder(parent)?;
+        let parent = folder.parent().expect("the root is known and above every folder");
+        let parent_sync = self.folder(parent)?;
         match fs::create_dir(folder) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
-            _ => sync_folder(parent)?,
+            _ => parent_sync.sync(parent)?,
         }
-        self.synced_folders().insert(folder.to_owned());
-        Ok(())
+        Ok(self.folders().entry(folder.to_owned()).or_default().clone())
     }
 
     fn create(&self, key: &ObjectKey, payload: &Payload) -> Result<(), StoreError> {
         let path = self.path(key)?;
+        let folder = path.parent().expect("a key has a part below the root");
         let number = self.unfinished_count.fetch_add(1, Ordering::Relaxed);
-        let unfinished = self.root.join(UNFINISHED_FOLDER).join(format!("{number:016x}"));
-        let written = (|| {
-            let mut file = OpenOptions::new().write(true).create_new(true).open(&unfinished)?;
-            write_all_vectored(&mut file, &payload.chunks, &encode_trailer(payload))?;
-            file.sync_data()
-        })();
-        let published = written.and_then(|()| self.publish(&unfinished, &path));
-        let _ = fs::remove_file(&unfinished); // if it stays, the next process removes it
-        match published {
+        let unfinished = folder.join(format!("{UNFINISHED_PREFIX}{number:016x}"));
+        let create = || {
+            let folder_sync = self.folder(folder)?;
+            let written = self.writer.write(&unfinished, &payload.chunks, &encode_trailer(payload));
+            if let Err(e) = written.and_then(|()| rename_to_new(&unfinished, &path)) {
+                let _ = fs::remove_file(&unfinished); // if it stays, the next process removes it
+                return Err(e);
+            }
+            folder_sync.sync(folder)
+        };
+        match create() {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(StoreError::AlreadyExists { key: key.clone() }),
             Err(e) => Err(failed("create", &path, &e)),
-        }
-    }
-
-    fn publish(&self, unfinished: &Path, path: &Path) -> io::Result<()> {
-        let folder = path.parent().expect("a key has a part below the root");
-        let mut attempt = 1;
-        loop {
-            let linked = self.ensure_folder(folder).and_then(|()| fs::hard_link(unfinished, path));
-            match linked {
-                // A delete may have removed the folder as empty.
-                Err(e) if e.kind() == ErrorKind::NotFound && attempt < FOLDER_ATTEMPTS_MAX => attempt += 1,
-                Err(e) => return Err(e),
-                Ok(()) => return sync_folder(folder),
-            }
         }
     }
 
@@ -242,44 +250,29 @@ impl Inner {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed("delete", &path, &e)),
             _ => {}
         }
-        let folder = path.parent().expect("a key has a part below the root");
-        let mut synced = self.synced_folders();
-        // Fails if the folder is not empty, which is as good.
-        if folder != self.root && fs::remove_dir(folder).is_ok() {
-            synced.remove(folder);
-        }
         Ok(())
     }
 
-    /// Adds the objects of the folder that keys with `below` (ending with a slash, or empty) are in.
-    fn list(&self, below: &str, filter: &Filter<'_>, out: &mut Vec<Listed>) -> io::Result<()> {
-        let mut entries = Vec::new();
-        let folder = match fs::read_dir(self.root.join(below)) {
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            folder => folder?,
-        };
-        for entry in folder {
+    /// Adds the objects of `folder`, `depth` levels below the root, whose keys match.
+    fn list(&self, folder: &Path, depth: usize, filter: &Filter<'_>, out: &mut Vec<Listed>) -> io::Result<()> {
+        for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            if !name.starts_with('.') {
-                let slash = if entry.file_type()?.is_dir() { "/" } else { "" };
-                entries.push((format!("{below}{name}{slash}"), entry));
-            }
-        }
-        entries.sort_by(|a, b| a.0.cmp(&b.0)); // with the slash, folders sort where their keys do
-        for (name, entry) in entries {
-            if out.len() == LIST_LEN_MAX {
-                break;
-            }
-            if name.ends_with('/') {
-                if filter.folder_matters(&name) {
-                    self.list(&name, filter, out)?;
+            let path = entry.path();
+            let Some(name) = path.strip_prefix(&self.root).ok().and_then(Path::to_str) else { continue };
+            if entry.file_type()?.is_dir() {
+                if depth < FOLDERS_MAX && filter.folder_matters(&format!("{name}/")) {
+                    self.list(&path, depth + 1, filter, out)?;
                 }
-            } else if filter.key_matches(&name) {
-                let Ok(metadata) = entry.metadata() else { continue }; // deleted meanwhile
-                let len = metadata.len().saturating_sub(TRAILER_LEN as u64);
-                out.push(Listed { key: ObjectKey::new(name), len, last_modified_ms: modified_ms(&metadata) });
+                continue;
             }
+            let key = name.replace(SLASH, "/");
+            let unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED_PREFIX);
+            if unfinished || !filter.key_matches(&key) {
+                continue;
+            }
+            let Ok(metadata) = entry.metadata() else { continue }; // deleted meanwhile
+            let len = metadata.len().saturating_sub(TRAILER_LEN as u64);
+            out.push(Listed { key: ObjectKey::new(key), len, last_modified_ms: modified_ms(&metadata) });
         }
         Ok(())
     }
@@ -341,7 +334,9 @@ impl ObjectStore for LocalStore {
         self.run(move |inner| {
             let mut out = Vec::new();
             let filter = Filter { prefix: &prefix, start_after: &start_after };
-            inner.list("", &filter, &mut out).map_err(|e| failed("list", &inner.root, &e))?;
+            inner.list(&inner.root, 0, &filter, &mut out).map_err(|e| failed("list", &inner.root, &e))?;
+            out.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+            out.truncate(LIST_LEN_MAX);
             Ok(out)
         })
         .await
@@ -357,8 +352,12 @@ mod tests {
     async fn behaves_like_an_object_store() {
         let folder = tempfile::tempdir().unwrap();
         conformance::run(&LocalStore::open(folder.path()).unwrap()).await;
-        let left = fs::read_dir(folder.path().join(UNFINISHED_FOLDER)).unwrap().count();
-        assert_eq!(left, 0, "temporary files are removed");
+        for part in ["n", "race"] {
+            let left = fs::read_dir(folder.path().join(part)).unwrap();
+            let left: Vec<_> =
+                left.map(|e| e.unwrap().file_name()).filter(|n| n.to_str().unwrap().starts_with('.')).collect();
+            assert!(left.is_empty(), "temporary files are removed: {left:?}");
+        }
     }
 
     #[tokio::test]
@@ -367,7 +366,7 @@ mod tests {
         let store = LocalStore::open(folder.path()).unwrap();
         let payload = Payload::new(vec![Bytes::from_static(b"abc"), Bytes::from_static(b"def")], 9);
         store.create(&key("a/b/c"), &payload).await.unwrap();
-        let leftover = folder.path().join(UNFINISHED_FOLDER).join("00ff");
+        let leftover = folder.path().join("a/b/.00ff");
         fs::write(&leftover, b"half").unwrap();
         let store = LocalStore::open(folder.path()).unwrap();
         assert!(!leftover.exists());
@@ -400,20 +399,19 @@ mod tests {
     async fn keys_cannot_leave_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         let store = LocalStore::open(folder.path().join("root")).unwrap();
-        for name in ["../x", "a/../../x", "/etc/x", "a//b", ".unfinished/x", ""] {
+        for name in ["../x", "a/../../x", "/etc/x", "a//b", ".x", "a/b/.x", "a/b/c+d", ""] {
             let result = store.create(&key(name), &Payload::new(vec![], 1)).await;
             assert!(matches!(result, Err(StoreError::Refused { .. })), "{name}: {result:?}");
         }
     }
 
     #[tokio::test]
-    async fn empty_folders_go_and_come_back() {
+    async fn a_deep_key_is_one_file_in_its_second_folder() {
         let folder = tempfile::tempdir().unwrap();
         let store = LocalStore::open(folder.path()).unwrap();
-        for _ in 0..3 {
-            store.create(&key("wal/1/a"), &Payload::new(vec![], 1)).await.unwrap();
-            store.delete(&[key("wal/1/a")]).await.unwrap();
-            assert!(!folder.path().join("wal/1").exists());
-        }
+        store.create(&key("ns/wal/0a/1-2/3.kfs"), &Payload::new(vec![], 1)).await.unwrap();
+        assert!(folder.path().join("ns/wal/0a+1-2+3.kfs").is_file());
+        let listed = store.list("ns/wal/0a/", None).await.unwrap();
+        assert_eq!(listed[0].key, key("ns/wal/0a/1-2/3.kfs"));
     }
 }
