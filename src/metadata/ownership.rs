@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Partitions claimed in one transaction: two operations each (compare and put), below etcd's 128.
 pub const CLAIMS_PER_TXN: usize = 60;
 
+/// A partition's ownership with the revision it was read at.
+pub type StoredPartition = (PartitionValue, Revision);
+
 /// Why ownership could not be changed or kept.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OwnershipError {
@@ -213,15 +216,12 @@ impl Ownership {
     }
 
     /// Partitions' ownership as stored now, those never claimed left out.
-    pub async fn partitions(&self) -> Result<BTreeMap<PartitionKey, (PartitionValue, Revision)>, OwnershipError> {
+    pub async fn partitions(&self) -> Result<BTreeMap<PartitionKey, StoredPartition>, OwnershipError> {
         let (entries, _) = self.store.get_prefix(&self.keys.partitions()).await?;
         entries.iter().filter_map(|e| self.decode_partition(e).transpose()).collect()
     }
 
-    fn decode_partition(
-        &self,
-        entry: &Entry,
-    ) -> Result<Option<(PartitionKey, (PartitionValue, Revision))>, OwnershipError> {
+    fn decode_partition(&self, entry: &Entry) -> Result<Option<(PartitionKey, StoredPartition)>, OwnershipError> {
         match self.keys.parse(&entry.key) {
             Some(super::keys::ParsedKey::Partition(key)) => {
                 Ok(Some((key, (model::decode(entry)?, entry.mod_revision))))
@@ -236,7 +236,7 @@ impl Ownership {
     pub async fn claim(
         &self,
         registration: &Registration,
-        partitions: &[(PartitionKey, Option<(PartitionValue, Revision)>)],
+        partitions: &[(PartitionKey, Option<StoredPartition>)],
     ) -> Result<Option<Vec<(PartitionKey, PartitionValue)>>, OwnershipError> {
         assert!(partitions.len() <= CLAIMS_PER_TXN);
         let me = registration.writer;

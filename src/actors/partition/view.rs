@@ -197,7 +197,8 @@ impl PartitionView {
         let mut bytes = 0;
         for batch in log.tail.range(first..) {
             let fits = bytes + batch.byte_len() <= bytes_max;
-            if !fits && !(batches.is_empty() && at_least_one) {
+            let must_have = batches.is_empty() && at_least_one;
+            if !fits && !must_have {
                 break;
             }
             bytes += batch.byte_len();
