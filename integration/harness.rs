@@ -59,10 +59,15 @@ pub fn tool(name: &str) -> PathBuf {
 pub struct TestDir(Option<TempDir>);
 
 impl TestDir {
-    /// A new folder; `name` is part of its name.
+    /// A new folder where temporary files go; `name` is part of its name.
     pub fn new(name: &str) -> Self {
+        Self::new_in(name, &std::env::temp_dir())
+    }
+
+    /// A new folder below `parent`.
+    pub fn new_in(name: &str, parent: &Path) -> Self {
         let prefix = format!("kafscale-{name}-");
-        Self(Some(tempfile::Builder::new().prefix(&prefix).tempdir().expect("temporary folder")))
+        Self(Some(tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).expect("temporary folder")))
     }
 
     /// The folder.
@@ -438,7 +443,11 @@ impl Stack {
     /// Starts everything and waits until the broker is ready. `envs` are further `KAFSCALE_*` variables; the proxy starts
     /// without latency and faults.
     pub async fn start(name: &str, backend: Backend, envs: &[(&str, &str)]) -> Self {
-        let dir = TestDir::new(name);
+        Self::start_in(TestDir::new(name), backend, envs).await
+    }
+
+    /// The same with data and logs in `dir`.
+    pub async fn start_in(dir: TestDir, backend: Backend, envs: &[(&str, &str)]) -> Self {
         let mut all: Vec<(&str, String)> = envs.iter().map(|(k, v)| (*k, v.to_string())).collect();
         let log = dir.path().join("broker.log");
         if backend == Backend::Dev {

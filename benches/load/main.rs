@@ -18,10 +18,11 @@ mod producer;
 
 use clap::Parser;
 use client::{Batch, Client};
-use harness::{Backend, Stack};
+use harness::{Backend, Stack, TestDir};
 use hdrhistogram::Histogram;
 use kafscale::clock::monotonic;
 use producer::{Load, Meter, VALUE_BYTES};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -131,7 +132,11 @@ async fn measure(args: &Args, store: Store, workload: Workload, interval_ms: u64
     let interval = interval_ms.to_string();
     let mut envs = vec![("KAFSCALE_FLUSH_INTERVAL_MS", interval.as_str())];
     envs.extend(args.env.iter().map(|e| e.split_once('=').expect("--env takes NAME=VALUE")));
-    let mut stack = Stack::start("bench", backend, &envs).await;
+    // The disk below the S3 server and etcd is not what is measured; that of the embedded store is.
+    let memory = Path::new("/dev/shm");
+    let in_memory = backend == Backend::S3 && memory.is_dir();
+    let dir = if in_memory { TestDir::new_in("bench", memory) } else { TestDir::new("bench") };
+    let mut stack = Stack::start_in(dir, backend, &envs).await;
     if let Some(profile) = [(Store::Std, "std"), (Store::Express, "express")].iter().find(|(s, _)| *s == store) {
         stack.proxy().set(&format!("profile={}", profile.1)).await;
     }
