@@ -6,7 +6,7 @@
 
 use crate::actors::compactor::{Maintenance, MaintenanceError, MaintenanceLimits};
 use crate::actors::context::NodeContext;
-use crate::actors::recovery::{RecoveryError, Seed, replay};
+use crate::actors::recovery::{RecoveryError, Seed, WriterLog, replay};
 use crate::ids::{LeaderEpoch, PartitionIndex, PartitionKey, TopicId, WriterId};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::model::{self, PartitionValue, TopicValue, WriterState, WriterValue};
@@ -54,8 +54,7 @@ pub async fn start(
     wanted.extend(stored.map(|(key, found)| (key, Some(found))));
     let mut mine: Vec<Found> = wanted.into_iter().filter(|(_, found)| claimable(found, &sealed)).collect();
     let (_, revision) = context.metadata.get_prefix(&context.keys.cluster()).await?;
-    let needed = needed_writers(&mine, &sealed);
-    let logs = context.load_logs(&needed, revision).await?;
+    let logs = load_needed(context, &mine, &sealed, revision).await?;
     let mut seeds = Vec::with_capacity(mine.len());
     for (key, found) in &mut mine {
         let epoch = LeaderEpoch(found.as_ref().map_or(0, |(v, _)| v.epoch.0 + 1));
@@ -69,10 +68,11 @@ pub async fn start(
     let covered = |key: PartitionKey| values.contains_key(&key) || tombstones.contains(&key.topic);
     let whole: Vec<_> = logs.values().filter(|log| log.partitions().all(covered)).collect();
     let mut maintenance = Maintenance::new(context.clone(), limits, &whole);
+    let predecessors = logs.len();
     drop(logs);
     maintenance.checkpoint(&seeds).await?;
     forget_unneeded(context, &sealed).await?;
-    tracing::info!(partitions = seeds.len(), writer = %me, predecessors = needed.len(), "partitions taken over");
+    tracing::info!(partitions = seeds.len(), writer = %me, predecessors, "partitions taken over");
     for seed in seeds {
         let value = values[&seed.key].clone();
         context.lead(seed, value).await;
@@ -136,9 +136,30 @@ fn claimable(found: &Option<(PartitionValue, Revision)>, sealed: &BTreeMap<Write
     }
 }
 
-fn needed_writers(mine: &[Found], sealed: &BTreeMap<WriterId, WriterValue>) -> BTreeMap<WriterId, WriterValue> {
-    let named = mine.iter().filter_map(|(_, f)| f.as_ref()).flat_map(|(v, _)| v.history.iter());
-    named.filter_map(|w| sealed.get(w).map(|v| (*w, v.clone()))).collect()
+/// Loads the logs of `mine`'s writers, newest first, and older ones only for partitions that no newer checkpoint includes:
+/// what is older than a checkpoint may be deleted already.
+async fn load_needed(
+    context: &NodeContext,
+    mine: &[Found],
+    sealed: &BTreeMap<WriterId, WriterValue>,
+    revision: i64,
+) -> Result<BTreeMap<WriterId, WriterLog>, RecoveryError> {
+    let mut logs: BTreeMap<WriterId, WriterLog> = BTreeMap::new();
+    loop {
+        let mut wanted = BTreeMap::new();
+        for (key, found) in mine {
+            let history = found.as_ref().map_or(&[][..], |(v, _)| &v.history[..]);
+            let newest_first = || history.iter().rev();
+            let included = newest_first().position(|w| logs.get(w).is_some_and(|log| log.includes(key)));
+            let next = newest_first().take(included.unwrap_or(history.len())).find(|w| !logs.contains_key(*w));
+            // Replaying says so if the value of a writer that is needed is gone.
+            wanted.extend(next.and_then(|w| sealed.get(w).map(|value| (*w, value.clone()))));
+        }
+        if wanted.is_empty() {
+            return Ok(logs);
+        }
+        logs.extend(context.load_logs(&wanted, revision).await?);
+    }
 }
 
 /// Claims all of `found`; their present owners are sealed, so that only a newer process of this broker can interfere.

@@ -233,6 +233,11 @@ impl WriterLog {
         objects.chain(tails).chain(self.checkpoint_key.clone()).chain(self.uncommitted.iter().cloned())
     }
 
+    /// True if the log's checkpoint includes the partition: no older log is needed for it.
+    pub fn includes(&self, key: &PartitionKey) -> bool {
+        self.partitions.contains_key(key)
+    }
+
     /// Garbage that the log's checkpoint had not deleted yet.
     pub fn garbage(&self) -> &[GarbageRecord] {
         &self.garbage
