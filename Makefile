@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools chaos chaos-faults cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-faults cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,10 @@ test-tools: ## Test our own Go tools
 
 # Long proofs run the release program; sizes are variables, for example `make chaos KILLS=1000 BACKEND=s3`.
 PROOF = @scripts/setup.sh test && KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --release --locked --test integration -- --nocapture
+
+sim: export SEEDS ?= 1000
+sim: ## Simulate faults and crashes under paused time (SEEDS=1000, SEED=)
+	$(PROOF) sim::
 
 chaos: export KILLS ?= 100
 chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
