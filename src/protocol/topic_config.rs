@@ -356,6 +356,22 @@ mod tests {
     }
 
     #[test]
+    fn the_documentation_has_every_config_and_api() {
+        let page = include_str!("../../docs/kafka-protocol.md");
+        for def in TOPIC_CONFIGS {
+            let default = if def.default.is_empty() { "empty".to_owned() } else { format!("`{}`", def.default) };
+            let row = format!("| `{}` | {default} | {} |", def.name, def.doc);
+            assert!(page.contains(&row), "docs/kafka-protocol.md lacks: {row}");
+        }
+        assert_eq!(page.lines().filter(|l| l.starts_with("| `")).count(), TOPIC_CONFIGS.len());
+        for api in crate::protocol::api::APIS {
+            let versions = if api.min == api.max { api.min.to_string() } else { format!("{}-{}", api.min, api.max) };
+            let row = format!("| {:?} | {versions} |", api.key);
+            assert!(page.contains(&row), "docs/kafka-protocol.md lacks: {row}");
+        }
+    }
+
+    #[test]
     fn no_overrides_are_the_defaults_of_the_table() {
         assert_eq!(TopicConfig::from(&BTreeMap::new()), TopicConfig::default());
         let all: BTreeMap<_, _> = TOPIC_CONFIGS.iter().map(|d| (d.name.to_owned(), d.default.to_owned())).collect();
