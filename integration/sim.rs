@@ -396,7 +396,7 @@ async fn simulate(seed: u64) -> (usize, u64) {
 }
 
 async fn check(world: &World, last: &Process) {
-    let acked = world.acked.borrow();
+    let acked = world.acked.borrow().clone();
     let mut seen = HashSet::new();
     for partition in 0..PARTITIONS {
         let found = last.context.directory.get(&world.key(partition)).expect("led");
