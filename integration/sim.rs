@@ -52,6 +52,8 @@ const PRODUCERS: u64 = 3;
 const LIVES: u64 = 5;
 /// Unacked batches of a producer in a partition.
 const IN_FLIGHT_MAX: usize = 5;
+/// How long a start or a step of maintenance may take: with slow stores thousands of objects are read at their pace.
+const PATIENCE: Duration = Duration::from_secs(6 * 3_600);
 /// How long a client waits for an ack before it sends again.
 const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -159,14 +161,14 @@ impl Process {
             };
             set.run_until(run).await;
         });
-        match tokio::time::timeout(Duration::from_secs(600), wait).await {
+        match tokio::time::timeout(PATIENCE, wait).await {
             Ok(Ok(Ok((context, maintenance, dead)))) => Ok(Self { context, maintenance, dead, thread }),
             Ok(Ok(Err(error))) => {
                 thread.abort();
                 Err(error)
             }
             Ok(Err(_)) => Err(format!("the process panicked: {:?}", thread.await.err())),
-            Err(_) => panic!("a process did not start within ten minutes"),
+            Err(_) => panic!("a process did not start within {PATIENCE:?}"),
         }
     }
 }
@@ -294,7 +296,7 @@ async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64) {
                 }
             }
         }
-        tokio::time::sleep(Duration::from_millis(random.below(40))).await;
+        tokio::time::sleep(Duration::from_millis(random.below(150))).await;
     }
 }
 
@@ -329,7 +331,7 @@ async fn life(world: &Rc<World>, random: &mut Rng, zombies: &mut Vec<Process>) {
                 _ => {}
             }
         };
-        tokio::time::timeout(Duration::from_secs(600), step).await.expect("maintenance hangs");
+        tokio::time::timeout(PATIENCE, step).await.expect("maintenance hangs");
     }
     zombies.retain(|_| random.below(2) == 0);
     if random.below(2) == 0 {
@@ -439,6 +441,10 @@ fn seeds() {
     let seeds = size("SEEDS", 30);
     let first = size("SEED", kafscale::rng::u64() >> 40);
     eprintln!("simulation: SEEDS={seeds} SEED={first}");
+    if seeds == 1 {
+        // One seed is being looked into.
+        tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).init();
+    }
     let (mut acked, mut sent) = (0, 0);
     for seed in first..first + seeds {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
