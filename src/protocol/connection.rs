@@ -40,6 +40,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Requests whose decoded form is estimated above this take a permit for it. Bytes.
 const DECODED_FREE_MAX: usize = 256 * 1024;
+/// Reply bytes that may wait on a connection while the process is crowded.
+const CROWDED_REPLY_BYTES_MAX: usize = 256 * 1024;
 /// Replies are gathered into one write up to about this many bytes.
 const WRITE_BATCH_LEN: usize = 1 << 20;
 /// How often the watchdog looks at a connection that owes something, and at one that does not.
@@ -66,6 +68,11 @@ impl Edge {
     pub fn new(limits: EdgeLimits) -> Self {
         let budget = RequestBudget::new(&limits);
         Self { limits, budget, stats: EdgeStats::default(), log: LogGate::default() }
+    }
+
+    /// True while a quarter of the reply bytes that may wait do wait: long before fetches have to wait.
+    pub fn is_crowded(&self) -> bool {
+        self.stats.reply_bytes.load(Ordering::Relaxed) > self.limits.reply_bytes_max / 4
     }
 }
 
@@ -267,8 +274,7 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
 
     async fn wait_for_room(&self) {
         let limits = &self.edge.limits;
-        while self.in_flight.get() >= limits.connection_inflight_max
-            || self.reply_bytes.get() > limits.connection_reply_bytes_max
+        while self.in_flight.get() >= limits.connection_inflight_max || self.reply_bytes.get() > self.reply_bytes_max()
         {
             self.progress.enter(Phase::Waiting);
             self.room.notified().await;
@@ -312,6 +318,13 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
         self.push(header.correlation_id, tagged_header, state, [Some(frame.permit), decoded]);
         // Nothing after a request that closes the connection is served; the writer ends it in its turn.
         if closes { std::future::pending().await } else { Ok(()) }
+    }
+
+    /// Reply bytes that may wait on this connection; few while the process is crowded, so that those who do not read
+    /// cannot take what is left.
+    fn reply_bytes_max(&self) -> usize {
+        let max = self.edge.limits.connection_reply_bytes_max;
+        if self.edge.is_crowded() { max.min(CROWDED_REPLY_BYTES_MAX) } else { max }
     }
 
     /// Fetch is what makes replies much larger than requests: none is started while more than `reply_bytes_max` wait.

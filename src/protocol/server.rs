@@ -96,12 +96,15 @@ fn listener(addr: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 /// flight finish within the configured time, and returns when the connections are closed. Call it inside a `LocalSet`
 /// (an arbiter has one).
 pub async fn serve(listener: TcpListener, context: Arc<EdgeContext>, shutdown: CancellationToken) -> io::Result<()> {
+    let shared = context.clone();
+    let crowded: Rc<dyn Fn() -> bool> = Rc::new(move || shared.edge.is_crowded());
     let make = |peer| {
         HandlerDispatch(Rc::new(ConnectionContext {
             broker: context.broker.clone(),
             peer,
             advertised: context.advertised.clone(),
             sessions: context.sessions.clone(),
+            crowded: crowded.clone(),
         }))
     };
     serve_with(listener, EdgeRef(context.clone()), shutdown, make).await

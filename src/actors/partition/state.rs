@@ -13,9 +13,9 @@ use crate::protocol::batch::{BatchHeader, StoredBatch};
 use std::collections::{BTreeMap, VecDeque};
 
 /// After an append was refused, a producer that is not known must begin at sequence 0 for this long, ms: its first batch
-/// may be among the refused ones, and accepting the next would put it before the retry of the first. As long as clients
-/// retry by default (`delivery.timeout.ms`).
-const ORDER_DOUBT_MS: i64 = 120_000;
+/// may be among the refused ones, and accepting the next would put it before the retry of the first. Long enough for
+/// what was in flight behind the refused batch; after it, clients send the refused one first.
+const ORDER_DOUBT_MS: i64 = 5_000;
 
 /// Something that happened to the partition.
 #[derive(Debug)]

@@ -34,6 +34,8 @@ use tokio::time::Instant;
 
 /// Most bytes of one response (Kafka's `fetch.max.bytes` of the broker).
 const RESPONSE_BYTES_MAX: i32 = 55 * 1024 * 1024;
+/// The same while replies of the process wait for slow peers.
+const CROWDED_BYTES_MAX: i32 = 512 << 10;
 /// Reads from the object store that one request has in flight.
 const COLD_READS_MAX: usize = 8;
 /// How long a read from the object store is waited for even when the client's wait is shorter: a client that does not
@@ -95,7 +97,7 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     let mut fetch = Fetch {
         slots,
         bytes_min: i64::from(min_bytes.min(RESPONSE_BYTES_MAX)),
-        bytes_max: max_bytes.clamp(0, RESPONSE_BYTES_MAX) as usize,
+        bytes_max: max_bytes.clamp(0, if (ctx.crowded)() { CROWDED_BYTES_MAX } else { RESPONSE_BYTES_MAX }) as usize,
         deadline: received + Duration::from_millis(max_wait_ms.max(0) as u64),
     };
     fetch.run(&ctx).await;

@@ -55,7 +55,6 @@ pub enum Reply {
 }
 
 /// What handlers know about the connection and the process.
-#[derive(Debug)]
 pub struct ConnectionContext {
     /// The broker.
     pub broker: Arc<crate::broker::Broker>,
@@ -65,6 +64,9 @@ pub struct ConnectionContext {
     pub advertised: (String, u16),
     /// Incremental fetch sessions of this process.
     pub sessions: Arc<fetch_session::SessionCache>,
+    /// True while replies of the process wait for slow peers: fetches are then answered with less, so that those who do
+    /// not read hold little and nobody has to wait for them.
+    pub crowded: Rc<dyn Fn() -> bool>,
 }
 
 /// Starts the handler of `request`.

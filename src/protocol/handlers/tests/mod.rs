@@ -136,7 +136,8 @@ impl Bed {
         });
         let advertised = ("broker-1".to_owned(), 9092);
         let peer = ([127, 0, 0, 1], 40_000).into();
-        let ctx = ConnectionContext { broker, peer, advertised, sessions: Arc::new(SessionCache::default()) };
+        let sessions = Arc::new(SessionCache::default());
+        let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded: Rc::new(|| false) };
         Self { ctx: Rc::new(ctx), partitions }
     }
 
