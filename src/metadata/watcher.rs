@@ -5,8 +5,8 @@
 //! for a change that one has just made oneself.
 
 use super::image::ClusterImage;
-use super::keys::Keys;
-use super::{MetadataStore, Revision};
+use super::keys::{Keys, ParsedKey};
+use super::{Entry, MetadataStore, Revision, WatchEvent};
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -85,6 +85,11 @@ pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
     let mut events = Vec::new();
     let mut warned = HashSet::new();
     while watch.recv_many(&mut events, BATCH_EVENTS_MAX).await > 0 {
+        // A writer's head moves with every flush and is no part of the image: not worth a copy, nor waking anybody.
+        events.retain(|event| !is_head(&keys, event));
+        if events.is_empty() {
+            continue;
+        }
         let mut image = ClusterImage::clone(&feed.image.load());
         for event in events.drain(..) {
             for warning in image.apply(&keys, event) {
@@ -95,6 +100,15 @@ pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
         }
         crate::failpoint::hit("watcher.publish");
         feed.publish(image);
+    }
+}
+
+fn is_head(keys: &Keys, event: &WatchEvent) -> bool {
+    match event {
+        WatchEvent::Put(Entry { key, .. }) | WatchEvent::Delete { key, .. } => {
+            matches!(keys.parse(key), Some(ParsedKey::Writer(_)))
+        }
+        WatchEvent::Snapshot { .. } => false,
     }
 }
 

@@ -21,7 +21,6 @@ use crate::broker::Broker;
 use crate::ids::{Offset, PartitionKey, Seq};
 use crate::metadata::model::{CheckpointRef, WriterState};
 use crate::metadata::{MetadataError, Op, TXN_OPS_MAX, Txn};
-use crate::protocol::topic_config::TopicConfig;
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, RawExtent, SegmentHeader};
 use crate::storage::{ObjectKey, StoreError};
@@ -38,8 +37,10 @@ use tokio::time::Instant;
 /// Cadence and bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct MaintenanceLimits {
-    /// Flushes after which a checkpoint is due: bounds the replay of a successor.
+    /// Flushes after which a checkpoint is due: bounds the requests of a successor's replay.
     pub checkpoint_flushes: u64,
+    /// Batches after which a checkpoint is due: bounds the memory of a successor's replay.
+    pub checkpoint_batches: u64,
     /// Time after which a checkpoint is due if anything was flushed.
     pub checkpoint_every: Duration,
     /// Time between looks at merging and retention.
@@ -54,6 +55,7 @@ impl Default for MaintenanceLimits {
     fn default() -> Self {
         Self {
             checkpoint_flushes: 512,
+            checkpoint_batches: 400_000,
             checkpoint_every: Duration::from_secs(300),
             look_every: Duration::from_secs(15),
             garbage_age_ms: 3_600_000,
@@ -93,6 +95,7 @@ pub struct Maintenance {
     garbage: Vec<GarbageRecord>,
     last: Option<CheckpointRef>,
     last_at: Instant,
+    last_batches: u64,
 }
 
 impl Maintenance {
@@ -102,7 +105,7 @@ impl Maintenance {
         let known = logs.iter().flat_map(|log| log.known_objects()).collect();
         let garbage = logs.iter().flat_map(|log| log.garbage()).cloned().collect();
         let last_at = context.clock.monotonic();
-        Self { context, limits, known, garbage, last: None, last_at }
+        Self { context, limits, known, garbage, last: None, last_at, last_batches: 0 }
     }
 
     /// Writes a checkpoint of all owned partitions and of `seeds`, which are claimed but not led yet, and points the
@@ -112,6 +115,7 @@ impl Maintenance {
         let registration = &context.registration;
         // Before the snapshots: partitions have applied at least this much when they answer.
         let seq = Seq(context.stats.head.load(Ordering::Acquire));
+        let batches = context.stats.flushed_batches.load(Ordering::Relaxed);
         let mut table = ObjectTable::default();
         let mut partitions: Vec<_> = seeds.iter().map(|s| s.checkpoint(&mut table)).collect();
         for (key, owned) in context.owned_partitions() {
@@ -156,6 +160,7 @@ impl Maintenance {
         self.garbage = checkpoint.garbage;
         self.last = Some(pointer);
         self.last_at = context.clock.monotonic();
+        self.last_batches = batches;
         Ok(())
     }
 
@@ -230,14 +235,29 @@ impl Maintenance {
         Ok(())
     }
 
-    /// The bytes of all runs' extents: from memory where the tail still has them, else one GET per small object or one
-    /// ranged GET per extent.
+    /// The bytes of all runs' extents: from memory where the tail still has them, else by as few GETs as make sense.
     async fn read_runs(&self, runs: &[Run]) -> Result<Vec<RawExtent>, MaintenanceError> {
-        let mut reads = Vec::new();
-        for run in runs {
-            reads.extend(run.extents.iter().map(|extent| read_extent(self.context.clone(), run.key, extent.clone())));
+        let mut raw = Vec::new();
+        let mut missing: BTreeMap<ObjectKey, Vec<(usize, Extent)>> = BTreeMap::new();
+        for (key, extent) in runs.iter().flat_map(|run| run.extents.iter().map(|e| (run.key, e))) {
+            let bytes = in_memory(&self.context, &key, extent);
+            if bytes.is_none() {
+                missing.entry(extent.object.key.clone()).or_default().push((raw.len(), extent.clone()));
+            }
+            let (source, leader_epoch) = (extent.object.key.clone(), extent.leader_epoch);
+            raw.push(RawExtent { source, key, leader_epoch, base: extent.base, bytes: bytes.unwrap_or_default() });
         }
-        Ok(futures::stream::iter(reads).buffered(READS_IN_FLIGHT_MAX).try_collect().await?)
+        let mut reads = Vec::new();
+        for (object, extents) in missing {
+            reads.extend(spans(extents).into_iter().map(|span| read_span(self.context.clone(), object.clone(), span)));
+        }
+        let mut done = futures::stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
+        while let Some(parts) = done.try_next().await? {
+            for (place, bytes) in parts {
+                raw[place].bytes = bytes;
+            }
+        }
+        Ok(raw)
     }
 
     /// Raises log starts as the topics' retention says.
@@ -247,7 +267,7 @@ impl Maintenance {
         let mut raises: Vec<(PartitionKey, Offset)> = Vec::new();
         for partition in self.context.directory.all() {
             let Some(topic) = image.topic_by_id(partition.key.topic) else { continue };
-            let config = TopicConfig::from(&topic.value.configs);
+            let config = &topic.config;
             if !config.delete {
                 continue;
             }
@@ -350,16 +370,40 @@ impl Maintenance {
     }
 }
 
-async fn read_extent(context: Arc<NodeContext>, key: PartitionKey, extent: Extent) -> Result<RawExtent, StoreError> {
-    let bytes = match in_memory(&context, &key, &extent) {
-        Some(bytes) => bytes,
-        None => {
-            let range = extent.position..extent.position + extent.len;
-            context.store.get_range(&extent.object.key, range).await?
+/// Extents of one object, by their places in the result, that are read with one GET.
+type Span = Vec<(usize, Extent)>;
+
+/// Groups extents of one object so that a GET returns at least half wanted bytes.
+fn spans(mut extents: Span) -> Vec<Span> {
+    extents.sort_by_key(|(_, e)| e.position);
+    let mut spans: Vec<Span> = Vec::new();
+    let (mut start, mut wanted) = (0, 0);
+    for (place, extent) in extents {
+        let end = extent.position + extent.len;
+        match spans.last_mut() {
+            Some(span) if 2 * (wanted + extent.len) >= end - start => {
+                wanted += extent.len;
+                span.push((place, extent));
+            }
+            _ => {
+                (start, wanted) = (extent.position, extent.len);
+                spans.push(vec![(place, extent)]);
+            }
         }
-    };
-    let source = extent.object.key.clone();
-    Ok(RawExtent { source, key, leader_epoch: extent.leader_epoch, base: extent.base, bytes })
+    }
+    spans
+}
+
+async fn read_span(
+    context: Arc<NodeContext>,
+    object: ObjectKey,
+    span: Span,
+) -> Result<Vec<(usize, bytes::Bytes)>, StoreError> {
+    let start = span.first().map_or(0, |(_, e)| e.position);
+    let end = span.last().map_or(0, |(_, e)| e.position + e.len);
+    let bytes = context.store.get_range(&object, start..end).await?;
+    let part = |e: &Extent| bytes.slice((e.position - start) as usize..(e.position - start + e.len) as usize);
+    Ok(span.iter().map(|(place, extent)| (*place, part(extent))).collect())
 }
 
 fn in_memory(context: &NodeContext, key: &PartitionKey, extent: &Extent) -> Option<bytes::Bytes> {
@@ -402,5 +446,29 @@ pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
 fn report(what: &str, outcome: Result<(), MaintenanceError>) {
     if let Err(error) = outcome {
         tracing::warn!(%error, what, "maintenance step failed; it is tried again");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::LeaderEpoch;
+
+    #[test]
+    fn a_get_returns_at_least_half_wanted_bytes() {
+        let object = Arc::new(ObjectRef { key: ObjectKey::new("o"), level: 0, len: 1_000, created_ms: 0 });
+        let extent = |position, len| Extent {
+            base: Offset(0),
+            next: Offset(1),
+            object: object.clone(),
+            position,
+            len,
+            max_timestamp: 0,
+            leader_epoch: LeaderEpoch(0),
+        };
+        let wanted = vec![(3, extent(900, 10)), (0, extent(0, 10)), (1, extent(20, 10)), (2, extent(41, 10))];
+        let places: Vec<Vec<usize>> = spans(wanted).iter().map(|s| s.iter().map(|(p, _)| *p).collect()).collect();
+        assert_eq!(places, [vec![0, 1, 2], vec![3]]);
+        assert!(spans(Vec::new()).is_empty());
     }
 }

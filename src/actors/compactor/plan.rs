@@ -3,8 +3,10 @@
 //! Merging exists so that a reader of one partition does not read other partitions' bytes and so that small objects do
 //! not pile up. An extent of at least `small_bytes` reads well where it is and is never rewritten. Small extents of
 //! the WAL (level 0) are gathered into merged objects (level 1), or into a segment of their own (level 2) when one
-//! partition has enough of them; a partition's level-1 extents become a level-2 segment when they are large, many or
-//! old enough. Only neighbours in offset order are merged, so that an extent stays one run of bytes.
+//! partition has enough of them. A partition's level-1 extents become a level-2 segment when they are large or old
+//! enough; before that, [`TIER_FANOUT`] neighbours of about the same size are merged into one level-1 extent, again in
+//! objects shared by many partitions, so that neither requests nor the index grow with the number of slow partitions.
+//! Only neighbours in offset order are merged, so that an extent stays one run of bytes.
 
 use crate::actors::partition::view::Extent;
 use crate::ids::{Offset, PartitionKey};
@@ -24,8 +26,6 @@ pub struct MergeLimits {
     pub segment_bytes_min: u64,
     /// Greatest length of a segment of its own, bytes.
     pub segment_bytes_max: u64,
-    /// Level-1 extents of one partition that make a segment whatever their length.
-    pub merged_extents_max: usize,
     /// Age of a partition's oldest level-1 extent that makes a segment whatever its length, ms.
     pub merged_age_ms: i64,
 }
@@ -39,11 +39,13 @@ impl Default for MergeLimits {
             window_age_ms: 600_000,
             segment_bytes_min: 8 << 20,
             segment_bytes_max: 64 << 20,
-            merged_extents_max: 64,
             merged_age_ms: 6 * 3_600_000,
         }
     }
 }
+
+/// Level-1 extents of about the same size that are merged into one; also the ratio between sizes.
+pub const TIER_FANOUT: u64 = 8;
 
 /// A run of one partition's neighbouring extents.
 #[derive(Debug, Clone)]
@@ -94,14 +96,16 @@ pub fn small_runs(key: PartitionKey, extents: &[Extent], level: u8, small_bytes:
 /// What to write now, given all partitions' extents (each partition's in offset order). Empty when nothing is due.
 pub fn merges(partitions: &[(PartitionKey, Vec<Extent>)], limits: &MergeLimits, now_ms: i64) -> Vec<Merge> {
     let mut planned = Vec::new();
-    let mut wal: Vec<Run> = Vec::new();
+    let (mut wal, mut tiers): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
     for (key, extents) in partitions {
         wal.extend(small_runs(*key, extents, 0, limits.small_bytes, limits.segment_bytes_max));
         // A level-1 extent may be as large as a segment's minimum.
         for run in small_runs(*key, extents, 1, limits.segment_bytes_min, limits.segment_bytes_max) {
             let aged = now_ms - run.oldest_ms() >= limits.merged_age_ms;
-            if run.bytes() >= limits.segment_bytes_min || run.extents.len() >= limits.merged_extents_max || aged {
+            if run.bytes() >= limits.segment_bytes_min || aged {
                 planned.push(Merge::Segment(run));
+            } else {
+                tiers.extend(same_tier(run));
             }
         }
     }
@@ -110,18 +114,33 @@ pub fn merges(partitions: &[(PartitionKey, Vec<Extent>)], limits: &MergeLimits, 
     let oldest_ms = wal.iter().map(Run::oldest_ms).min().unwrap_or(now_ms);
     let due =
         bytes >= limits.window_bytes || count >= limits.window_extents || now_ms - oldest_ms >= limits.window_age_ms;
+    planned.extend(shared_objects(tiers, limits.window_bytes));
     if !due {
         return planned;
     }
-    let (own, mut shared): (Vec<_>, Vec<_>) = wal.into_iter().partition(|r| r.bytes() >= limits.segment_bytes_min);
+    let (own, shared): (Vec<_>, Vec<_>) = wal.into_iter().partition(|r| r.bytes() >= limits.segment_bytes_min);
     planned.extend(own.into_iter().map(Merge::Segment));
+    planned.extend(shared_objects(shared, limits.window_bytes));
+    planned
+}
+
+/// The first [`TIER_FANOUT`] or more neighbours of `run` that are of about the same size, if there are so many.
+fn same_tier(run: Run) -> Option<Run> {
+    let tier = |e: &Extent| e.len.max(1).ilog(TIER_FANOUT);
+    let mut groups = run.extents.chunk_by(|a, b| tier(a) == tier(b));
+    let group = groups.find(|g| g.len() as u64 >= TIER_FANOUT)?;
+    Some(Run { key: run.key, extents: group.to_vec() })
+}
+
+/// Packs runs into objects of at most `bytes_max`, each sorted by key with one run per partition.
+fn shared_objects(mut shared: Vec<Run>, bytes_max: u64) -> Vec<Merge> {
+    let mut planned = Vec::new();
     shared.sort_by_key(|r| (r.key, r.extents[0].base));
     let mut object: Vec<Run> = Vec::new();
     let mut object_bytes = 0;
     for run in shared {
-        // One run per partition and object: extents of an object are sorted by key.
         let repeats = object.last().is_some_and(|last| last.key == run.key);
-        if repeats || object_bytes + run.bytes() > limits.window_bytes {
+        if repeats || object_bytes + run.bytes() > bytes_max {
             planned.push(Merge::Merged(std::mem::take(&mut object)));
             object_bytes = 0;
         }
@@ -194,7 +213,6 @@ mod tests {
         window_age_ms: 10_000,
         segment_bytes_min: 500,
         segment_bytes_max: 2_000,
-        merged_extents_max: 4,
         merged_age_ms: 100_000,
     };
 
@@ -230,9 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn level_one_becomes_a_segment_by_size_count_or_age() {
-        let by_count = extents(&[(1, 10, 0); 4]);
-        assert_eq!(describe(&merges(&[(key(0), by_count)], &LIMITS, 0)), [(2, vec![(0, 4)])]);
+    fn level_one_is_merged_in_tiers_and_becomes_a_segment_by_size_or_age() {
+        let alike = extents(&[(1, 10, 0); 8]);
+        let planned = merges(&[(key(0), alike.clone()), (key(1), alike.clone())], &LIMITS, 0);
+        assert_eq!(describe(&planned), [(1, vec![(0, 8), (1, 8)])]);
+        assert!(merges(&[(key(0), alike[..7].to_vec())], &LIMITS, 0).is_empty());
+        let mut grown = vec![(1, 80, 0)];
+        grown.extend([(1, 10, 0); 8]);
+        let planned = merges(&[(key(0), extents(&grown))], &LIMITS, 0);
+        assert_eq!(describe(&planned), [(1, vec![(0, 8)])], "the large one is left alone");
         let by_size = extents(&[(1, 260, 0), (1, 250, 0)]);
         assert_eq!(describe(&merges(&[(key(0), by_size)], &LIMITS, 0)), [(2, vec![(0, 2)])]);
         let by_age = extents(&[(1, 10, 0)]);
