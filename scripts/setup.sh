@@ -12,11 +12,12 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 scope="${1:-test}"
 case "$scope" in build | test) ;; *) die "usage: $0 [build|test]" ;; esac
 
-# Lines of: program, the Debian package that brings it.
+# Lines of: program (or a file, with its path), the Debian package that brings it.
 build_programs='
 gcc gcc
 make make
 protoc protobuf-compiler
+/usr/include/google/protobuf/descriptor.proto libprotobuf-dev
 kcat kcat
 '
 test_programs='
@@ -30,7 +31,11 @@ python3 python3
 missing_packages() {
     local program package
     while read -r program package; do
-        if [ -n "$program" ] && ! command -v "$program" >/dev/null; then printf '%s ' "$package"; fi
+        case "$program" in
+        '') ;;
+        /*) [ -e "$program" ] || printf '%s ' "$package" ;;
+        *) command -v "$program" >/dev/null || printf '%s ' "$package" ;;
+        esac
     done
 }
 
