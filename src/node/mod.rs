@@ -359,7 +359,7 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
         segment_bytes: config.segment_bytes,
         interval_ms,
         linger_ms: 3,
-        stall_ms: 20,
+        stall_ms: 8,
         uploads_max: UPLOADS_MAX,
         burst: 4,
         cost_bounded: true,
