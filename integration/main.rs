@@ -19,6 +19,7 @@ mod harness;
 mod history;
 mod ledger;
 mod metadata;
+mod pressure;
 mod process;
 mod protocol;
 mod s3;

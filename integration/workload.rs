@@ -26,7 +26,7 @@ const BACKOFF: Duration = Duration::from_millis(50);
 pub const EXPECT: Expect = Expect { progress_ms_max: 60_000 };
 
 /// Codes after which real clients send the same batch again.
-const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 9, 13, 19, 20, 56, 89, 100];
+pub const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 9, 13, 19, 20, 56, 89, 100];
 /// Codes that promise that nothing was appended.
 const REFUSED: [i16; 3] = [10, 17, 87];
 

@@ -289,14 +289,19 @@ impl Flusher {
         self.answer_quiesced();
     }
 
+    /// The newest segment stays even where the tail may not be as long as one. It goes if it is much longer than a segment
+    /// should be: everything that had to wait while the store failed travels in one.
     fn evict_tails(&mut self) {
-        while self.tail_bytes > self.config.tail_bytes_max && self.tail.len() > 1 {
-            let share = self.tail.pop_front().expect("more than one");
+        let newest_bytes_max = self.config.tail_bytes_max.max(2 * self.config.limits.segment_bytes);
+        let bytes_max = |len: usize| if len > 1 { self.config.tail_bytes_max } else { newest_bytes_max };
+        while self.tail_bytes > bytes_max(self.tail.len()) {
+            let share = self.tail.pop_front().expect("what has bytes is there");
             self.tail_bytes -= share.bytes;
             for (port, end) in share.ends {
                 port.view.rearrange(|log| log.evict_tail(end));
             }
         }
+        self.config.stats.tail_bytes.store(self.tail_bytes, Ordering::Relaxed);
     }
 
     fn answer_quiesced(&mut self) {
