@@ -25,7 +25,7 @@ const IN_FLIGHT: usize = 5;
 const VALUE_BYTES: usize = (1 << 20) - 200;
 /// After this time the broker says that it does not know (code 7), and the batch is sent again beside the first.
 const TIMEOUT_MS: i32 = 3_000;
-/// Pause before a new connection.
+/// Pause before another try.
 const BACKOFF: Duration = Duration::from_millis(50);
 /// How long a producer may take to have everything answered at the end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
@@ -172,9 +172,9 @@ impl Shared {
                 code if RETRIABLE.contains(&code) => self.other_retries.fetch_add(1, Ordering::Relaxed),
                 code => return Err(ClientError::Malformed(format!("code {code}"))),
             };
-            if code == REFUSED && !stopping {
-                let throttle = u64::try_from(answer.throttle_time_ms).unwrap_or(0);
-                tokio::time::sleep(Duration::from_millis(throttle)).await;
+            if code != 0 && !stopping {
+                let throttle_ms = u64::try_from(answer.throttle_time_ms).unwrap_or(0);
+                tokio::time::sleep(BACKOFF.max(Duration::from_millis(throttle_ms))).await;
             }
         }
     }

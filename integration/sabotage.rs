@@ -5,7 +5,7 @@
 //! same load, seed and kills against the broker as it is.
 
 use crate::checker::{Kind, Report};
-use crate::harness::{Backend, Broker, Stack};
+use crate::harness::{Backend, Broker, Stack, size};
 use crate::workload::{Plan, Rng, Workload};
 use kafscale::cli::exit;
 use kafscale::sabotage::VARIABLE;
@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::process::Command;
 use std::time::Duration;
 
-/// Of load and moments.
+/// Of load and moments, unless `SEED` says otherwise.
 const SEED: u64 = 20;
 /// Most kills of any test here.
 const KILLS_MAX: u64 = 3;
@@ -35,8 +35,9 @@ async fn short_ledger(sabotage: Option<&str>, kills: u64) -> Verdict {
     let mut envs = vec![("KAFSCALE_FLUSH_INTERVAL_MS", "20")];
     envs.extend(sabotage.map(|name| (VARIABLE, name)));
     let mut stack = Stack::start(sabotage.unwrap_or("unbroken"), Backend::Dev, &envs).await;
-    let load = Workload::start(&stack.address(), Plan::new("broken", SEED)).await;
-    let mut rng = Rng(SEED);
+    let seed = size("SEED", SEED);
+    let load = Workload::start(&stack.address(), Plan::new("broken", seed)).await;
+    let mut rng = Rng(seed);
     for kill in 0..=kills {
         let acks = ACKS_BEFORE_KILL_MIN + rng.below(ACKS_BEFORE_KILL_MORE);
         if let Some(code) = ends_before(&mut stack.broker, load.wait_acks(acks)).await {
@@ -70,7 +71,6 @@ async fn ends_before(broker: &mut Broker, progress: impl Future<Output = ()>) ->
 }
 
 /// Asserts that the checker finds one of `kinds` in the history of a broker with this defect.
-#[cfg(debug_assertions)]
 async fn assert_rejected(sabotage: &str, kills: u64, kinds: &[Kind]) {
     match short_ledger(Some(sabotage), kills).await {
         Verdict::Judged(report, _) => {
