@@ -14,6 +14,7 @@ use crate::metadata::MetadataStore;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::PartitionValue;
 use crate::metadata::ownership::{Ownership, Registration};
+use crate::sabotage;
 use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use actix::Addr;
@@ -134,6 +135,7 @@ impl NodeContext {
     fn start(&self, seed: Seed, actor: ActorRef<Partition>) -> Partition {
         let key = seed.key;
         let refused = Arc::new(AtomicBool::new(true)); // by whoever was here before, if anybody
+        let seed = sabotage::started_from(seed);
         let partition = Partition::new(seed, self.flusher.clone(), self.budget.clone(), self.clock, refused.clone());
         let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone(), refused);
         self.directory.insert(PartitionRef { key, view: partition.view().clone(), sink: Arc::new(sink) });

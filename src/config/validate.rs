@@ -3,6 +3,7 @@
 use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
 use super::{Component, Environment, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, values};
 use crate::ids::BrokerId;
+use crate::sabotage;
 use clap::ArgMatches;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -79,7 +80,7 @@ impl Check {
     pub fn names(&mut self, component: Component, environment: &Environment) {
         let own = known_names(component);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("KAFSCALE_")) {
-            if own.contains(name) || is_service_link(name, value) {
+            if own.contains(name) || is_service_link(name, value) || sabotage::is_choice(name, value) {
                 continue;
             }
             if PLANNED.iter().any(|(planned, _)| planned == name) {

@@ -9,7 +9,7 @@ mod versions;
 
 use super::fetch_session::SessionCache;
 use super::{ConnectionContext, Reply, Request, dispatch};
-use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef};
+use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef, ValidBatch};
 use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, PartitionView};
 use crate::broker::{Broker, BrokerSettings, Directory};
 use crate::clock::{Clock, monotonic};
