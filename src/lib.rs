@@ -21,3 +21,4 @@ pub mod protocol;
 pub mod rng;
 pub mod storage;
 pub mod telemetry;
+pub mod trace;

@@ -11,9 +11,11 @@ use crate::actors::runtime::IoPool;
 use crate::ids::{Offset, PartitionKey};
 use crate::protocol::batch::StoredBatch;
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
+use crate::trace;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
+use tracing::{Instrument, Span};
 
 #[cfg(test)]
 mod tests;
@@ -60,6 +62,7 @@ struct Collected {
     bytes: usize,
     bytes_max: usize,
     at_least_one: bool,
+    spans_left: usize,
 }
 
 impl Collected {
@@ -80,6 +83,15 @@ impl Collected {
 
     fn bytes_left(&self) -> usize {
         self.bytes_max.saturating_sub(self.bytes)
+    }
+
+    /// The span of looking for a chunk in the cache.
+    fn span(&mut self, hit: bool, object: &ObjectKey, spec: &ChunkSpec) -> Span {
+        if self.spans_left == 0 {
+            return Span::none();
+        }
+        self.spans_left -= 1;
+        trace::cache(hit, object, spec.len)
     }
 }
 
@@ -121,7 +133,8 @@ impl LogReader {
         if from < view.log_start() || from > view.high_watermark() {
             return Err(ReadError::OutOfRange);
         }
-        let mut collected = Collected { batches: Vec::new(), bytes: 0, bytes_max, at_least_one };
+        let spans_left = trace::CACHE_SPANS_MAX;
+        let mut collected = Collected { batches: Vec::new(), bytes: 0, bytes_max, at_least_one, spans_left };
         let mut gets_left = 1 + self.limits.readahead_segments;
         let mut missing = None;
         loop {
@@ -184,7 +197,8 @@ impl LogReader {
         let object = &extent.object.key;
         let specs = self.cache.chunks_of(key, extent).await?;
         let spec = spec_at(object, &specs, at)?;
-        if !self.cache.has(object, spec) {
+        let hit = self.cache.has(object, spec);
+        if !hit {
             if *gets_left == 0 && !collected.batches.is_empty() {
                 return Ok(Step::Done);
             }
@@ -193,7 +207,7 @@ impl LogReader {
         if spec.base == at {
             self.read_ahead(key, extents, spec.next);
         }
-        let chunk = self.cache.chunk(object, spec).await?;
+        let chunk = self.cache.chunk(object, spec).instrument(collected.span(hit, object, spec)).await?;
         for batch in chunk.batches_from(at) {
             if !collected.take(batch) {
                 return Ok(Step::Done);

@@ -19,6 +19,7 @@ use crate::protocol::batch::StoredBatch;
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice::Splicer;
 use crate::storage::reader::ReadError;
+use crate::trace;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// Most bytes of one response (Kafka's `fetch.max.bytes` of the broker).
 const RESPONSE_BYTES_MAX: i32 = 55 * 1024 * 1024;
@@ -256,9 +258,14 @@ impl Fetch {
                 ready.push((i, high_watermark));
             }
         }
-        if !changed {
-            return;
+        if changed {
+            let span = trace::fetch_read(ready.len());
+            self.read(ctx, ready).instrument(span).await;
         }
+    }
+
+    /// Reads the partitions that are `ready`, up to their high watermarks.
+    async fn read(&mut self, ctx: &ConnectionContext, ready: Vec<(usize, Offset)>) {
         let mut budget = self.bytes_max;
         let mut nothing_yet = true;
         let mut cold: Vec<(usize, ColdRead)> = Vec::new();
@@ -304,7 +311,8 @@ fn read_cold(
     at_least_one: bool,
 ) -> ColdRead {
     let broker = ctx.broker.clone();
-    tokio::task::spawn_local(async move { broker.reader.read(&view, from, bytes_max, at_least_one).await })
+    let read = async move { broker.reader.read(&view, from, bytes_max, at_least_one).await };
+    tokio::task::spawn_local(read.in_current_span())
 }
 
 /// Builds the response; makes or updates the session with what it says.
@@ -331,6 +339,9 @@ fn respond(ctx: &ConnectionContext, version: i16, read_committed: bool, mode: Mo
             included = ctx.sessions.lock().update(id, &told);
             response.session_id = id;
         }
+    }
+    if let Some(code) = slots.iter().find_map(|s| s.outcome.error) {
+        trace::fail(&Span::current(), code, None);
     }
     if version >= 12 {
         add_leaders(ctx, version, &slots, &mut data, &mut response);

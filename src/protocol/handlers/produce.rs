@@ -13,6 +13,7 @@ use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::topic_name;
 use crate::protocol::validate::{self, BatchLimits, RejectedBatch};
+use crate::trace::{self, SpanLink};
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::TopicProduceData;
 use kafka_protocol::messages::produce_response::{
@@ -24,6 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 /// How long acks=1 is waited for. Kafka answers it without waiting for replicas, so its `timeout_ms` does not apply.
@@ -85,25 +87,43 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     };
     drop(request);
     let (acks, timeout_ms) = (body.acks, body.timeout_ms);
-    let image = ctx.broker.image.load_full();
-    let topics: Vec<_> = body.topic_data.into_iter().map(|t| append_topic(&ctx, &image, version, acks, t)).collect();
-    drop(image);
+    let span = Span::current();
+    let topics = trace::append(|| shape(&body)).in_scope(|| {
+        let image = ctx.broker.image.load_full();
+        let call = Call { ctx: &ctx, image: &image, version, acks, link: SpanLink::to(&span) };
+        body.topic_data.into_iter().map(|t| append_topic(&call, t)).collect::<Vec<_>>()
+    });
     if acks == 0 {
         let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
         return failed.map_or(Reply::None, |f| Reply::Close(format!("produce with acks=0 failed: {}", f.code)));
     }
     let wait = if acks == 1 { ACKS_ONE_WAIT } else { Duration::from_millis(timeout_ms.max(0) as u64).min(WAIT_MAX) };
-    respond(&ctx, version, topics, received + wait).await
+    let respond = respond(&ctx, version, topics, received + wait);
+    let (reply, failure) = respond.instrument(trace::await_flush()).await;
+    if let Some(code) = failure {
+        trace::fail(&span, code, None);
+    }
+    reply
 }
 
-fn append_topic(
-    ctx: &ConnectionContext,
-    image: &ClusterImage,
+/// Partitions of the request, and bytes of their batches.
+fn shape(body: &ProduceRequest) -> (usize, usize) {
+    let partitions = || body.topic_data.iter().flat_map(|t| &t.partition_data);
+    (partitions().count(), partitions().filter_map(|p| p.records.as_ref()).map(Bytes::len).sum())
+}
+
+/// What all appends of a request share.
+struct Call<'a> {
+    ctx: &'a ConnectionContext,
+    image: &'a ClusterImage,
     version: i16,
     acks: i16,
-    data: TopicProduceData,
-) -> TopicSlots {
-    let topic = find_topic(image, version, &data).and_then(|topic| match acks {
+    /// Leads to the request's span.
+    link: SpanLink,
+}
+
+fn append_topic(call: &Call<'_>, data: TopicProduceData) -> TopicSlots {
+    let topic = find_topic(call.image, call.version, &data).and_then(|topic| match call.acks {
         -1..=1 => Ok(topic),
         _ => Err(ErrorCode::InvalidRequiredAcks),
     });
@@ -111,7 +131,7 @@ fn append_topic(
         let index = partition.index;
         let key = topic.as_ref().ok().map(|t| common::partition_key(t, index));
         let append = match &topic {
-            Ok(topic) => append(ctx, topic, version, index, partition.records.unwrap_or_default()),
+            Ok(topic) => append(call, topic, index, partition.records.unwrap_or_default()),
             Err(code) => Err((*code).into()),
         };
         Slot { index, key, append }
@@ -129,22 +149,24 @@ fn find_topic<'a>(image: &'a ClusterImage, version: i16, data: &TopicProduceData
     })
 }
 
-fn append(
-    ctx: &ConnectionContext,
-    topic: &Topic,
-    version: i16,
-    index: i32,
-    records: Bytes,
-) -> Result<AppendReceiver, Failure> {
-    let partition = common::led(&ctx.broker, topic, index)?;
-    let limits = BatchLimits::new(&topic.config, version, ctx.broker.clock.wall_ms());
+fn append(call: &Call<'_>, topic: &Topic, index: i32, records: Bytes) -> Result<AppendReceiver, Failure> {
+    let broker = &call.ctx.broker;
+    let partition = common::led(broker, topic, index)?;
+    let limits = BatchLimits::new(&topic.config, call.version, broker.clock.wall_ms());
     let batch = validate::validate(&records, &limits)?;
-    Ok(partition.append(batch)?)
+    Ok(partition.append_linked(batch, call.link)?)
 }
 
-async fn respond(ctx: &ConnectionContext, version: i16, topics: Vec<TopicSlots>, deadline: Instant) -> Reply {
+/// The response, and the first error in it.
+async fn respond(
+    ctx: &ConnectionContext,
+    version: i16,
+    topics: Vec<TopicSlots>,
+    deadline: Instant,
+) -> (Reply, Option<ErrorCode>) {
     let mut response = ProduceResponse::default();
     let mut moved = BTreeSet::new();
+    let mut failure = None;
     for topic in topics {
         let mut partitions = Vec::with_capacity(topic.slots.len());
         for slot in topic.slots {
@@ -152,6 +174,7 @@ async fn respond(ctx: &ConnectionContext, version: i16, topics: Vec<TopicSlots>,
                 Ok(receiver) => outcome(receiver, deadline).await,
                 Err(failure) => Err(failure),
             };
+            failure = failure.or(outcome.as_ref().err().map(|f| f.code));
             if outcome.as_ref().is_err_and(|f| f.overloaded) {
                 response.throttle_time_ms = OVERLOAD_THROTTLE_MS;
             }
@@ -187,7 +210,7 @@ async fn respond(ctx: &ConnectionContext, version: i16, topics: Vec<TopicSlots>,
             })
             .collect();
     }
-    common::encode(&response, version)
+    (common::encode(&response, version), failure)
 }
 
 async fn outcome(receiver: AppendReceiver, deadline: Instant) -> Result<Appended, Failure> {
