@@ -13,6 +13,7 @@ use crate::protocol::batch::StoredBatch;
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
 use crate::trace;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
@@ -54,6 +55,16 @@ pub struct LogReader {
     readahead_permits: Arc<Semaphore>,
     /// Where the last read-ahead of a partition began, so that it is not repeated for each small read of a chunk.
     readahead_from: Mutex<HashMap<PartitionKey, Offset>>,
+    stats: ReaderStats,
+}
+
+/// Counters of reads below the tails, for metrics.
+#[derive(Debug, Default)]
+pub struct ReaderStats {
+    /// Chunks that were in the block cache.
+    pub hits: AtomicU64,
+    /// Chunks that were not.
+    pub misses: AtomicU64,
 }
 
 /// Batches collected so far by one read.
@@ -113,12 +124,18 @@ impl LogReader {
             limits,
             readahead_permits: Arc::new(Semaphore::new(READAHEAD_TASKS_MAX)),
             readahead_from: Mutex::default(),
+            stats: ReaderStats::default(),
         }
     }
 
     /// Bytes in the block cache, for metrics.
     pub fn cache_bytes_held(&self) -> u64 {
         self.cache.bytes_held()
+    }
+
+    /// Counters, for metrics.
+    pub fn stats(&self) -> &ReaderStats {
+        &self.stats
     }
 
     /// Whole batches, the first containing `from`, up to `bytes_max` (exceeded only by the first batch, and only if
@@ -204,6 +221,8 @@ impl LogReader {
             }
             *gets_left = gets_left.saturating_sub(1);
         }
+        let counted = if hit { &self.stats.hits } else { &self.stats.misses };
+        counted.fetch_add(1, Ordering::Relaxed);
         if spec.base == at {
             self.read_ahead(key, extents, spec.next);
         }

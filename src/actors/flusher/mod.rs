@@ -122,6 +122,8 @@ struct Slot {
     ports: Vec<(PartitionKey, Arc<Port>)>,
     bytes: u64,
     uploaded: Option<(SegmentIndex, Arc<ObjectRef>)>,
+    /// When its batches came.
+    arrivals: Arrivals,
     /// Ends when the slot is announced.
     span: Span,
 }
@@ -238,8 +240,10 @@ impl Flusher {
         let arrivals = std::mem::take(&mut self.arrivals);
         let age_us = arrivals.oldest_us().map_or(0, |since| self.now_us().saturating_sub(since));
         let shape = SegmentShape { seq: seq.0, bytes, batches, partitions: ports.len(), age_us };
+        stats.flush_bytes.record(bytes);
+        stats.flush_age.record(age_us);
         let span = trace::flush(shape, &arrivals.links);
-        self.slots.insert(seq, Slot { ports, bytes, uploaded: None, span: span.clone() });
+        self.slots.insert(seq, Slot { ports, bytes, uploaded: None, arrivals, span: span.clone() });
         let config = self.config.clone();
         self.spawn_io(async move {
             let (index, object) = upload(&config, seq, inputs, span).await?;
@@ -265,7 +269,9 @@ impl Flusher {
         let spans: Vec<Span> = spans.filter(|span| !span.is_disabled()).collect();
         let config = self.config.clone();
         self.spawn_io(async move {
+            let started = config.clock.monotonic();
             let (value, revision, fenced) = commit(&config, head, checkpoint).await?;
+            config.stats.commit.record_duration(started.elapsed());
             drop(spans);
             failpoint::hit("flusher.committing");
             flusher.do_send(CommitDone { head, value, revision });
@@ -293,6 +299,7 @@ impl Flusher {
 
     fn announce(&mut self, up_to: Seq) {
         let first = self.config.stats.head.load(Ordering::Relaxed) + 1;
+        let now_us = self.now_us();
         for seq in first..=up_to.0 {
             let slot = self.slots.remove(&Seq(seq)).expect("a committed slot was cut");
             let (index, object) = slot.uploaded.expect("a committed slot is durable");
@@ -304,12 +311,22 @@ impl Flusher {
                 ends.push((port, entry.next));
             }
             self.config.budget.committed(slot.bytes);
+            let durable = &self.config.stats.durable;
+            slot.arrivals.waits(now_us).for_each(|(wait_us, count)| durable.record_many(wait_us, count));
             self.tail_bytes += slot.bytes;
             self.tail.push_back(TailShare { bytes: slot.bytes, ends });
         }
         self.config.stats.head.store(up_to.0, Ordering::Release);
+        self.note_oldest(up_to.next());
         self.evict_tails();
         self.answer_quiesced();
+    }
+
+    /// Publishes when the oldest batch came that is not durable: in slot `first`, or else in the open segment.
+    fn note_oldest(&self, first: Seq) {
+        let arrivals = self.slots.get(&first).map_or(&self.arrivals, |slot| &slot.arrivals);
+        let since = arrivals.oldest_us().map(|us| self.origin + Duration::from_micros(us));
+        self.config.stats.oldest.set(since);
     }
 
     fn evict_tails(&mut self) {
@@ -428,6 +445,9 @@ impl Handler<Store> for Flusher {
     fn handle(&mut self, Store { port, batch, link }: Store, ctx: &mut Self::Context) {
         failpoint::hit("flusher.store");
         self.arrivals.add(self.now_us(), link);
+        if self.state.is_idle() {
+            self.note_oldest(self.state.head().next());
+        }
         let (key, leader_epoch) = (port.view.key, port.view.leader_epoch);
         self.step(Event::Append { key, port, leader_epoch, batch }, ctx);
     }

@@ -12,6 +12,7 @@ use super::common;
 use super::fetch_session::{FetchKey, FetchParams, Mode, SessionRequest, Target, Told, TopicKey};
 use super::{ConnectionContext, Reply, Request, offsets};
 use crate::actors::partition::view::{PartitionView, TailRead, WaiterGuard};
+use crate::broker::FetchSource;
 use crate::clock::monotonic;
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey, TopicId};
 use crate::metadata::image::ClusterImage;
@@ -76,6 +77,8 @@ struct Fetch {
     bytes_min: i64,
     bytes_max: usize,
     deadline: Instant,
+    /// Something was read that was not in a partition's tail.
+    cold: bool,
 }
 
 pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
@@ -101,9 +104,13 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         bytes_min: i64::from(min_bytes.min(RESPONSE_BYTES_MAX)),
         bytes_max: max_bytes.clamp(0, if (ctx.crowded)() { CROWDED_BYTES_MAX } else { RESPONSE_BYTES_MAX }) as usize,
         deadline: received + Duration::from_millis(max_wait_ms.max(0) as u64),
+        cold: false,
     };
     fetch.run(&ctx).await;
-    respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots)
+    let source = fetch.source();
+    let reply = respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots);
+    ctx.broker.latencies.fetch[source as usize].record_duration(received.elapsed());
+    reply
 }
 
 fn session_request(body: FetchRequest, version: i16) -> SessionRequest {
@@ -239,6 +246,14 @@ impl Fetch {
         }
     }
 
+    fn source(&self) -> FetchSource {
+        match self.slots.iter().any(|s| s.outcome.bytes > 0) {
+            true if self.cold => FetchSource::Store,
+            true => FetchSource::Memory,
+            false => FetchSource::Nothing,
+        }
+    }
+
     fn is_complete(&self) -> bool {
         let wrong = |o: &Outcome| o.error.is_some() || o.diverging.is_some();
         let bytes: i64 = self.slots.iter().map(|s| s.outcome.bytes as i64).sum();
@@ -288,6 +303,7 @@ impl Fetch {
                 TailRead::Below if cold.len() < COLD_READS_MAX => {
                     // Counted in full until it is known how much it is, so that reads can run side by side.
                     budget -= bytes_max;
+                    self.cold = true;
                     cold.push((i, read_cold(ctx, view, slot.offset(), bytes_max, nothing_yet)));
                     nothing_yet = false;
                 }

@@ -103,6 +103,7 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     if let Some(code) = failure {
         trace::fail(&span, code, None);
     }
+    ctx.broker.latencies.produce.record_duration(received.elapsed());
     reply
 }
 
