@@ -22,6 +22,7 @@ mod metadata;
 mod process;
 mod protocol;
 mod s3;
+mod scrub;
 mod sim;
 mod smoke;
 mod spread;

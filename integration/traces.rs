@@ -69,7 +69,8 @@ impl Collector {
 
     /// The flushes with a link to `request`.
     fn flushes_of(&self, request: &Span) -> Vec<Span> {
-        let leads = |s: &Span| s.links.iter().any(|l| (&l.trace_id, &l.span_id) == (&request.trace_id, &request.span_id));
+        let leads =
+            |s: &Span| s.links.iter().any(|l| (&l.trace_id, &l.span_id) == (&request.trace_id, &request.span_id));
         self.spans().into_iter().filter(|s| s.name == "segment.flush" && leads(s)).collect()
     }
 }

@@ -75,6 +75,12 @@ pub struct WriterStats {
     pub merged_bytes: AtomicU64,
     /// Objects deleted.
     pub deleted_objects: AtomicU64,
+    /// Objects that the scrub has looked at.
+    pub scrub_listed_objects: AtomicU64,
+    /// Objects that the scrub has put on the garbage list.
+    pub scrub_orphaned_objects: AtomicU64,
+    /// Their bytes.
+    pub scrub_orphaned_bytes: AtomicU64,
     /// From the arrival of a batch at the writer until its partition is told that it is committed.
     pub durable: Histogram<Seconds>,
     /// Transactions on the writer's key, from the first attempt until the outcome is known.

@@ -43,6 +43,17 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
         ("kafscale_merges", "Merged objects written", &stats.merges),
         ("kafscale_merged_bytes", "Bytes of merged objects written", &stats.merged_bytes),
         ("kafscale_deleted_objects", "Objects deleted because nothing refers to them", &stats.deleted_objects),
+        ("kafscale_scrub_listed_objects", "Objects that the scrub looked at", &stats.scrub_listed_objects),
+        (
+            "kafscale_scrub_orphaned_objects",
+            "Objects that nothing ever referred to, put on the garbage list by the scrub",
+            &stats.scrub_orphaned_objects,
+        ),
+        (
+            "kafscale_scrub_orphaned_bytes",
+            "Bytes of objects that nothing ever referred to, put on the garbage list by the scrub",
+            &stats.scrub_orphaned_bytes,
+        ),
     ];
     for (name, help, value) in counters {
         families.counter(name, help, load(value))?;
@@ -150,7 +161,9 @@ fn object_store(families: &mut Families<'_>, stats: &StoreStats) -> fmt::Result 
     families.counters("kafscale_s3_errors", "Failed requests to the object store by kind", values)?;
     let outcome_labels: Vec<[(&str, &str); 2]> = OPS
         .iter()
-        .flat_map(|(_, operation)| ["success", "failure"].map(|outcome| [("operation", *operation), ("outcome", outcome)]))
+        .flat_map(|(_, operation)| {
+            ["success", "failure"].map(|outcome| [("operation", *operation), ("outcome", outcome)])
+        })
         .collect();
     let samples = ops.iter().flat_map(|op| [op.succeeded.sample(), op.failed.sample()]);
     let samples = outcome_labels.iter().map(|l| &l[..]).zip(samples);
