@@ -1,7 +1,8 @@
 //! One conformance suite for every metadata store, and what only a real etcd can show: restarts, dead members,
 //! authentication.
 
-use crate::harness::{Etcd, READY_DEADLINE, TestDir, tool, wait_until};
+use crate::client::Client;
+use crate::harness::{Broker, Etcd, READY_DEADLINE, TestDir, tool, wait_until};
 use crate::process::{Process, free_port};
 use bytes::Bytes;
 use kafscale::metadata::admin;
@@ -441,34 +442,63 @@ async fn basic_authentication() {
     seen.until(&mut watch, |seen| seen.entries.is_empty()).await;
 }
 
+/// An authority of our own, and a certificate that it signed for 127.0.0.1: PEM files below `dir`.
+fn make_certificates(dir: &Path) {
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let cert = params.signed_by(&key, &ca).unwrap();
+    for (name, pem) in [("ca.pem", ca.pem()), ("cert.pem", cert.pem()), ("key.pem", key.serialize_pem())] {
+        std::fs::write(dir.join(name), pem).unwrap();
+    }
+}
+
+/// etcd demands a certificate of its clients here, and a broker gets everything it needs from its configuration.
 #[tokio::test]
-async fn tls_trusts_what_it_is_told_to() {
+async fn a_broker_reaches_etcd_over_tls_with_certificates_of_a_private_authority() {
     let dir = TestDir::new("metadata");
     let endpoint = format!("https://127.0.0.1:{}", free_port());
     let path = |name: &str| dir.path().join(name).display().to_string();
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    std::fs::write(path("cert.pem"), made.cert.pem()).unwrap();
-    std::fs::write(path("key.pem"), made.signing_key.serialize_pem()).unwrap();
+    make_certificates(dir.path());
     let args = [
         format!("--data-dir={}", path("etcd")),
         format!("--cert-file={}", path("cert.pem")),
         format!("--key-file={}", path("key.pem")),
+        format!("--trusted-ca-file={}", path("ca.pem")),
+        "--client-cert-auth".to_owned(),
         format!("--listen-client-urls={endpoint}"),
         format!("--advertise-client-urls={endpoint}"),
         format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()),
         "--unsafe-no-fsync".to_owned(),
     ];
     let _process = Process::spawn("etcd", &tool("etcd"), &args, &[], &dir.path().join("etcd.log"));
-    let pem = made.cert.pem().into_bytes();
-    let trusting = || EtcdSettings { tls_ca_pem: Some(pem.clone()), ..settings(&[&endpoint]) };
-    let connected = async || EtcdStore::connect(trusting()).await.is_ok();
-    wait_until("etcd takes connections that trust it", READY_DEADLINE, connected).await;
-    let store: Store = Arc::new(EtcdStore::connect(trusting()).await.unwrap());
-    write(&store, vec![put("a", "1")]).await;
-    assert_eq!(entry(&store, "a").await.value, "1");
-
+    let ca_pem = std::fs::read(path("ca.pem")).unwrap();
+    let identity = (std::fs::read(path("cert.pem")).unwrap(), std::fs::read(path("key.pem")).unwrap());
+    let trusting = EtcdSettings { tls_ca_pem: Some(ca_pem), ..settings(&[&endpoint]) };
+    let proving = EtcdSettings { tls_identity_pem: Some(identity), ..trusting.clone() };
+    let connected = async || EtcdStore::connect(proving.clone()).await.is_ok();
+    wait_until("etcd takes connections", READY_DEADLINE, connected).await;
     let error = EtcdStore::connect(settings(&[&endpoint])).await.unwrap_err();
     assert!(error.to_string().contains("certificate"), "{error}");
+    EtcdStore::connect(trusting).await.expect_err("etcd wants to know who asks");
+
+    let envs = [
+        ("KAFSCALE_ETCD_ENDPOINTS", endpoint),
+        ("KAFSCALE_ETCD_CA_FILE", path("ca.pem")),
+        ("KAFSCALE_ETCD_CERT_FILE", path("cert.pem")),
+        ("KAFSCALE_ETCD_KEY_FILE", path("key.pem")),
+        ("KAFSCALE_USE_MEMORY_S3", "true".to_owned()),
+    ];
+    let mut broker = Broker::spawn("broker", &envs, &dir.path().join("broker.log"));
+    broker.wait_ready().await;
+    let mut client = Client::new(&broker.address());
+    client.ensure_topic("secured", 1).await;
+    assert_eq!(client.produce_values("secured", 0, &[b"value"]).await, 0);
+    let store: Store = Arc::new(EtcdStore::connect(proving).await.unwrap());
+    let (topics, _) = store.get_prefix(&Keys::new("default").topics()).await.unwrap();
+    assert_eq!(topics.len(), 1, "the broker keeps its metadata there");
 }
 
 fn enable_authentication(etcd: &Etcd, prefix: &str) {

@@ -109,12 +109,14 @@ impl MetadataStore for FaultyMetadata {
 }
 
 /// What outlives every process.
-struct World {
+pub struct World {
     objects: Arc<FaultStore>,
-    raw: Arc<MemoryStore>,
+    /// The objects, behind the faults.
+    pub raw: Arc<MemoryStore>,
     metadata: Arc<FaultyMetadata>,
     keys: Keys,
-    clock: Clock,
+    /// Simulated time.
+    pub clock: Clock,
     topic: Cell<Option<TopicId>>,
     /// Where clients find partitions now.
     directory: RefCell<Option<Arc<Directory>>>,
@@ -124,20 +126,48 @@ struct World {
 }
 
 impl World {
+    /// Empty stores without faults, and a topic.
+    pub async fn new(random: &mut Rng) -> Rc<Self> {
+        let clock = Clock::simulated(1_700_000_000_000);
+        let raw = Arc::new(MemoryStore::new(clock));
+        let objects = Arc::new(FaultStore::seeded(raw.clone(), random.next(), FaultRates::default()));
+        let inner = EmbeddedStore::in_memory();
+        let metadata =
+            Arc::new(FaultyMetadata { inner, random: Mutex::new(Rng(random.next())), failures: AtomicU64::new(0) });
+        let world = Self {
+            objects,
+            raw,
+            metadata,
+            keys: Keys::new("sim"),
+            clock,
+            topic: Cell::default(),
+            directory: RefCell::default(),
+            stop: Cell::default(),
+            acked: RefCell::default(),
+            sent: Cell::default(),
+        };
+        let admin = Admin::new(world.metadata.clone(), world.keys.clone()).with_clock(clock);
+        world.topic.set(Some(admin.create_topic("sim", PARTITIONS, BTreeMap::new()).await.expect("created").id));
+        Rc::new(world)
+    }
+
     fn set_faults(&self, rates: FaultRates, metadata_failures: u64) {
         self.objects.set_rates(rates);
         self.metadata.failures.store(metadata_failures, Ordering::Relaxed);
     }
 
-    fn key(&self, partition: i32) -> PartitionKey {
+    /// A partition of the topic.
+    pub fn key(&self, partition: i32) -> PartitionKey {
         PartitionKey { topic: self.topic.get().expect("created first"), partition: PartitionIndex(partition) }
     }
 }
 
 /// A running process. Dropping it is a crash: what runs on its thread ends, I/O under way goes on for a while.
-struct Process {
-    context: Arc<NodeContext>,
-    maintenance: Arc<tokio::sync::Mutex<Maintenance>>,
+pub struct Process {
+    /// What its actors share.
+    pub context: Arc<NodeContext>,
+    /// Its background work.
+    pub maintenance: Arc<tokio::sync::Mutex<Maintenance>>,
     dead: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -150,7 +180,7 @@ impl Drop for Process {
 
 impl Process {
     /// Starts one, or says why it could not.
-    async fn start(world: &Rc<World>) -> Result<Self, String> {
+    pub async fn start(world: &Rc<World>) -> Result<Self, String> {
         let (started, wait) = oneshot::channel();
         let inside = world.clone();
         let thread = tokio::task::spawn_local(async move {
@@ -244,6 +274,7 @@ async fn boot(world: &World) -> Result<Booted, String> {
     });
     let limits = MaintenanceLimits {
         garbage_age_ms: 2_000,
+        scrub_age_ms: 1_000,
         merge: MergeLimits {
             window_extents: 20,
             window_age_ms: 500,
@@ -324,10 +355,11 @@ async fn life(world: &Rc<World>, random: &mut Rng, zombies: &mut Vec<Process>) {
         let mut maintenance = process.maintenance.lock().await;
         // Failures are fine, they are tried again; waiting for ever is not.
         let step = async {
-            match random.below(4) {
+            match random.below(6) {
                 0 => drop(maintenance.checkpoint(&[]).await),
                 1 => drop(maintenance.merge().await),
                 2 => drop(maintenance.collect().await),
+                3 | 4 => drop(maintenance.scrub_page().await),
                 _ => {}
             }
         };
@@ -340,27 +372,8 @@ async fn life(world: &Rc<World>, random: &mut Rng, zombies: &mut Vec<Process>) {
 }
 
 async fn simulate(seed: u64) -> (usize, u64) {
-    let clock = Clock::simulated(1_700_000_000_000);
     let mut random = Rng(seed);
-    let raw = Arc::new(MemoryStore::new(clock));
-    let objects = Arc::new(FaultStore::seeded(raw.clone(), random.next(), FaultRates::default()));
-    let inner = EmbeddedStore::in_memory();
-    let metadata =
-        Arc::new(FaultyMetadata { inner, random: Mutex::new(Rng(random.next())), failures: AtomicU64::new(0) });
-    let world = Rc::new(World {
-        objects,
-        raw,
-        metadata,
-        keys: Keys::new("sim"),
-        clock,
-        topic: Cell::default(),
-        directory: RefCell::default(),
-        stop: Cell::default(),
-        acked: RefCell::default(),
-        sent: Cell::default(),
-    });
-    let admin = Admin::new(world.metadata.clone(), world.keys.clone()).with_clock(clock);
-    world.topic.set(Some(admin.create_topic("sim", PARTITIONS, BTreeMap::new()).await.expect("created").id));
+    let world = World::new(&mut random).await;
     let rate = |random: &mut Rng| random.below(60) as f64 / 1_000.0;
     let mut zombies = Vec::new();
     let mut clients = Vec::new();
@@ -393,11 +406,25 @@ async fn simulate(seed: u64) -> (usize, u64) {
         done.expect("every batch is acked once nothing fails").expect("no client panics");
     }
     check(&world, &last).await;
+    scrub(&last).await;
+    check(&world, &last).await;
     drop(zombies);
     (world.acked.borrow().len(), world.sent.get())
 }
 
-async fn check(world: &World, last: &Process) {
+/// Deletes all that can be deleted.
+async fn scrub(last: &Process) {
+    let mut maintenance = last.maintenance.lock().await;
+    for _ in 0..2 {
+        while !maintenance.scrub_page().await.expect("no faults") {}
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        maintenance.checkpoint(&[]).await.expect("no faults");
+        while maintenance.collect().await.expect("no faults") > 0 {}
+    }
+}
+
+/// Everything is as the clients were told, and every object that the partitions consist of exists.
+pub async fn check(world: &World, last: &Process) {
     let acked = world.acked.borrow().clone();
     let mut seen = HashSet::new();
     for partition in 0..PARTITIONS {

@@ -1,6 +1,7 @@
 //! What is around the broker: the command line, the configuration from the real environment, metrics and probes.
 
-use crate::harness::http;
+use crate::client::Client;
+use crate::harness::{Backend, Broker, Stack, http};
 use kafscale::cli::exit;
 use kafscale::http::{HttpError, HttpState, Readiness, spawn};
 use std::process::{Command, Output};
@@ -97,4 +98,47 @@ async fn probes_and_metrics_are_served_until_stopped() {
     assert!(matches!(taken, HttpError::Bind { .. }) && taken.to_string().contains(&address), "{taken}");
     tokio::task::spawn_blocking(move || server.stop()).await.expect("the server stops");
     assert!(tokio::net::TcpStream::connect(&address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_latency_is_there_from_the_start_and_counts_a_produce_and_a_fetch() {
+    let mut stack = Stack::start("metrics", Backend::Dev, &[]).await;
+    let count = async |broker: &Broker, series: &str| -> Option<f64> {
+        let (name, labels) = series.split_once('{').map_or((series, ""), |(name, labels)| (name, labels));
+        let wanted = format!("{name}_count{}{labels}", if labels.is_empty() { "" } else { "{" });
+        broker.metrics().await.into_iter().find(|(name, _)| *name == wanted).map(|(_, value)| value)
+    };
+    // Series, and what one acked batch and two reads (from memory; from the store after a restart) add to them.
+    let series = [
+        ("kafscale_produce_ack_duration_seconds", 1.0),
+        ("kafscale_append_durable_duration_seconds", 1.0),
+        ("kafscale_flush_size_bytes", 1.0),
+        ("kafscale_flush_age_seconds", 1.0),
+        ("kafscale_fetch_duration_seconds{source=\"memory\"}", 1.0),
+        ("kafscale_fetch_duration_seconds{source=\"store\"}", 0.0),
+        ("kafscale_fetch_duration_seconds{source=\"nothing\"}", 0.0),
+        ("kafscale_s3_request_duration_seconds{operation=\"get_range\",outcome=\"failure\"}", 0.0),
+    ];
+    for (series, _) in series {
+        assert_eq!(count(&stack.broker, series).await, Some(0.0), "{series}");
+    }
+    let commits = "kafscale_metadata_commit_duration_seconds";
+    let puts = "kafscale_s3_request_duration_seconds{operation=\"create\",outcome=\"success\"}";
+    let before = (count(&stack.broker, commits).await.unwrap(), count(&stack.broker, puts).await.unwrap());
+    let mut client = Client::new(&stack.address());
+    client.ensure_topic("measured", 1).await;
+    client.produce_values("measured", 0, &[b"value"]).await;
+    client.fetch("measured", 0, 0, 10_000, 1 << 20).await.unwrap();
+    for (series, expected) in series {
+        assert_eq!(count(&stack.broker, series).await, Some(expected), "{series}");
+    }
+    assert!(count(&stack.broker, commits).await.unwrap() > before.0);
+    assert!(count(&stack.broker, puts).await.unwrap() > before.1);
+    assert_eq!(stack.broker.metric_sum("kafscale_oldest_batch_wait_seconds").await, Some(0.0));
+
+    stack.broker.restart().await;
+    let mut client = Client::new(&stack.address());
+    client.fetch("measured", 0, 0, 10_000, 1 << 20).await.unwrap();
+    assert!(count(&stack.broker, "kafscale_fetch_duration_seconds{source=\"store\"}").await >= Some(1.0));
+    assert!(stack.broker.metric_sum("kafscale_cache_reads").await >= Some(1.0));
 }

@@ -5,6 +5,7 @@ use crate::clock::Clock;
 use crate::ids::{BrokerId, PartitionKey};
 use crate::metadata::admin::Admin;
 use crate::metadata::image::ClusterImage;
+use crate::metrics::{Histogram, Seconds};
 use crate::storage::reader::LogReader;
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
@@ -69,4 +70,31 @@ pub struct Broker {
     pub reader: LogReader,
     /// Topics and producer ids.
     pub admin: Admin,
+    /// How long requests take.
+    pub latencies: RequestLatencies,
+}
+
+/// How long requests took, from the last byte of a request until its response is ready to be written.
+#[derive(Debug, Default)]
+pub struct RequestLatencies {
+    /// Produce, if it is acked.
+    pub produce: Histogram<Seconds>,
+    /// Fetch, waiting for records included, by [`FetchSource`].
+    pub fetch: [Histogram<Seconds>; FetchSource::ALL.len()],
+}
+
+/// Where the records of a Fetch came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchSource {
+    /// The partitions' tails in memory, all of them.
+    Memory,
+    /// Some from the block cache or the object store.
+    Store,
+    /// There were none: nothing came in time, or something is wrong.
+    Nothing,
+}
+
+impl FetchSource {
+    /// Each with the name its metrics carry, in order.
+    pub const ALL: [(Self, &str); 3] = [(Self::Memory, "memory"), (Self::Store, "store"), (Self::Nothing, "nothing")];
 }

@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod docs;
+mod tls;
 mod validate;
 mod values;
 
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tracing::Level;
 
+pub use tls::EtcdTls;
 pub use validate::ConfigError;
 
 /// A process that can be configured and started.
@@ -129,6 +131,8 @@ pub enum MetadataConfig {
         username: Option<String>,
         /// Password.
         password: Option<Secret>,
+        /// Certificates for `https://` endpoints.
+        tls: EtcdTls,
     },
 }
 

@@ -22,3 +22,4 @@ pub mod rng;
 pub mod sabotage;
 pub mod storage;
 pub mod telemetry;
+pub mod trace;

@@ -1,9 +1,12 @@
 //! The metrics of the process, as one text in the OpenMetrics format.
 //!
-//! Modules that count own plain atomics and know nothing of this one; whoever assembles the process registers a
-//! function per module that turns them into [`Families`] when somebody scrapes. Nothing is looked up or locked on a hot
-//! path. Names and units follow Prometheus: base units, counters end in `_total` (added here), `process_*` as other
+//! Modules that count own plain atomics or a [`Histogram`] of them; whoever assembles the process registers a function
+//! per module that turns them into [`Families`] when somebody scrapes. Nothing is looked up or locked on a hot path. Names and units follow Prometheus: base units, counters end in `_total` (added here), `process_*` as other
 //! clients call them.
+
+mod histogram;
+
+pub use histogram::{Bytes, Histogram, Scale, Seconds};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, text};
@@ -134,6 +137,12 @@ impl Families<'_> {
         values.into_iter().try_for_each(|(labels, value)| metric.encode_family(&labels)?.encode_gauge(&value))
     }
 
+    /// A histogram without labels.
+    pub fn histogram(&mut self, name: &str, help: &str, sample: &HistogramSample) -> fmt::Result {
+        let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        metric.encode_histogram::<Vec<(&str, &str)>>(sample.sum, sample.count(), &sample.buckets, None)
+    }
+
     /// A histogram per label set.
     pub fn histograms<'l>(
         &mut self,
@@ -143,9 +152,8 @@ impl Families<'_> {
     ) -> fmt::Result {
         let mut metric = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         values.into_iter().try_for_each(|(labels, sample)| {
-            let count = sample.buckets.iter().map(|(_, count)| count).sum();
             let mut one = metric.encode_family(&labels)?;
-            one.encode_histogram::<Vec<(&str, &str)>>(sample.sum, count, &sample.buckets, None)
+            one.encode_histogram::<Vec<(&str, &str)>>(sample.sum, sample.count(), &sample.buckets, None)
         })
     }
 }
@@ -158,6 +166,12 @@ pub struct HistogramSample {
     /// Inclusive upper bound and number of observations of each bucket alone (not cumulative), in rising order; the last
     /// bound is `f64::INFINITY`.
     pub buckets: Vec<(f64, u64)>,
+}
+
+impl HistogramSample {
+    fn count(&self) -> u64 {
+        self.buckets.iter().map(|(_, count)| count).sum()
+    }
 }
 
 fn count(metric: &mut MetricEncoder<'_>, value: f64) -> fmt::Result {
@@ -254,6 +268,7 @@ mod tests {
             )?;
             families.gauge("t_depth", "Depth", 1.5)?;
             let sample = HistogramSample { sum: 0.75, buckets: vec![(0.1, 2), (f64::INFINITY, 1)] };
+            families.histogram("t_size_bytes", "Size", &sample)?;
             families.histograms("t_wait_seconds", "Wait", [(&[("api", "Fetch")] as Labels, sample)])
         });
         let text = metrics.render().unwrap();
@@ -262,6 +277,8 @@ mod tests {
             "t_errors_total{api=\"Fetch\"} 1",
             "t_errors_total{api=\"Produce\"} 2",
             "t_depth 1.5",
+            "t_size_bytes_bucket{le=\"+Inf\"} 3",
+            "t_size_bytes_sum 0.75",
             "t_wait_seconds_bucket{le=\"0.1\",api=\"Fetch\"} 2",
             "t_wait_seconds_bucket{le=\"+Inf\",api=\"Fetch\"} 3",
             "t_wait_seconds_count{api=\"Fetch\"} 3",

@@ -1,16 +1,22 @@
 //! Logs and traces.
 //!
 //! Logs go to standard error: for people if that is a terminal, else one JSON object per line. Spans go to an OTLP/gRPC
-//! collector if one is configured, else nowhere. `cli.rs` calls [`init`] once and [`Telemetry::shutdown`] at the end, so
-//! that the last spans are not lost.
+//! collector if one is configured, else nowhere: logs do not show the spans of [`crate::trace`], so without a collector
+//! nobody is interested in them and they cost next to nothing. `cli.rs` calls [`init`] once and [`Telemetry::shutdown`] at
+//! the end, so that the last spans are not lost.
+//!
+//! Exporting never holds up a request: a span that ends goes into a queue of 2,048, or is dropped if that is full, and
+//! a thread of its own sends up to 512 at a time, every 5 s or as soon as so many wait.
 
+use crate::trace;
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::io::IsTerminal;
 use tokio::runtime::Runtime;
-use tracing::Level;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -49,27 +55,45 @@ impl Telemetry {
 }
 
 /// Libraries whose own events help only their authors; they are heard from WARN on.
-const QUIET_TARGETS: [&str; 8] =
-    ["h2", "hyper", "hyper_util", "tonic", "tower", "rustls", "opentelemetry_sdk", "aws_smithy_runtime"];
+const QUIET_TARGETS: [&str; 10] = [
+    "h2",
+    "hyper",
+    "hyper_util",
+    "tonic",
+    "tower",
+    "rustls",
+    "opentelemetry",
+    "opentelemetry_sdk",
+    "opentelemetry-otlp",
+    "aws_smithy_runtime",
+];
 
 /// Starts logging at `level`, and exporting traces to `otlp_endpoint` if there is one.
 pub fn init(level: Level, otlp_endpoint: Option<&str>, component: &str) -> Result<Telemetry, TelemetryError> {
     let exporter = otlp_endpoint.map(|endpoint| exporter(endpoint, component)).transpose()?;
-    let spans = exporter.as_ref().map(|(provider, _)| {
-        let tracer = provider.tracer("kafscale");
-        tracing_opentelemetry::layer().with_tracer(tracer).with_filter(targets(Level::INFO))
-    });
-    let is_terminal = std::io::stderr().is_terminal();
-    let people = is_terminal.then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr));
-    let machines = (!is_terminal)
-        .then(|| tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr));
-    tracing_subscriber::registry()
-        .with(spans)
-        .with(people.with_filter(targets(level)))
-        .with(machines.with_filter(targets(level)))
-        .try_init()
-        .map_err(|e| TelemetryError::AlreadyInstalled(e.to_string()))?;
+    let subscriber = subscriber(level, exporter.as_ref().map(|(provider, _)| provider));
+    subscriber.try_init().map_err(|e| TelemetryError::AlreadyInstalled(e.to_string()))?;
     Ok(Telemetry { exporter })
+}
+
+/// Whoever listens to events and spans. There is no layer for what is not wanted: even one that does nothing would make
+/// every callsite ask again each time.
+fn subscriber(level: Level, provider: Option<&SdkTracerProvider>) -> impl Subscriber + Send + Sync {
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let format = match std::io::stderr().is_terminal() {
+        true => format.boxed(),
+        false => format.json().flatten_event(true).boxed(),
+    };
+    let logs = format.with_filter(targets(level).with_target(trace::TARGET, LevelFilter::OFF)).boxed();
+    let spans = provider.map(|provider| {
+        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("kafscale"));
+        // What these would add to each span says nothing that its name and attributes do not.
+        let layer = layer.with_location(false).with_threads(false).with_target(false);
+        let layer = layer.with_tracked_inactivity(false).with_context_activation(false);
+        layer.with_filter(targets(Level::INFO)).boxed()
+    });
+    let layers: Vec<Box<dyn Layer<Registry> + Send + Sync>> = std::iter::once(logs).chain(spans).collect();
+    tracing_subscriber::registry().with(layers)
 }
 
 fn targets(level: Level) -> Targets {
@@ -100,4 +124,33 @@ fn exporter(endpoint: &str, component: &str) -> Result<(SdkTracerProvider, Runti
     let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
     drop(_entered);
     Ok((provider, runtime))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::{SpanData, SpanExporter};
+
+    #[derive(Debug)]
+    struct Nowhere;
+
+    impl SpanExporter for Nowhere {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn without_an_exporter_nobody_is_interested_in_spans() {
+        let everything = tracing_subscriber::registry();
+        let span = tracing::subscriber::with_default(everything, trace::await_flush);
+        let metadata = span.metadata().expect("a subscriber that listens to everything made it");
+        assert_eq!(metadata.target(), trace::TARGET);
+        for level in [Level::TRACE, Level::INFO] {
+            assert!(subscriber(level, None).register_callsite(metadata).is_never());
+        }
+        let provider = SdkTracerProvider::builder().with_simple_exporter(Nowhere).build();
+        assert!(!subscriber(Level::ERROR, Some(&provider)).register_callsite(metadata).is_never());
+    }
 }

@@ -1,7 +1,11 @@
 //! What a writer's actors share: the bound on bytes that are not yet durable, counters, and how a fatal error ends the
 //! process.
 
+use crate::clock;
+use crate::metrics::{Bytes, Histogram, Seconds};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Bytes of batches between a connection and durability. Beyond the bound appends are refused with a retriable error,
 /// so that a slow or failing store costs memory up to the bound and no more.
@@ -73,6 +77,52 @@ pub struct WriterStats {
     pub merged_bytes: AtomicU64,
     /// Objects deleted.
     pub deleted_objects: AtomicU64,
+    /// Objects that the scrub has looked at.
+    pub scrub_listed_objects: AtomicU64,
+    /// Objects that the scrub has put on the garbage list.
+    pub scrub_orphaned_objects: AtomicU64,
+    /// Their bytes.
+    pub scrub_orphaned_bytes: AtomicU64,
+    /// From the arrival of a batch at the writer until its partition is told that it is committed.
+    pub durable: Histogram<Seconds>,
+    /// Transactions on the writer's key, from the first attempt until the outcome is known.
+    pub commit: Histogram<Seconds>,
+    /// Bytes of batches of segments at their cut.
+    pub flush_bytes: Histogram<Bytes>,
+    /// Age of segments, that is of their oldest batch, at their cut.
+    pub flush_age: Histogram<Seconds>,
+    /// The oldest batch that is not durable.
+    pub oldest: OldestBatch,
+}
+
+/// How long the oldest batch that is not durable has been waiting.
+#[derive(Debug)]
+pub struct OldestBatch {
+    origin: Instant,
+    /// When it came, µs after `origin` and one more; 0 if there is none.
+    since_us: AtomicU64,
+}
+
+impl Default for OldestBatch {
+    fn default() -> Self {
+        Self { origin: clock::monotonic(), since_us: AtomicU64::new(0) }
+    }
+}
+
+impl OldestBatch {
+    /// The oldest batch came at `since`; `None` if there is none now.
+    pub fn set(&self, since: Option<Instant>) {
+        let us = since.map_or(0, |since| since.saturating_duration_since(self.origin).as_micros() as u64 + 1);
+        self.since_us.store(us, Ordering::Relaxed);
+    }
+
+    /// How long it has been waiting at `now`; zero if there is none.
+    pub fn waited(&self, now: Instant) -> Duration {
+        match self.since_us.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            us => now.saturating_duration_since(self.origin + Duration::from_micros(us - 1)),
+        }
+    }
 }
 
 /// Why the process must end.

@@ -88,6 +88,15 @@ pub struct BrokerArgs {
     /// Password for etcd's basic authentication.
     #[arg(long, env = "KAFSCALE_ETCD_PASSWORD", value_name = "SECRET", hide_env_values = true)]
     pub etcd_password: Option<String>,
+    /// PEM file with the certificates that sign those of etcd, trusted besides the system's; for https:// endpoints.
+    #[arg(long, env = "KAFSCALE_ETCD_CA_FILE", value_name = "PATH")]
+    pub etcd_ca_file: Option<String>,
+    /// PEM file with this broker's certificate for etcd, and those between it and its root; goes with KAFSCALE_ETCD_KEY_FILE.
+    #[arg(long, env = "KAFSCALE_ETCD_CERT_FILE", value_name = "PATH")]
+    pub etcd_cert_file: Option<String>,
+    /// PEM file with the private key of KAFSCALE_ETCD_CERT_FILE.
+    #[arg(long, env = "KAFSCALE_ETCD_KEY_FILE", value_name = "PATH")]
+    pub etcd_key_file: Option<String>,
     /// S3 bucket for segments; required unless KAFSCALE_USE_MEMORY_S3 is true.
     #[arg(long, env = "KAFSCALE_S3_BUCKET", value_name = "NAME")]
     pub s3_bucket: Option<String>,

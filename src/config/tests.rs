@@ -221,6 +221,55 @@ fn values_are_checked() {
 }
 
 #[test]
+fn files_for_tls_to_etcd_are_checked_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let write = |name: &str, text: &str| {
+        std::fs::write(path(name), text).unwrap();
+        path(name)
+    };
+    let make = || rcgen::generate_simple_self_signed(["etcd".to_owned()]).unwrap();
+    let (mine, other) = (make(), make());
+    let (cert, key) = (write("cert.pem", &mine.cert.pem()), write("key.pem", &mine.signing_key.serialize_pem()));
+    let other_key = write("other.pem", &other.signing_key.serialize_pem());
+    let garbage = write("garbage.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let (empty, folder_path) = (write("empty.pem", ""), folder.path().display().to_string());
+    let resolve = |endpoint: &str, files: &[(&str, &str)]| {
+        let mut flags = vec!["--s3-bucket=segments".to_owned(), "--s3-region=us-east-1".to_owned()];
+        flags.push(format!("--etcd-endpoints={endpoint}"));
+        flags.extend(files.iter().map(|(name, path)| format!("--etcd-{name}-file={path}")));
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        report(Component::Broker, &flags, &[])
+    };
+    let right = node(resolve("https://etcd:2379", &[("ca", &cert), ("cert", &cert), ("key", &key)]));
+    let shown = format!("{right:?}");
+    let MetadataConfig::Etcd { tls, .. } = right.metadata else { panic!("{shown}") };
+    assert_eq!(tls.ca_pem, Some(mine.cert.pem()));
+    assert_eq!(tls.identity, Some((mine.cert.pem(), Secret::new(mine.signing_key.serialize_pem()))));
+    assert!(!shown.contains("PRIVATE KEY"), "{shown}");
+
+    let missing = path("missing.pem");
+    let wrong: [(&[(&str, &str)], &str); 10] = [
+        (&[("ca", &missing)], "KAFSCALE_ETCD_CA_FILE=\""),
+        (&[("ca", &missing)], "cannot be read: No such file"),
+        (&[("ca", &folder_path)], "expected a file"),
+        (&[("ca", &empty)], "no certificate in PEM format"),
+        (&[("ca", &key)], "no certificate in PEM format"),
+        (&[("ca", &garbage)], "cannot be trusted"),
+        (&[("cert", &cert)], "KAFSCALE_ETCD_CERT_FILE is set without KAFSCALE_ETCD_KEY_FILE"),
+        (&[("cert", &cert), ("key", &cert)], "no private key in PEM format"),
+        (&[("cert", &cert), ("key", &other_key)], "the key is not that of the (first) certificate"),
+        (&[("cert", &garbage), ("key", &key)], "do not belong together"),
+    ];
+    for (files, expected) in wrong {
+        let errors = errors(resolve("https://etcd:2379", files));
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{expected} is not in {errors:?}");
+    }
+    let errors = errors(resolve("http://etcd:2379", &[("ca", &cert)]));
+    assert!(errors[0].contains("no endpoint in KAFSCALE_ETCD_ENDPOINTS is https://"), "{errors:?}");
+}
+
+#[test]
 fn what_is_shown_to_clients_has_kafkas_names_and_no_secret() {
     let flags = broker_with(&["--s3-access-key=hush", "--s3-secret-key=hush", "--broker-id=3"]);
     let node = node(report(Component::Broker, &flags, &[]));

@@ -1,7 +1,9 @@
 //! Turns arguments into a [`ProcessConfig`], collecting every error instead of stopping at the first.
 
 use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
-use super::{Component, Environment, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, values};
+use super::{
+    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, tls, values,
+};
 use crate::ids::BrokerId;
 use crate::sabotage;
 use clap::ArgMatches;
@@ -194,7 +196,31 @@ fn etcd(check: &mut Check, args: &BrokerArgs) -> Option<MetadataConfig> {
     let endpoints = check.required("KAFSCALE_ETCD_ENDPOINTS", reason, &args.etcd_endpoints, values::endpoints);
     let (username, password) = (args.etcd_username.clone(), args.etcd_password.clone().map(Secret::new));
     check.pair(("KAFSCALE_ETCD_USERNAME", username.is_some()), ("KAFSCALE_ETCD_PASSWORD", password.is_some()));
-    Some(MetadataConfig::Etcd { endpoints: endpoints?, username, password })
+    let tls = etcd_tls(check, args, endpoints.as_deref());
+    Some(MetadataConfig::Etcd { endpoints: endpoints?, username, password, tls: tls? })
+}
+
+fn etcd_tls(check: &mut Check, args: &BrokerArgs, endpoints: Option<&[String]>) -> Option<EtcdTls> {
+    const CA: &str = "KAFSCALE_ETCD_CA_FILE";
+    const CERT: &str = "KAFSCALE_ETCD_CERT_FILE";
+    const KEY: &str = "KAFSCALE_ETCD_KEY_FILE";
+    let given = [(CA, &args.etcd_ca_file), (CERT, &args.etcd_cert_file), (KEY, &args.etcd_key_file)];
+    if endpoints.is_some_and(|e| e.iter().all(|e| !e.starts_with("https://"))) {
+        for (name, _) in given.iter().filter(|(_, path)| path.is_some()) {
+            check.contradiction(format!("{name} is set, but no endpoint in KAFSCALE_ETCD_ENDPOINTS is https://"));
+        }
+    }
+    check.pair((CERT, args.etcd_cert_file.is_some()), (KEY, args.etcd_key_file.is_some()));
+    let ca_pem = check.parse_optional(CA, &args.etcd_ca_file, tls::roots);
+    let chain = check.parse_optional(CERT, &args.etcd_cert_file, tls::chain);
+    let key = check.parse_optional(KEY, &args.etcd_key_file, tls::key);
+    let identity = chain?.zip(key?);
+    if let Some((chain, key)) = &identity
+        && let Err(reason) = tls::belong_together(chain, key)
+    {
+        check.contradiction(format!("{CERT} and {KEY} do not belong together: {reason}"));
+    }
+    Some(EtcdTls { ca_pem: ca_pem?, identity })
 }
 
 fn s3(check: &mut Check, args: &BrokerArgs) -> Option<StorageConfig> {

@@ -39,24 +39,28 @@ pub struct EtcdSettings {
     pub request_timeout: Duration,
     /// PEM certificates to trust for `https`, besides the system's.
     pub tls_ca_pem: Option<Vec<u8>>,
+    /// PEM certificate chain and private key that `https` members are shown.
+    pub tls_identity_pem: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl EtcdSettings {
     /// Settings without authentication.
     pub fn new(endpoints: Vec<String>) -> Self {
-        Self { endpoints, username: None, password: None, request_timeout: REQUEST_TIMEOUT, tls_ca_pem: None }
+        let (request_timeout, tls_ca_pem, tls_identity_pem) = (REQUEST_TIMEOUT, None, None);
+        Self { endpoints, username: None, password: None, request_timeout, tls_ca_pem, tls_identity_pem }
     }
 }
 
 impl fmt::Debug for EtcdSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, username, password, request_timeout, tls_ca_pem } = self;
+        let Self { endpoints, username, password, request_timeout, tls_ca_pem, tls_identity_pem } = self;
         f.debug_struct("EtcdSettings")
             .field("endpoints", endpoints)
             .field("username", username)
             .field("password", &password.as_ref().map(|_| "…"))
             .field("request_timeout", request_timeout)
             .field("tls_ca_pem", &tls_ca_pem.is_some())
+            .field("tls_identity_pem", &tls_identity_pem.is_some())
             .finish()
     }
 }

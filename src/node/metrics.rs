@@ -3,9 +3,10 @@
 
 use super::stores::Stores;
 use crate::actors::context::NodeContext;
-use crate::metrics::{Families, HistogramSample, Metrics};
+use crate::broker::{Broker, FetchSource};
+use crate::metrics::{Families, Metrics};
 use crate::protocol::server::EdgeContext;
-use crate::storage::measured::{ERROR_KINDS, LATENCY_BOUNDS_US, OPS, OpStats, StoreStats};
+use crate::storage::measured::{ERROR_KINDS, OPS, OpStats, StoreStats};
 use crate::storage::retry::RetryStats;
 use std::fmt;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ pub fn register(metrics: &Metrics, context: &Arc<NodeContext>, edge: &Arc<EdgeCo
     metrics.register("writer", move |families| writer(families, &shared));
     let shared = edge.clone();
     metrics.register("edge", move |families| connections(families, &shared));
+    let shared = edge.broker.clone();
+    metrics.register("requests", move |families| requests(families, &shared));
     let (objects, retries) = (stores.object_stats.clone(), stores.retry_stats.clone());
     metrics.register("object-store", move |families| {
         object_store(families, &objects)?;
@@ -40,10 +43,40 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
         ("kafscale_merges", "Merged objects written", &stats.merges),
         ("kafscale_merged_bytes", "Bytes of merged objects written", &stats.merged_bytes),
         ("kafscale_deleted_objects", "Objects deleted because nothing refers to them", &stats.deleted_objects),
+        ("kafscale_scrub_listed_objects", "Objects that the scrub looked at", &stats.scrub_listed_objects),
+        (
+            "kafscale_scrub_orphaned_objects",
+            "Objects that nothing ever referred to, put on the garbage list by the scrub",
+            &stats.scrub_orphaned_objects,
+        ),
+        (
+            "kafscale_scrub_orphaned_bytes",
+            "Bytes of objects that nothing ever referred to, put on the garbage list by the scrub",
+            &stats.scrub_orphaned_bytes,
+        ),
     ];
     for (name, help, value) in counters {
         families.counter(name, help, load(value))?;
     }
+    let histograms = [
+        (
+            "kafscale_append_durable_duration_seconds",
+            "From the arrival of a batch at the WAL writer until it is committed",
+            stats.durable.sample(),
+        ),
+        (
+            "kafscale_metadata_commit_duration_seconds",
+            "Commits of the writer's head, until the outcome is known",
+            stats.commit.sample(),
+        ),
+        ("kafscale_flush_size_bytes", "Bytes of record batches in a segment at its cut", stats.flush_bytes.sample()),
+        ("kafscale_flush_age_seconds", "Age of the oldest batch in a segment at its cut", stats.flush_age.sample()),
+    ];
+    for (name, help, sample) in histograms {
+        families.histogram(name, help, &sample)?;
+    }
+    let waited = stats.oldest.waited(context.clock.monotonic()).as_secs_f64();
+    families.gauge("kafscale_oldest_batch_wait_seconds", "Wait of the oldest batch that is not durable yet", waited)?;
     families.gauge("kafscale_writer_head", "Last committed WAL slot", load(&stats.head) as f64)?;
     let pending = context.budget.bytes() as f64;
     families.gauge("kafscale_pipeline_bytes", "Bytes of record batches that are not durable yet", pending)?;
@@ -57,6 +90,21 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
         suspended,
     )?;
     families.counter("kafscale_actor_restarts", "Actors restarted after a failure", context.registry.restarts())
+}
+
+fn requests(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
+    let latencies = &broker.latencies;
+    let produce = latencies.produce.sample();
+    families.histogram("kafscale_produce_ack_duration_seconds", "Produce requests until they are acked", &produce)?;
+    let labels = FetchSource::ALL.map(|(_, name)| [("source", name)]);
+    let samples = labels.iter().zip(&latencies.fetch).map(|(label, fetch)| (&label[..], fetch.sample()));
+    let help = "Fetch requests until they are answered, waiting for records included, by where records came from";
+    families.histograms("kafscale_fetch_duration_seconds", help, samples)?;
+    let held = broker.reader.cache_bytes_held() as f64;
+    families.gauge("kafscale_cache_bytes", "Bytes in the block cache", held)?;
+    let reads = broker.reader.stats();
+    let results = [(&[("result", "hit")][..], load(&reads.hits)), (&[("result", "miss")], load(&reads.misses))];
+    families.counters("kafscale_cache_reads", "Chunks looked for in the block cache", results)
 }
 
 fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Result {
@@ -121,14 +169,16 @@ fn object_store(families: &mut Families<'_>, stats: &StoreStats) -> fmt::Result 
     let errors = ops.iter().flat_map(|op| op.errors.iter().map(load));
     let values = error_labels.iter().map(|l| &l[..]).zip(errors);
     families.counters("kafscale_s3_errors", "Failed requests to the object store by kind", values)?;
-    let samples = labels.iter().zip(ops).map(|(l, op)| (&l[..], latency(op)));
-    families.histograms("kafscale_s3_request_duration_seconds", "Duration of requests to the object store", samples)
-}
-
-fn latency(op: &OpStats) -> HistogramSample {
-    let bounds = LATENCY_BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
-    let buckets = bounds.zip(op.latency_buckets.iter().map(load)).collect();
-    HistogramSample { sum: load(&op.latency_sum_us) as f64 / 1e6, buckets }
+    let outcome_labels: Vec<[(&str, &str); 2]> = OPS
+        .iter()
+        .flat_map(|(_, operation)| {
+            ["success", "failure"].map(|outcome| [("operation", *operation), ("outcome", outcome)])
+        })
+        .collect();
+    let samples = ops.iter().flat_map(|op| [op.succeeded.sample(), op.failed.sample()]);
+    let samples = outcome_labels.iter().map(|l| &l[..]).zip(samples);
+    let help = "Duration of requests to the object store, every attempt";
+    families.histograms("kafscale_s3_request_duration_seconds", help, samples)
 }
 
 fn object_store_retries(families: &mut Families<'_>, stats: &RetryStats) -> fmt::Result {

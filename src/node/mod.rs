@@ -310,7 +310,8 @@ async fn build_context(
         stats: stats.clone(),
         on_fatal: on_fatal.clone(),
     };
-    let flusher = start_flusher(&shards[0], flusher_config, matches!(config.storage, StorageConfig::Local { .. })).await;
+    let flusher =
+        start_flusher(&shards[0], flusher_config, matches!(config.storage, StorageConfig::Local { .. })).await;
     Arc::new(NodeContext {
         store: stores.objects.clone(),
         layout,
@@ -414,6 +415,7 @@ async fn start_loops(
         directory: context.directory.clone(),
         reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
+        latencies: Default::default(),
     });
     // Clients must find the partitions' leaders in the first answer they get.
     feed.wait_until(Duration::from_secs(3600), |image| !image.brokers().is_empty()).await;

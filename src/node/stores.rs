@@ -69,10 +69,15 @@ async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>,
             }
             Ok(Arc::new(EmbeddedStore::open(&path).map_err(|e| NodeError::resource(failed(e).to_string()))?))
         }
-        MetadataConfig::Etcd { endpoints, username, password } => {
+        MetadataConfig::Etcd { endpoints, username, password, tls } => {
             let text = |s: &Secret| s.expose().to_owned();
-            let settings =
-                EtcdSettings { username, password: password.as_ref().map(text), ..EtcdSettings::new(endpoints) };
+            let settings = EtcdSettings {
+                username,
+                password: password.as_ref().map(text),
+                tls_ca_pem: tls.ca_pem.map(String::into_bytes),
+                tls_identity_pem: tls.identity.map(|(chain, key)| (chain.into_bytes(), text(&key).into_bytes())),
+                ..EtcdSettings::new(endpoints)
+            };
             Ok(Arc::new(EtcdStore::connect(settings).await.map_err(failed)?))
         }
     }

@@ -10,6 +10,7 @@ use super::handlers::{self, ConnectionContext, Reply, Request};
 use super::limits::EdgeLimits;
 use crate::broker::Broker;
 use crate::clock::Clock;
+use crate::trace;
 use futures::future::LocalBoxFuture;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 /// Connections that may wait for `accept` on one socket.
 const BACKLOG: i32 = 1024;
@@ -115,7 +117,20 @@ struct HandlerDispatch(Rc<ConnectionContext>);
 
 impl Dispatch for HandlerDispatch {
     fn dispatch(&self, request: Request) -> LocalBoxFuture<'static, Reply> {
-        handlers::dispatch(self.0.clone(), request)
+        let span = trace::request(&request, self.0.peer);
+        if span.is_disabled() {
+            return handlers::dispatch(self.0.clone(), request);
+        }
+        let handler = handlers::dispatch(self.0.clone(), request);
+        let told = span.clone();
+        let traced = async move {
+            let reply = handler.await;
+            if let Reply::Close(reason) = &reply {
+                trace::fail(&told, "connection_closed", Some(reason));
+            }
+            reply
+        };
+        Box::pin(traced.instrument(span))
     }
 }
 

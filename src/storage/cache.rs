@@ -12,9 +12,11 @@ use crate::actors::partition::view::Extent;
 use crate::actors::runtime::IoPool;
 use crate::ids::{Offset, PartitionKey};
 use crate::protocol::batch::StoredBatch;
+use crate::trace;
 use bytes::Bytes;
 use moka::future::Cache;
 use std::sync::Arc;
+use tracing::Instrument;
 
 /// Extents above this length, at levels 1 and 2, are read in chunks of at least this many bytes.
 pub const CHUNK_LEN_MIN: u64 = 1024 * 1024;
@@ -241,7 +243,7 @@ async fn on_pool<T: Send + 'static>(
     pool: &IoPool,
     fetch: impl Future<Output = Result<T, StoreError>> + Send + 'static,
 ) -> Result<T, StoreError> {
-    match pool.spawn(fetch).await {
+    match pool.spawn(fetch.in_current_span()).await {
         Ok(result) => result,
         Err(e) => Err(StoreError::Unavailable { message: format!("a fetch was interrupted: {e}") }),
     }
@@ -255,7 +257,8 @@ async fn fetch_chunk(
 ) -> Result<Arc<Chunk>, StoreError> {
     let mut attempt = 1;
     loop {
-        let bytes = store.get_range(&object, spec.position..spec.position + spec.len).await;
+        let range = spec.position..spec.position + spec.len;
+        let bytes = store.get_range(&object, range.clone()).instrument(trace::get(&object, &range)).await;
         let checked = bytes.and_then(|bytes| {
             Chunk::check(bytes, &spec).map_err(|message| StoreError::Corrupt { key: object.clone(), message })
         });

@@ -165,6 +165,16 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// As many of an object's first bytes as [`Self::origin`] may need.
+    pub const ORIGIN_LEN_MAX: u64 = 96;
+
+    /// Cluster id, writer, nonce, slot and revision, from the first bytes of a checkpoint, whose checksum cannot be
+    /// compared then. `None` if they are not those of a checkpoint.
+    pub fn origin(bytes: &[u8]) -> Option<(String, WriterId, u64, Seq, i64)> {
+        let body = bytes.strip_prefix(MAGIC)?.get(PREFIX_LEN - MAGIC.len()..)?;
+        postcard::take_from_bytes(body).ok().map(|(origin, _)| origin)
+    }
+
     /// What readers of a checkpoint rely on.
     fn check(&self, partition: &PartitionCheckpoint) -> Result<(), &'static str> {
         let mut expected = None;
@@ -273,6 +283,10 @@ mod tests {
         let key = ObjectKey::new("c");
         let bytes = sample().encode().chunks[0].clone();
         assert_eq!(Checkpoint::decode(&key, &bytes).unwrap(), sample());
+        let origin = ("AAAAAAAAAAAAAAAAAAAAAA".to_owned(), WriterId(7), 0x1234, Seq(11), 99);
+        let first = bytes.len().min(Checkpoint::ORIGIN_LEN_MAX as usize);
+        assert_eq!(Checkpoint::origin(&bytes[..first]), Some(origin));
+        assert_eq!(Checkpoint::origin(&bytes[1..]), None);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.to_vec();
             damaged[bit / 8] ^= 1 << (bit % 8);

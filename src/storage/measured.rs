@@ -4,18 +4,13 @@
 use super::fault::Op;
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
 use crate::clock;
+use crate::metrics::{Histogram, Seconds};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
-
-/// Upper bounds of the latency buckets in microseconds; one more bucket takes the rest.
-pub const LATENCY_BOUNDS_US: [u64; 16] = [
-    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 150_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
-];
 
 /// Every operation with the name its metrics carry.
 pub const OPS: [(Op, &str); 6] = [
@@ -41,10 +36,10 @@ pub struct OpStats {
     pub bytes: AtomicU64,
     /// Failures by kind, see [`ERROR_KINDS`].
     pub errors: [AtomicU64; ERROR_KINDS.len()],
-    /// Calls by latency, see [`LATENCY_BOUNDS_US`]; failed calls too.
-    pub latency_buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
-    /// Sum of all latencies in microseconds.
-    pub latency_sum_us: AtomicU64,
+    /// How long successful calls took.
+    pub succeeded: Histogram<Seconds>,
+    /// How long failed calls took. That an object is there already, or is not, counts as a failure too.
+    pub failed: Histogram<Seconds>,
 }
 
 /// Counters of a store, by operation.
@@ -62,15 +57,17 @@ impl StoreStats {
 
 impl OpStats {
     fn record(&self, elapsed: Duration, outcome: Result<u64, &StoreError>) {
-        let us = elapsed.as_micros() as u64;
         self.calls.fetch_add(1, Ordering::Relaxed);
-        self.latency_sum_us.fetch_add(us, Ordering::Relaxed);
-        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
-        self.latency_buckets[bucket].fetch_add(1, Ordering::Relaxed);
         match outcome {
-            Ok(bytes) => self.bytes.fetch_add(bytes, Ordering::Relaxed),
-            Err(error) => self.errors[kind(error)].fetch_add(1, Ordering::Relaxed),
-        };
+            Ok(bytes) => {
+                self.bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.succeeded.record_duration(elapsed);
+            }
+            Err(error) => {
+                self.errors[kind(error)].fetch_add(1, Ordering::Relaxed);
+                self.failed.record_duration(elapsed);
+            }
+        }
     }
 }
 
@@ -179,8 +176,9 @@ mod tests {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let create = stats.op(Op::Create);
         assert_eq!((read(&create.calls), read(&create.bytes), read(&create.errors[2])), (2, 5, 1));
-        let slow = LATENCY_BOUNDS_US.iter().position(|bound| *bound == 75_000).unwrap();
-        assert_eq!(read(&create.latency_buckets[slow]), 1);
+        let succeeded = create.succeeded.sample();
+        assert!(succeeded.buckets.contains(&(0.075, 1)) && succeeded.sum >= 0.06, "{succeeded:?}");
+        assert_eq!((create.succeeded.count(), create.failed.count()), (1, 1));
         assert_eq!(read(&stats.op(Op::GetRange).bytes), 3);
         assert_eq!(stats.op(Op::Head).in_flight.load(Ordering::Relaxed), 0, "a dropped call is not in flight");
     }

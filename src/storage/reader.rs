@@ -11,9 +11,12 @@ use crate::actors::runtime::IoPool;
 use crate::ids::{Offset, PartitionKey};
 use crate::protocol::batch::StoredBatch;
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
+use crate::trace;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
+use tracing::{Instrument, Span};
 
 #[cfg(test)]
 mod tests;
@@ -52,6 +55,16 @@ pub struct LogReader {
     readahead_permits: Arc<Semaphore>,
     /// Where the last read-ahead of a partition began, so that it is not repeated for each small read of a chunk.
     readahead_from: Mutex<HashMap<PartitionKey, Offset>>,
+    stats: ReaderStats,
+}
+
+/// Counters of reads below the tails, for metrics.
+#[derive(Debug, Default)]
+pub struct ReaderStats {
+    /// Chunks that were in the block cache.
+    pub hits: AtomicU64,
+    /// Chunks that were not.
+    pub misses: AtomicU64,
 }
 
 /// Batches collected so far by one read.
@@ -60,6 +73,7 @@ struct Collected {
     bytes: usize,
     bytes_max: usize,
     at_least_one: bool,
+    spans_left: usize,
 }
 
 impl Collected {
@@ -81,6 +95,15 @@ impl Collected {
     fn bytes_left(&self) -> usize {
         self.bytes_max.saturating_sub(self.bytes)
     }
+
+    /// The span of looking for a chunk in the cache.
+    fn span(&mut self, hit: bool, object: &ObjectKey, spec: &ChunkSpec) -> Span {
+        if self.spans_left == 0 {
+            return Span::none();
+        }
+        self.spans_left -= 1;
+        trace::cache(hit, object, spec.len)
+    }
 }
 
 /// What one step of a read came to.
@@ -101,12 +124,18 @@ impl LogReader {
             limits,
             readahead_permits: Arc::new(Semaphore::new(READAHEAD_TASKS_MAX)),
             readahead_from: Mutex::default(),
+            stats: ReaderStats::default(),
         }
     }
 
     /// Bytes in the block cache, for metrics.
     pub fn cache_bytes_held(&self) -> u64 {
         self.cache.bytes_held()
+    }
+
+    /// Counters, for metrics.
+    pub fn stats(&self) -> &ReaderStats {
+        &self.stats
     }
 
     /// Whole batches, the first containing `from`, up to `bytes_max` (exceeded only by the first batch, and only if
@@ -121,7 +150,8 @@ impl LogReader {
         if from < view.log_start() || from > view.high_watermark() {
             return Err(ReadError::OutOfRange);
         }
-        let mut collected = Collected { batches: Vec::new(), bytes: 0, bytes_max, at_least_one };
+        let spans_left = trace::CACHE_SPANS_MAX;
+        let mut collected = Collected { batches: Vec::new(), bytes: 0, bytes_max, at_least_one, spans_left };
         let mut gets_left = 1 + self.limits.readahead_segments;
         let mut missing = None;
         loop {
@@ -184,16 +214,19 @@ impl LogReader {
         let object = &extent.object.key;
         let specs = self.cache.chunks_of(key, extent).await?;
         let spec = spec_at(object, &specs, at)?;
-        if !self.cache.has(object, spec) {
+        let hit = self.cache.has(object, spec);
+        if !hit {
             if *gets_left == 0 && !collected.batches.is_empty() {
                 return Ok(Step::Done);
             }
             *gets_left = gets_left.saturating_sub(1);
         }
+        let counted = if hit { &self.stats.hits } else { &self.stats.misses };
+        counted.fetch_add(1, Ordering::Relaxed);
         if spec.base == at {
             self.read_ahead(key, extents, spec.next);
         }
-        let chunk = self.cache.chunk(object, spec).await?;
+        let chunk = self.cache.chunk(object, spec).instrument(collected.span(hit, object, spec)).await?;
         for batch in chunk.batches_from(at) {
             if !collected.take(batch) {
                 return Ok(Step::Done);

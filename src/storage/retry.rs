@@ -20,6 +20,7 @@ mod tests;
 use self::budget::Budget;
 use self::latency::Latencies;
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
+use crate::trace::Tries;
 use crate::{clock, rng};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -167,9 +168,10 @@ impl RetryingStore {
     /// Creates until it is known what is under the key.
     async fn create_resolved(&self, key: &ObjectKey, payload: &Payload) -> Result<(), StoreError> {
         self.budget.earn();
+        let tries = Tries::default();
         let mut attempt = 1;
         loop {
-            let error = match self.attempt(key, payload).await {
+            let error = match self.attempt(key, payload, &tries).await {
                 Err(error) => error,
                 Ok(()) => return Ok(()),
             };
@@ -192,6 +194,7 @@ impl RetryingStore {
                 }
             }
             attempt += 1;
+            tries.again();
             // A create has to go on whatever the budget says; it leaves less of it for others.
             self.budget.spend_retry();
             self.stats.retries.fetch_add(1, Ordering::Relaxed);
@@ -217,10 +220,10 @@ impl RetryingStore {
     }
 
     /// One attempt, with a hedge if it is slow. Feeds the latency estimate.
-    async fn attempt(&self, key: &ObjectKey, payload: &Payload) -> Result<(), StoreError> {
+    async fn attempt(&self, key: &ObjectKey, payload: &Payload, tries: &Tries) -> Result<(), StoreError> {
         let start = clock::monotonic();
         let result = match self.hedge_delay(payload.len) {
-            Some(delay) => self.attempt_hedged(key, payload, delay).await,
+            Some(delay) => self.attempt_hedged(key, payload, delay, tries).await,
             None => self.inner.create(key, payload).await,
         };
         if result.is_ok() {
@@ -239,7 +242,13 @@ impl RetryingStore {
         Some(slow.max(hedge.delay_min))
     }
 
-    async fn attempt_hedged(&self, key: &ObjectKey, payload: &Payload, delay: Duration) -> Result<(), StoreError> {
+    async fn attempt_hedged(
+        &self,
+        key: &ObjectKey,
+        payload: &Payload,
+        delay: Duration,
+        tries: &Tries,
+    ) -> Result<(), StoreError> {
         let first = self.inner.create(key, payload);
         let first = match future::select(first, Box::pin(tokio::time::sleep(delay))).await {
             Either::Left((result, _)) => return result,
@@ -249,6 +258,7 @@ impl RetryingStore {
             return first.await;
         }
         self.stats.hedges.fetch_add(1, Ordering::Relaxed);
+        tries.hedge();
         let second = self.inner.create(key, payload);
         let (result, other) = match future::select(first, second).await {
             Either::Left(done) => done,

@@ -4,13 +4,15 @@
 //!
 //! 1. A checkpoint is durable before the writer's key points to it.
 //! 2. An object becomes garbage only when a *committed* checkpoint no longer refers to it, and the garbage list is
-//!    itself in the checkpoint: nothing is ever deleted because a LIST said so.
+//!    itself in the checkpoint. A LIST (`scrub.rs`) only ever adds to that list.
 //! 3. Garbage is deleted only after it has aged, after a second look at the writer's key (still active, still ours)
 //!    and at the present references.
 //! 4. A log start is raised in the metadata store before readers see it and before anything below becomes garbage.
 //! 5. A partition leaves the checkpoint only if its topic's tombstone was read from the metadata store.
 
+pub mod orphans;
 pub mod plan;
+pub mod scrub;
 
 use crate::actors::context::NodeContext;
 use crate::actors::flusher::PointToCheckpoint;
@@ -20,13 +22,14 @@ use crate::actors::recovery::{self, Seed, WriterLog};
 use crate::broker::Broker;
 use crate::ids::{Offset, PartitionKey, Seq};
 use crate::metadata::model::{CheckpointRef, WriterState};
-use crate::metadata::{MetadataError, Op, TXN_OPS_MAX, Txn};
+use crate::metadata::{MetadataError, Op, Revision, TXN_OPS_MAX, Txn};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, RawExtent, SegmentHeader};
 use crate::storage::{ObjectKey, StoreError};
 use bytes::{BufMut, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use plan::{Merge, MergeLimits, Run};
+use scrub::Scrub;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -47,6 +50,10 @@ pub struct MaintenanceLimits {
     pub look_every: Duration,
     /// Age at which garbage may be deleted, ms.
     pub garbage_age_ms: i64,
+    /// Pause between two passes of the scrub, and before the first.
+    pub scrub_every: Duration,
+    /// Least age of an object that the scrub may take for an orphan, ms.
+    pub scrub_age_ms: i64,
     /// Merging.
     pub merge: MergeLimits,
 }
@@ -59,6 +66,8 @@ impl Default for MaintenanceLimits {
             checkpoint_every: Duration::from_secs(300),
             look_every: Duration::from_secs(15),
             garbage_age_ms: 3_600_000,
+            scrub_every: Duration::from_secs(6 * 3_600),
+            scrub_age_ms: 24 * 3_600_000,
             merge: MergeLimits::default(),
         }
     }
@@ -96,6 +105,7 @@ pub struct Maintenance {
     last: Option<CheckpointRef>,
     last_at: Instant,
     last_batches: u64,
+    scrub: Scrub,
 }
 
 impl Maintenance {
@@ -105,7 +115,8 @@ impl Maintenance {
         let known = logs.iter().flat_map(|log| log.known_objects()).collect();
         let garbage = logs.iter().flat_map(|log| log.garbage()).cloned().collect();
         let last_at = context.clock.monotonic();
-        Self { context, limits, known, garbage, last: None, last_at, last_batches: 0 }
+        let scrub = Scrub::new(last_at);
+        Self { context, limits, known, garbage, last: None, last_at, last_batches: 0, scrub }
     }
 
     /// Writes a checkpoint of all owned partitions and of `seeds`, which are claimed but not led yet, and points the
@@ -133,6 +144,7 @@ impl Maintenance {
         let dropped = self.known.iter().filter(|key| !referenced.contains(*key));
         let mut garbage = self.garbage.clone();
         garbage.extend(dropped.map(|key| GarbageRecord { key: key.as_str().to_owned(), since_ms: now_ms }));
+        garbage.extend(self.scrub.nominated.iter().cloned());
         if let Some(last) = &self.last {
             garbage.push(GarbageRecord { key: last.key.clone(), since_ms: now_ms });
         }
@@ -158,6 +170,7 @@ impl Maintenance {
         context.stats.checkpoints.fetch_add(1, Ordering::Relaxed);
         self.known = referenced;
         self.garbage = checkpoint.garbage;
+        self.scrub.nominated.clear();
         self.last = Some(pointer);
         self.last_at = context.clock.monotonic();
         self.last_batches = batches;
@@ -314,14 +327,7 @@ impl Maintenance {
             return Ok(0);
         }
         let referenced = self.references_now();
-        let registration = &self.context.registration;
-        let found = self.context.ownership.writer(registration.writer).await;
-        let found = found.map_err(|e| MetadataError::Unavailable { message: e.to_string() })?;
-        let mine = found.filter(|(v, _)| v.state == WriterState::Active && v.nonce == registration.nonce);
-        let pointer = mine.ok_or(MaintenanceError::WriterStopped)?.0.checkpoint;
-        if pointer != self.last {
-            return Err(MaintenanceError::WriterStopped);
-        }
+        self.still_mine().await?;
         let (still, gone): (Vec<_>, Vec<_>) = keys.into_iter().partition(|k| referenced.contains(k));
         if !still.is_empty() {
             tracing::error!(objects = still.len(), "garbage is referenced; it is kept");
@@ -331,6 +337,17 @@ impl Maintenance {
         let handled: HashSet<&str> = gone.iter().chain(&still).map(ObjectKey::as_str).collect();
         self.garbage.retain(|g| !handled.contains(g.key.as_str()));
         Ok(gone.len())
+    }
+
+    /// The second look: the writer's key is still active, ours, and points to the checkpoint we believe is the newest.
+    /// Returns the key's revision.
+    async fn still_mine(&self) -> Result<Revision, MaintenanceError> {
+        let registration = &self.context.registration;
+        let found = self.context.ownership.writer(registration.writer).await;
+        let found = found.map_err(|e| MetadataError::Unavailable { message: e.to_string() })?;
+        let mine = found.filter(|(v, _)| v.state == WriterState::Active && v.nonce == registration.nonce);
+        let (value, revision) = mine.ok_or(MaintenanceError::WriterStopped)?;
+        if value.checkpoint == self.last { Ok(revision) } else { Err(MaintenanceError::WriterStopped) }
     }
 
     fn references_now(&self) -> HashSet<ObjectKey> {
@@ -439,6 +456,7 @@ pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
             report("retention", maintenance.retain(&broker).await);
             report("merge", maintenance.merge().await.map(drop));
             report("collection", maintenance.collect().await.map(drop));
+            report("scrub", maintenance.scrub_if_due().await);
         }
     }
 }

@@ -5,6 +5,7 @@
 //! pool and come back as messages. A panic anywhere on this path, a seal by another process, or a foreign object under
 //! our key ends the process through `on_fatal`: a half-alive writer is worse than a dead one.
 
+mod arrivals;
 pub mod state;
 
 use crate::actors::partition::view::ObjectRef;
@@ -24,7 +25,9 @@ use crate::sabotage;
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentInput, SegmentHeader, SegmentIndex};
 use crate::storage::{ObjectStore, StoreError};
+use crate::trace::{self, SegmentShape, SpanLink};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
+use arrivals::Arrivals;
 use futures::FutureExt;
 use state::{Effect, Event, Extents, FlushLimits, FlusherState};
 use std::collections::{HashMap, VecDeque};
@@ -34,6 +37,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// Longest pause between attempts at an upload or a commit, ms.
 const RETRY_MS_MAX: u64 = 2_000;
@@ -75,6 +79,8 @@ pub struct Store {
     pub port: Arc<Port>,
     /// The batch.
     pub batch: StoredBatch,
+    /// Leads to the span of the request that brought it.
+    pub link: SpanLink,
 }
 
 /// Points the writer's key to a new checkpoint; answered with the writer's value once that is committed.
@@ -117,6 +123,10 @@ struct Slot {
     ports: Vec<(PartitionKey, Arc<Port>)>,
     bytes: u64,
     uploaded: Option<(SegmentIndex, Arc<ObjectRef>)>,
+    /// When its batches came.
+    arrivals: Arrivals,
+    /// Ends when the slot is announced.
+    span: Span,
 }
 
 /// What one committed segment holds in memory for tailing readers.
@@ -140,6 +150,8 @@ pub struct Flusher {
     checkpoint_wanted: Option<PointToCheckpoint>,
     checkpoint_done: Option<oneshot::Sender<()>>,
     quiescing: Vec<Quiesce>,
+    /// What came with the batches of the open segment.
+    arrivals: Arrivals,
     effects: Vec<Effect<Arc<Port>>>,
 }
 
@@ -161,12 +173,17 @@ impl Flusher {
             checkpoint_wanted: None,
             checkpoint_done: None,
             quiescing: Vec::new(),
+            arrivals: Arrivals::default(),
             effects: Vec::new(),
         }
     }
 
     fn now_ms(&self) -> u64 {
-        (self.config.clock.monotonic() - self.origin).as_millis() as u64
+        self.now_us() / 1_000
+    }
+
+    fn now_us(&self) -> u64 {
+        (self.config.clock.monotonic() - self.origin).as_micros() as u64
     }
 
     fn step(&mut self, event: Event<Arc<Port>>, ctx: &mut Context<Self>) {
@@ -221,10 +238,16 @@ impl Flusher {
         stats.flushes.fetch_add(1, Ordering::Relaxed);
         stats.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
         stats.flushed_batches.fetch_add(batches, Ordering::Relaxed);
-        self.slots.insert(seq, Slot { ports, bytes, uploaded: None });
+        let arrivals = std::mem::take(&mut self.arrivals);
+        let age_us = arrivals.oldest_us().map_or(0, |since| self.now_us().saturating_sub(since));
+        let shape = SegmentShape { seq: seq.0, bytes, batches, partitions: ports.len(), age_us };
+        stats.flush_bytes.record(bytes);
+        stats.flush_age.record(age_us);
+        let span = trace::flush(shape, &arrivals.links);
+        self.slots.insert(seq, Slot { ports, bytes, uploaded: None, arrivals, span: span.clone() });
         let config = self.config.clone();
         self.spawn_io(async move {
-            let (index, object) = upload(&config, seq, inputs).await?;
+            let (index, object) = upload(&config, seq, inputs, span).await?;
             flusher.do_send(Uploaded { seq, index, object });
             Ok(())
         });
@@ -242,9 +265,15 @@ impl Flusher {
             self.checkpoint_done = Some(c.done);
             c.checkpoint
         });
+        let covered = self.state.head().0 + 1..=head.0;
+        let spans = covered.filter_map(|seq| self.slots.get(&Seq(seq))).map(|slot| trace::commit(&slot.span, head.0));
+        let spans: Vec<Span> = spans.filter(|span| !span.is_disabled()).collect();
         let config = self.config.clone();
         self.spawn_io(async move {
+            let started = config.clock.monotonic();
             let (value, revision, fenced) = commit(&config, head, checkpoint).await?;
+            config.stats.commit.record_duration(started.elapsed());
+            drop(spans);
             failpoint::hit("flusher.committing");
             flusher.do_send(CommitDone { head, value, revision });
             match fenced {
@@ -271,6 +300,7 @@ impl Flusher {
 
     fn announce(&mut self, up_to: Seq) {
         let first = self.config.stats.head.load(Ordering::Relaxed) + 1;
+        let now_us = self.now_us();
         for seq in first..=up_to.0 {
             let slot = self.slots.remove(&Seq(seq)).expect("a committed slot was cut");
             let (index, object) = slot.uploaded.expect("a committed slot is durable");
@@ -282,12 +312,22 @@ impl Flusher {
                 ends.push((port, entry.next));
             }
             self.config.budget.committed(slot.bytes);
+            let durable = &self.config.stats.durable;
+            slot.arrivals.waits(now_us).for_each(|(wait_us, count)| durable.record_many(wait_us, count));
             self.tail_bytes += slot.bytes;
             self.tail.push_back(TailShare { bytes: slot.bytes, ends });
         }
         self.config.stats.head.store(up_to.0, Ordering::Release);
+        self.note_oldest(up_to.next());
         self.evict_tails();
         self.answer_quiesced();
+    }
+
+    /// Publishes when the oldest batch came that is not durable: in slot `first`, or else in the open segment.
+    fn note_oldest(&self, first: Seq) {
+        let arrivals = self.slots.get(&first).map_or(&self.arrivals, |slot| &slot.arrivals);
+        let since = arrivals.oldest_us().map(|us| self.origin + Duration::from_micros(us));
+        self.config.stats.oldest.set(since);
     }
 
     /// The newest segment stays even where the tail may not be as long as one. It goes if it is much longer than a segment
@@ -322,6 +362,7 @@ async fn upload(
     config: &FlusherConfig,
     seq: Seq,
     inputs: Vec<ExtentInput>,
+    flush: Span,
 ) -> Result<(SegmentIndex, Arc<ObjectRef>), Fatal> {
     let r = &config.registration;
     let header = SegmentHeader {
@@ -334,9 +375,10 @@ async fn upload(
     };
     let key = config.layout.wal(r.writer, r.nonce, seq);
     let (payload, index) = segment::build(&header, inputs);
+    let put = trace::put(&flush, &key, payload.len);
     let mut wait_ms = 50;
     loop {
-        match config.store.create(&key, &payload).await {
+        match config.store.create(&key, &payload).instrument(put.clone()).await {
             Ok(()) => break,
             Err(StoreError::AlreadyExists { key }) => {
                 return Err(Fatal::IdentityClash(format!("object {key} was written by another process")));
@@ -409,8 +451,12 @@ impl Actor for Flusher {
 impl Handler<Store> for Flusher {
     type Result = ();
 
-    fn handle(&mut self, Store { port, batch }: Store, ctx: &mut Self::Context) {
+    fn handle(&mut self, Store { port, batch, link }: Store, ctx: &mut Self::Context) {
         failpoint::hit("flusher.store");
+        self.arrivals.add(self.now_us(), link);
+        if self.state.is_idle() {
+            self.note_oldest(self.state.head().next());
+        }
         let (key, leader_epoch) = (port.view.key, port.view.leader_epoch);
         self.step(Event::Append { key, port, leader_epoch, batch }, ctx);
     }

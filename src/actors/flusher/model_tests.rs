@@ -137,7 +137,10 @@ impl Model {
             match effect {
                 Effect::Upload { seq, .. } => {
                     self.puts += 1;
-                    self.requests.iter_mut().filter(|(_, slot)| slot.is_none()).for_each(|(_, slot)| *slot = Some(seq.0));
+                    self.requests
+                        .iter_mut()
+                        .filter(|(_, slot)| slot.is_none())
+                        .for_each(|(_, slot)| *slot = Some(seq.0));
                     let done = self.now_us + self.rng.put_us();
                     self.queue.push(Reverse((done, Happens::Uploaded(seq.0))));
                 }

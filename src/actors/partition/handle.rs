@@ -3,6 +3,7 @@
 use super::view::PartitionView;
 use crate::ids::{Offset, PartitionKey};
 use crate::protocol::batch::BatchHeader;
+use crate::trace::SpanLink;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -77,6 +78,8 @@ pub struct Append {
     pub batch: ValidBatch,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Leads to the span of the request.
+    pub link: SpanLink,
 }
 
 /// Delivers appends to a partition wherever its actor runs.
@@ -105,8 +108,13 @@ impl std::fmt::Debug for PartitionRef {
 impl PartitionRef {
     /// Appends a batch; the receiver gets the outcome when it is durable (or refused).
     pub fn append(&self, batch: ValidBatch) -> Result<AppendReceiver, AppendError> {
+        self.append_linked(batch, SpanLink::NONE)
+    }
+
+    /// The same for a request whose trace the flush of the batch is linked to.
+    pub fn append_linked(&self, batch: ValidBatch, link: SpanLink) -> Result<AppendReceiver, AppendError> {
         let (reply, receiver) = oneshot::channel();
-        self.sink.append(Append { batch, reply })?;
+        self.sink.append(Append { batch, reply, link })?;
         Ok(receiver)
     }
 }

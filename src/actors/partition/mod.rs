@@ -18,6 +18,7 @@ use crate::failpoint;
 use crate::ids::Offset;
 use crate::sabotage::{self, Sabotage};
 use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
+use crate::trace::SpanLink;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
 use handle::{Append, AppendError, AppendSink, Appended};
 use state::{Effect, Event, PartitionState};
@@ -107,6 +108,8 @@ pub struct Partition {
     clock: Clock,
     /// Set when an append was refused on its way here.
     refused: Arc<AtomicBool>,
+    /// Leads to the request whose append is being handled.
+    link: SpanLink,
     effects: Vec<Effect<Reply>>,
 }
 
@@ -122,7 +125,8 @@ impl Partition {
         let log = LogState { extents: seed.extents, tail: Default::default(), epochs: seed.epochs };
         let view = PartitionView::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, log);
         let state = PartitionState::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, seed.producers);
-        Self { state, view: Arc::new(view), port: None, flusher, budget, clock, refused, effects: Vec::new() }
+        let (view, link) = (Arc::new(view), SpanLink::NONE);
+        Self { state, view, port: None, flusher, budget, clock, refused, link, effects: Vec::new() }
     }
 
     /// The shared view.
@@ -144,10 +148,11 @@ impl Partition {
             Effect::Store { batch, .. } => {
                 self.budget.stored(batch.byte_len() as u64);
                 let port = self.port.clone().expect("set when the actor started");
+                let link = self.link;
                 if sabotage::is(Sabotage::StoreTwice) {
-                    self.flusher.do_send(Store { port: port.clone(), batch: batch.clone() });
+                    self.flusher.do_send(Store { port: port.clone(), batch: batch.clone(), link });
                 }
-                self.flusher.do_send(Store { port, batch });
+                self.flusher.do_send(Store { port, batch, link });
             }
             // Nobody may be waiting any more (acks=0, closed connection): the batch is stored all the same.
             Effect::Reply { reply, outcome } => drop(reply.send(outcome)),
@@ -190,6 +195,7 @@ impl Handler<Queued> for Partition {
         if self.refused.load(Ordering::Acquire) && self.refused.swap(false, Ordering::AcqRel) {
             self.step(Event::Refused);
         }
+        self.link = append.link;
         self.step(Event::Append { batch: append.batch, reply: append.reply });
     }
 }

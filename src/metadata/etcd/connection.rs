@@ -5,7 +5,9 @@
 
 use super::EtcdSettings;
 use crate::metadata::{LeaseId, MetadataError, Revision};
-use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, KvClient, ResponseHeader, TlsOptions};
+use etcd_client::{
+    Certificate, Client, ConnectOptions, Error, GetOptions, Identity, KvClient, ResponseHeader, TlsOptions,
+};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -197,11 +199,14 @@ impl Connections {
         if !endpoint.starts_with("https://") {
             return options;
         }
-        let tls = TlsOptions::new().with_enabled_roots();
-        options.with_tls(match &self.settings.tls_ca_pem {
-            Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
-            None => tls,
-        })
+        let mut tls = TlsOptions::new().with_enabled_roots();
+        if let Some(pem) = &self.settings.tls_ca_pem {
+            tls = tls.ca_certificate(Certificate::from_pem(pem));
+        }
+        if let Some((chain, key)) = &self.settings.tls_identity_pem {
+            tls = tls.identity(Identity::from_pem(chain, key));
+        }
+        options.with_tls(tls)
     }
 }
 

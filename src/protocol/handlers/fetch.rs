@@ -12,6 +12,7 @@ use super::common;
 use super::fetch_session::{FetchKey, FetchParams, Mode, SessionRequest, Target, Told, TopicKey};
 use super::{ConnectionContext, Reply, Request, offsets};
 use crate::actors::partition::view::{PartitionView, TailRead, WaiterGuard};
+use crate::broker::FetchSource;
 use crate::clock::monotonic;
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey, TopicId};
 use crate::metadata::image::ClusterImage;
@@ -20,6 +21,7 @@ use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice::Splicer;
 use crate::sabotage;
 use crate::storage::reader::ReadError;
+use crate::trace;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -32,6 +34,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 /// Most bytes of one response (Kafka's `fetch.max.bytes` of the broker).
 const RESPONSE_BYTES_MAX: i32 = 55 * 1024 * 1024;
@@ -75,6 +78,8 @@ struct Fetch {
     bytes_min: i64,
     bytes_max: usize,
     deadline: Instant,
+    /// Something was read that was not in a partition's tail.
+    cold: bool,
 }
 
 pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
@@ -100,9 +105,13 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         bytes_min: i64::from(min_bytes.min(RESPONSE_BYTES_MAX)),
         bytes_max: max_bytes.clamp(0, if (ctx.crowded)() { CROWDED_BYTES_MAX } else { RESPONSE_BYTES_MAX }) as usize,
         deadline: received + Duration::from_millis(max_wait_ms.max(0) as u64),
+        cold: false,
     };
     fetch.run(&ctx).await;
-    respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots)
+    let source = fetch.source();
+    let reply = respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots);
+    ctx.broker.latencies.fetch[source as usize].record_duration(received.elapsed());
+    reply
 }
 
 fn session_request(body: FetchRequest, version: i16) -> SessionRequest {
@@ -239,6 +248,14 @@ impl Fetch {
         }
     }
 
+    fn source(&self) -> FetchSource {
+        match self.slots.iter().any(|s| s.outcome.bytes > 0) {
+            true if self.cold => FetchSource::Store,
+            true => FetchSource::Memory,
+            false => FetchSource::Nothing,
+        }
+    }
+
     fn is_complete(&self) -> bool {
         let wrong = |o: &Outcome| o.error.is_some() || o.diverging.is_some();
         let bytes: i64 = self.slots.iter().map(|s| s.outcome.bytes as i64).sum();
@@ -258,9 +275,14 @@ impl Fetch {
                 ready.push((i, high_watermark));
             }
         }
-        if !changed {
-            return;
+        if changed {
+            let span = trace::fetch_read(ready.len());
+            self.read(ctx, ready).instrument(span).await;
         }
+    }
+
+    /// Reads the partitions that are `ready`, up to their high watermarks.
+    async fn read(&mut self, ctx: &ConnectionContext, ready: Vec<(usize, Offset)>) {
         let mut budget = self.bytes_max;
         let mut nothing_yet = true;
         let mut cold: Vec<(usize, ColdRead)> = Vec::new();
@@ -283,6 +305,7 @@ impl Fetch {
                 TailRead::Below if cold.len() < COLD_READS_MAX => {
                     // Counted in full until it is known how much it is, so that reads can run side by side.
                     budget -= bytes_max;
+                    self.cold = true;
                     cold.push((i, read_cold(ctx, view, slot.offset(), bytes_max, nothing_yet)));
                     nothing_yet = false;
                 }
@@ -306,7 +329,8 @@ fn read_cold(
     at_least_one: bool,
 ) -> ColdRead {
     let broker = ctx.broker.clone();
-    tokio::task::spawn_local(async move { broker.reader.read(&view, from, bytes_max, at_least_one).await })
+    let read = async move { broker.reader.read(&view, from, bytes_max, at_least_one).await };
+    tokio::task::spawn_local(read.in_current_span())
 }
 
 /// Builds the response; makes or updates the session with what it says.
@@ -333,6 +357,9 @@ fn respond(ctx: &ConnectionContext, version: i16, read_committed: bool, mode: Mo
             included = ctx.sessions.lock().update(id, &told);
             response.session_id = id;
         }
+    }
+    if let Some(code) = slots.iter().find_map(|s| s.outcome.error) {
+        trace::fail(&Span::current(), code, None);
     }
     if version >= 12 {
         add_leaders(ctx, version, &slots, &mut data, &mut response);

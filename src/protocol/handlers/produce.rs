@@ -13,6 +13,7 @@ use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::topic_name;
 use crate::protocol::validate::{self, BatchLimits, RejectedBatch};
+use crate::trace::{self, SpanLink};
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::TopicProduceData;
 use kafka_protocol::messages::produce_response::{
@@ -24,6 +25,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 /// How long acks=1 is waited for. Kafka answers it without waiting for replicas, so its `timeout_ms` does not apply.
@@ -95,29 +97,47 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     };
     drop(request);
     let (acks, timeout_ms) = (body.acks, body.timeout_ms);
-    let image = ctx.broker.image.load_full();
-    let topics: Vec<_> = body.topic_data.into_iter().map(|t| check_topic(&ctx, &image, version, acks, t)).collect();
-    drop(image);
-    let good = topics.iter().flat_map(|t| &t.slots).filter_map(|s| s.append.as_ref().ok());
-    let stored_len: usize = good.map(|c| c.batch.bytes.len()).sum();
-    let copies = stored_len < request_len / SHARED_PARTS_MAX;
-    let topics: Vec<_> = topics.into_iter().map(|t| append_topic(t, copies)).collect();
+    let span = Span::current();
+    let topics = trace::append(|| shape(&body)).in_scope(|| {
+        let image = ctx.broker.image.load_full();
+        let call = Call { ctx: &ctx, image: &image, version, acks };
+        let topics: Vec<_> = body.topic_data.into_iter().map(|t| check_topic(&call, t)).collect();
+        let good = topics.iter().flat_map(|t| &t.slots).filter_map(|s| s.append.as_ref().ok());
+        let stored_len: usize = good.map(|c| c.batch.bytes.len()).sum();
+        let copies = stored_len < request_len / SHARED_PARTS_MAX;
+        let link = SpanLink::to(&span);
+        topics.into_iter().map(|t| append_topic(t, copies, link)).collect::<Vec<_>>()
+    });
     if acks == 0 {
         let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
         return failed.map_or(Reply::None, |f| Reply::Close(format!("produce with acks=0 failed: {}", f.code)));
     }
     let wait = if acks == 1 { ACKS_ONE_WAIT } else { Duration::from_millis(timeout_ms.max(0) as u64).min(WAIT_MAX) };
-    respond(&ctx, version, topics, received + wait).await
+    let respond = respond(&ctx, version, topics, received + wait);
+    let (reply, failure) = respond.instrument(trace::await_flush()).await;
+    if let Some(code) = failure {
+        trace::fail(&span, code, None);
+    }
+    ctx.broker.latencies.produce.record_duration(received.elapsed());
+    reply
 }
 
-fn check_topic(
-    ctx: &ConnectionContext,
-    image: &ClusterImage,
+/// Partitions of the request, and bytes of their batches.
+fn shape(body: &ProduceRequest) -> (usize, usize) {
+    let partitions = || body.topic_data.iter().flat_map(|t| &t.partition_data);
+    (partitions().count(), partitions().filter_map(|p| p.records.as_ref()).map(Bytes::len).sum())
+}
+
+/// What all batches of a request are checked with.
+struct Call<'a> {
+    ctx: &'a ConnectionContext,
+    image: &'a ClusterImage,
     version: i16,
     acks: i16,
-    data: TopicProduceData,
-) -> TopicSlots<Checked> {
-    let topic = find_topic(image, version, &data).and_then(|topic| match acks {
+}
+
+fn check_topic(call: &Call<'_>, data: TopicProduceData) -> TopicSlots<Checked> {
+    let topic = find_topic(call.image, call.version, &data).and_then(|topic| match call.acks {
         -1..=1 => Ok(topic),
         _ => Err(ErrorCode::InvalidRequiredAcks),
     });
@@ -125,7 +145,7 @@ fn check_topic(
         let index = partition.index;
         let key = topic.as_ref().ok().map(|t| common::partition_key(t, index));
         let append = match &topic {
-            Ok(topic) => check(ctx, topic, version, index, partition.records.unwrap_or_default()),
+            Ok(topic) => check(call, topic, index, partition.records.unwrap_or_default()),
             Err(code) => Err((*code).into()),
         };
         Slot { index, key, append }
@@ -143,19 +163,21 @@ fn find_topic<'a>(image: &'a ClusterImage, version: i16, data: &TopicProduceData
     })
 }
 
-fn check(ctx: &ConnectionContext, topic: &Topic, version: i16, index: i32, records: Bytes) -> Result<Checked, Failure> {
-    let partition = common::led(&ctx.broker, topic, index)?;
-    let limits = BatchLimits::new(&topic.config, version, ctx.broker.clock.wall_ms());
+fn check(call: &Call<'_>, topic: &Topic, index: i32, records: Bytes) -> Result<Checked, Failure> {
+    let broker = &call.ctx.broker;
+    let partition = common::led(broker, topic, index)?;
+    let limits = BatchLimits::new(&topic.config, call.version, broker.clock.wall_ms());
     let batch = validate::validate(&records, &limits)?;
     Ok(Checked { partition, batch })
 }
 
-fn append_topic(topic: TopicSlots<Checked>, copies: bool) -> TopicSlots<AppendReceiver> {
+/// `link` leads to the request's span.
+fn append_topic(topic: TopicSlots<Checked>, copies: bool, link: SpanLink) -> TopicSlots<AppendReceiver> {
     let append = |Checked { partition, mut batch }: Checked| {
         if copies {
             batch.bytes = Bytes::copy_from_slice(&batch.bytes);
         }
-        Ok(partition.append(batch)?)
+        Ok(partition.append_linked(batch, link)?)
     };
     let slots = topic.slots.into_iter().map(|slot| Slot {
         index: slot.index,
@@ -165,14 +187,16 @@ fn append_topic(topic: TopicSlots<Checked>, copies: bool) -> TopicSlots<AppendRe
     TopicSlots { slots: slots.collect(), name: topic.name, id: topic.id }
 }
 
+/// The response, and the first error in it.
 async fn respond(
     ctx: &ConnectionContext,
     version: i16,
     topics: Vec<TopicSlots<AppendReceiver>>,
     deadline: Instant,
-) -> Reply {
+) -> (Reply, Option<ErrorCode>) {
     let mut response = ProduceResponse::default();
     let mut moved = BTreeSet::new();
+    let mut failure = None;
     for topic in topics {
         let mut partitions = Vec::with_capacity(topic.slots.len());
         for slot in topic.slots {
@@ -180,6 +204,7 @@ async fn respond(
                 Ok(receiver) => outcome(receiver, deadline).await,
                 Err(failure) => Err(failure),
             };
+            failure = failure.or(outcome.as_ref().err().map(|f| f.code));
             if outcome.as_ref().is_err_and(|f| f.overloaded) {
                 response.throttle_time_ms = OVERLOAD_THROTTLE_MS;
             }
@@ -215,7 +240,7 @@ async fn respond(
             })
             .collect();
     }
-    common::encode(&response, version)
+    (common::encode(&response, version), failure)
 }
 
 async fn outcome(receiver: AppendReceiver, deadline: Instant) -> Result<Appended, Failure> {

@@ -197,7 +197,11 @@ fn a_thousand_partitions_all_have_their_turn() {
         for index in 0..PARTITIONS {
             for _ in 0..10 {
                 let (reply, _nobody) = tokio::sync::oneshot::channel();
-                bed.partition("t", index).commit(Append { batch: valid.clone(), reply });
+                bed.partition("t", index).commit(Append {
+                    batch: valid.clone(),
+                    reply,
+                    link: crate::trace::SpanLink::default(),
+                });
             }
         }
         let everything: Vec<_> = (0..PARTITIONS).map(|p| (p, 0)).collect();

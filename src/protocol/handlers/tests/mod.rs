@@ -124,6 +124,7 @@ impl Bed {
             directory: Arc::new(Directory::default()),
             reader: LogReader::new(objects, ReaderLimits { cache_bytes: 1 << 20, readahead_segments: 0 }),
             admin: Admin::new(store.clone(), keys.clone()),
+            latencies: Default::default(),
         });
         let partitions = Partitions::default();
         let mut revisions = feed.subscribe();
