@@ -71,7 +71,7 @@ struct Args {
         long,
         value_enum,
         value_delimiter = ',',
-        default_values_t = [Workload::Full, Workload::Rate, Workload::Tail, Workload::Sporadic]
+        default_values_t = [Workload::Rate, Workload::Tail, Workload::Sporadic, Workload::Full]
     )]
     workloads: Vec<Workload>,
     /// `KAFSCALE_FLUSH_INTERVAL_MS`, one or several; only the fixed-rate workloads are repeated for each.
