@@ -114,11 +114,16 @@ impl Template {
     }
 }
 
-/// What the reader must know of a request: per batch its records, and when the first was due.
+/// One partition's share of a request: when each of its records was due.
+struct Share {
+    partition: usize,
+    due: Vec<Instant>,
+}
+
+/// What the reader must know of a request.
 struct Sent {
     correlation: i32,
-    batches: Vec<(usize, Instant)>,
-    spacing: Duration,
+    shares: Vec<Share>,
 }
 
 struct Writer {
@@ -164,8 +169,8 @@ impl Writer {
         let mut partition = 0;
         while !self.stopped() && tokens.recv().is_ok() {
             partition = (partition + 1) % self.load.partitions;
-            let due = monotonic();
-            self.send(&[(partition, BATCH_RECORDS_MAX, due)], Duration::ZERO, sent);
+            let due = vec![monotonic(); BATCH_RECORDS_MAX];
+            self.send(vec![Share { partition, due }], sent);
         }
     }
 
@@ -179,32 +184,32 @@ impl Writer {
             if tokens.recv().is_err() {
                 return;
             }
-            // Everything that became due meanwhile, one batch per partition.
+            // Everything that became due meanwhile: per partition one batch, as clients gather it while they wait.
             let now = monotonic();
-            let mut batches: Vec<(usize, usize, Instant)> = Vec::new();
+            let mut shares: Vec<Share> = Vec::new();
             while due(next) <= now {
                 let partition = (next / STICKY_RECORDS) as usize % self.load.partitions;
-                let known = batches.iter().position(|(p, _, _)| *p == partition);
-                match known {
-                    None => batches.push((partition, 1, due(next))),
-                    Some(last) if last + 1 == batches.len() && batches[last].1 < BATCH_RECORDS_MAX => {
-                        batches[last].1 += 1;
-                    }
-                    // One batch per partition and request; the next request goes out as soon as one may be in flight.
-                    Some(_) => break,
+                let known = shares.iter().position(|s| s.partition == partition);
+                let share = known.unwrap_or_else(|| {
+                    shares.push(Share { partition, due: Vec::new() });
+                    shares.len() - 1
+                });
+                if shares[share].due.len() == BATCH_RECORDS_MAX {
+                    break; // the next request goes out as soon as one may be in flight
                 }
+                shares[share].due.push(due(next));
                 next += 1;
             }
-            for (partition, count, first) in &batches {
-                let mut times = self.meter.due[*partition].lock().expect("no panic under the lock");
-                times.extend((0..*count).map(|n| *first + spacing * n as u32));
+            for share in &shares {
+                let mut times = self.meter.due[share.partition].lock().expect("no panic under the lock");
+                times.extend(&share.due);
             }
-            self.send(&batches, spacing, sent);
+            self.send(shares, sent);
         }
     }
 
-    /// Sends one Produce request (v9) with a batch per (partition, records, due).
-    fn send(&mut self, batches: &[(usize, usize, Instant)], spacing: Duration, sent: &mpsc::Sender<Sent>) {
+    /// Sends one Produce request (v9) with a batch per partition.
+    fn send(&mut self, shares: Vec<Share>, sent: &mpsc::Sender<Sent>) {
         self.correlation += 1;
         let frame = &mut self.frame;
         frame.clear();
@@ -220,21 +225,21 @@ impl Writer {
         put_uvarint(frame, 2); // one topic
         put_uvarint(frame, self.load.topic.len() + 1);
         frame.extend_from_slice(self.load.topic.as_bytes());
-        put_uvarint(frame, batches.len() + 1);
-        for (partition, count, _) in batches {
+        put_uvarint(frame, shares.len() + 1);
+        for Share { partition, due } in &shares {
+            let count = due.len();
             frame.extend_from_slice(&(*partition as i32).to_be_bytes());
-            put_uvarint(frame, self.template.lengths[*count] + 1);
+            put_uvarint(frame, self.template.lengths[count] + 1);
             let sequence = &mut self.sequences[*partition];
-            self.template.append(frame, *count, self.load.producer, *sequence);
-            *sequence = kafscale::protocol::batch::add_sequence(*sequence, *count as i32);
+            self.template.append(frame, count, self.load.producer, *sequence);
+            *sequence = kafscale::protocol::batch::add_sequence(*sequence, count as i32);
             frame.push(0); // tags
         }
         frame.extend_from_slice(&[0, 0]); // tags of the topic and of the request
         let length = frame.len() as i32 - 4;
         frame[..4].copy_from_slice(&length.to_be_bytes());
-        let noted = batches.iter().map(|(_, count, due)| (*count, *due)).collect();
         // A dead reader has panicked with the reason, which `run` reports.
-        let _ = sent.send(Sent { correlation: self.correlation, batches: noted, spacing });
+        let _ = sent.send(Sent { correlation: self.correlation, shares });
         self.stream.write_all(&self.frame).expect("broker reads requests");
     }
 }
@@ -270,11 +275,10 @@ fn read_answers(
             assert_eq!(partition.error_code, 0, "Produce was answered with an error");
         }
         let measuring = meter.measuring.load(Ordering::Relaxed);
-        for (count, first) in request.batches {
-            meter.records.fetch_add(count as u64, Ordering::Relaxed);
-            for n in (0..count as u32).filter(|_| measuring) {
-                let due = first + request.spacing * n;
-                latencies.saturating_record(acked.saturating_duration_since(due).as_micros() as u64);
+        for due in request.shares.iter().map(|s| &s.due) {
+            meter.records.fetch_add(due.len() as u64, Ordering::Relaxed);
+            for due in due.iter().filter(|_| measuring) {
+                latencies.saturating_record(acked.saturating_duration_since(*due).as_micros() as u64);
             }
         }
     }
