@@ -2,6 +2,7 @@
 //! cases that this broker was designed with. What needs no socket is tested beside the handlers, too, in every version.
 
 mod admin;
+mod changes;
 mod connection;
 mod fetch;
 mod produce;

@@ -7,10 +7,12 @@
 
 pub mod args;
 pub mod docs;
+mod topic_defaults;
 mod validate;
 mod values;
 
 use crate::ids::BrokerId;
+use crate::protocol::config_defaults::StaticDefault;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use std::fmt;
@@ -167,10 +169,23 @@ pub struct NodeConfig {
     pub auto_create_topics: bool,
     /// Partitions of topics created without a count.
     pub auto_create_partitions: i32,
+    /// What topics fall back to, as the environment has it.
+    pub topic_defaults: Vec<StaticDefault>,
     /// Bound of the start-up gate.
     pub startup_timeout: Duration,
     /// Broker configs for DescribeConfigs (Kafka's or a `kafscale.` name, value), without secrets.
     pub shown: Vec<(String, String)>,
+}
+
+impl NodeConfig {
+    /// What the place where the cluster's objects are is called.
+    pub fn log_dir(&self) -> String {
+        match &self.storage {
+            StorageConfig::Local { dir } => dir.join(&self.namespace).display().to_string(),
+            StorageConfig::S3 { bucket, .. } => format!("s3://{bucket}/{}", self.namespace),
+            StorageConfig::Memory => format!("memory:{}", self.namespace),
+        }
+    }
 }
 
 /// A checked configuration of a process.
@@ -271,7 +286,12 @@ fn shown(node: &NodeConfig, settings: &[Setting]) -> Vec<(String, String)> {
     ];
     shown.extend(node.rack.iter().map(|rack| ("broker.rack".to_owned(), rack.clone())));
     let own = settings.iter().filter_map(|s| Some((s.name.strip_prefix("KAFSCALE_")?, s.value.as_ref()?)));
-    let own = own.filter(|(_, value)| *value != REDACTED);
+    // What gives topics their defaults is shown under Kafka's names by whoever knows what is changed at run time.
+    let kafkas = |name: &str| {
+        let name = name.to_lowercase().replace('_', ".");
+        node.topic_defaults.iter().any(|default| default.broker_name == name)
+    };
+    let own = own.filter(|(name, value)| *value != REDACTED && !kafkas(name));
     shown.extend(
         own.map(|(name, value)| (format!("kafscale.{}", name.to_lowercase().replace('_', ".")), value.clone())),
     );

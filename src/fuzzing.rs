@@ -17,8 +17,8 @@ mod stored;
 use crate::ids::{LeaderEpoch, Offset};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::{Keys, ParsedKey};
-use crate::metadata::model::{self, ClusterValue, CounterValue, DeletedTopicValue, LiveValue, PartitionValue};
-use crate::metadata::model::{TopicValue, WriterValue};
+use crate::metadata::model::{self, BrokerConfigsValue, ClusterValue, CounterValue, DeletedTopicValue, LiveValue};
+use crate::metadata::model::{PartitionValue, TopicValue, WriterValue};
 use crate::metadata::{Entry, WatchEvent};
 use crate::protocol::batch::{self, BatchHeader, StoredBatch};
 use crate::protocol::compression::{self, Codec};
@@ -156,6 +156,7 @@ pub fn metadata_key(data: &[u8]) -> bool {
         ParsedKey::Live(writer) => keys.live(*writer),
         ParsedKey::Partition(key) => keys.partition(key),
         ParsedKey::Topic(name) => keys.topic(name),
+        ParsedKey::BrokerConfigs(node) => keys.broker_configs(*node),
         ParsedKey::Deleted(topic) => keys.deleted(*topic),
     };
     assert_eq!(formatted, text, "two keys must not mean the same");
@@ -171,6 +172,7 @@ pub fn metadata_value(data: &[u8]) -> bool {
         value_survives::<LiveValue>(data),
         value_survives::<PartitionValue>(data),
         value_survives::<TopicValue>(data),
+        value_survives::<BrokerConfigsValue>(data),
         value_survives::<DeletedTopicValue>(data),
     ]
     .contains(&true)
@@ -197,6 +199,7 @@ pub fn metadata_image(data: &[u8]) -> bool {
     let known = image.topics_any_state().count() + image.lives().count();
     image.apply(&keys, WatchEvent::Delete { key: entry.key, revision: 4 });
     assert_eq!((image.topics_any_state().count(), image.lives().count()), (0, 0), "a deleted key leaves nothing");
+    assert!(image.defaults().is_static());
     assert!(known <= 1 && image.revision == 4);
     keys.parse(key).is_some() && warnings.is_empty()
 }

@@ -2,6 +2,7 @@
 
 pub mod compactor;
 pub mod context;
+pub mod control;
 pub mod flusher;
 pub mod leadership;
 pub mod membership;

@@ -42,6 +42,33 @@ pub struct CommonArgs {
     /// Partitions of topics that are created without a count (1 to 10000).
     #[arg(long, env = "KAFSCALE_AUTO_CREATE_PARTITIONS", default_value = "1", value_name = "NUMBER")]
     pub auto_create_partitions: String,
+    /// Largest record batch that topics accept, bytes; Kafka's message.max.bytes; default: 1048588.
+    #[arg(long, env = "KAFSCALE_MESSAGE_MAX_BYTES", value_name = "BYTES")]
+    pub message_max_bytes: Option<String>,
+    /// Age in milliseconds at which topics delete records, -1 for never; Kafka's log.retention.ms; default: 604800000 (a week).
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_MS", value_name = "MS", allow_hyphen_values = true)]
+    pub log_retention_ms: Option<String>,
+    /// The same in minutes, if KAFSCALE_LOG_RETENTION_MS is not set.
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_MINUTES", value_name = "MINUTES", allow_hyphen_values = true)]
+    pub log_retention_minutes: Option<String>,
+    /// The same in hours, if neither milliseconds nor minutes are set.
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_HOURS", value_name = "HOURS", allow_hyphen_values = true)]
+    pub log_retention_hours: Option<String>,
+    /// Size of a partition in bytes above which topics delete records, -1 for no limit; Kafka's log.retention.bytes; default: -1.
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_BYTES", value_name = "BYTES", allow_hyphen_values = true)]
+    pub log_retention_bytes: Option<String>,
+    /// What topics do with old records: delete, compact, or both with a comma; Kafka's log.cleanup.policy; default: delete.
+    #[arg(long, env = "KAFSCALE_LOG_CLEANUP_POLICY", value_name = "LIST")]
+    pub log_cleanup_policy: Option<String>,
+    /// Whose time records of topics carry: CreateTime or LogAppendTime; Kafka's log.message.timestamp.type; default: CreateTime.
+    #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_TYPE", value_name = "TYPE")]
+    pub log_message_timestamp_type: Option<String>,
+    /// How far in the past a producer's timestamp may lie, ms; Kafka's log.message.timestamp.before.max.ms; default: no limit.
+    #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_BEFORE_MAX_MS", value_name = "MS")]
+    pub log_message_timestamp_before_max_ms: Option<String>,
+    /// How far in the future a producer's timestamp may lie, ms; Kafka's log.message.timestamp.after.max.ms; default: 3600000 (an hour).
+    #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_AFTER_MAX_MS", value_name = "MS")]
+    pub log_message_timestamp_after_max_ms: Option<String>,
     /// Least severe level that is logged: trace, debug, info, warn or error.
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,

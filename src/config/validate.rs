@@ -1,8 +1,10 @@
 //! Turns arguments into a [`ProcessConfig`], collecting every error instead of stopping at the first.
 
 use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
-use super::{Component, Environment, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, values};
+use super::{Component, Environment, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig};
+use super::{topic_defaults, values};
 use crate::ids::BrokerId;
+use crate::protocol::config_defaults::StaticDefault;
 use clap::ArgMatches;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -112,7 +114,12 @@ impl Check {
         }
     }
 
-    fn parse<T>(&mut self, name: &'static str, text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub fn parse<T>(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         if text.trim().is_empty() {
             return None; // reported by `empties`
         }
@@ -268,6 +275,7 @@ struct Common {
     readahead_segments: u32,
     auto_create_topics: bool,
     auto_create_partitions: i32,
+    topic_defaults: Vec<StaticDefault>,
     startup_timeout: Duration,
     log_level: tracing::Level,
     otlp_endpoint: Option<String>,
@@ -294,6 +302,7 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
     let readahead_segments = number("KAFSCALE_READAHEAD_SEGMENTS", &args.readahead_segments, 0..=64);
     let partitions = number("KAFSCALE_AUTO_CREATE_PARTITIONS", &args.auto_create_partitions, 1..=10_000);
     let startup_timeout_sec = number("KAFSCALE_STARTUP_TIMEOUT_SEC", &args.startup_timeout_sec, 1..=3_600);
+    let topic_defaults = topic_defaults::checked(check, args);
     let auto_create_topics = check.parse("KAFSCALE_AUTO_CREATE_TOPICS", &args.auto_create_topics, values::boolean);
     let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
     let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, |text| {
@@ -318,6 +327,7 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
         readahead_segments: readahead_segments? as u32,
         auto_create_topics: auto_create_topics?,
         auto_create_partitions: partitions? as i32,
+        topic_defaults: topic_defaults?,
         startup_timeout: Duration::from_secs(startup_timeout_sec?),
         log_level: log_level?,
         otlp_endpoint: otlp_endpoint?,
@@ -385,6 +395,7 @@ impl Common {
             readahead_segments: self.readahead_segments,
             auto_create_topics: self.auto_create_topics,
             auto_create_partitions: self.auto_create_partitions,
+            topic_defaults: self.topic_defaults,
             startup_timeout: self.startup_timeout,
             shown: Vec::new(),
         };

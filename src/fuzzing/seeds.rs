@@ -5,8 +5,8 @@ use super::TARGETS;
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey, ProducerEpoch, ProducerId};
 use crate::ids::{Seq, TopicId, WriterId};
 use crate::metadata::keys::Keys;
-use crate::metadata::model::{self, CheckpointRef, ClusterValue, CounterValue, DeletedTopicValue, FORMAT, LiveValue};
-use crate::metadata::model::{PartitionValue, TopicState, TopicValue, WriterState, WriterValue};
+use crate::metadata::model::{self, BrokerConfigsValue, CheckpointRef, ClusterValue, CounterValue, DeletedTopicValue};
+use crate::metadata::model::{FORMAT, LiveValue, PartitionValue, TopicState, TopicValue, WriterState, WriterValue};
 use crate::protocol::api::{APIS, Api};
 use crate::protocol::compression::{Codec, compress};
 use crate::protocol::guard::tests::populated;
@@ -277,7 +277,14 @@ fn metadata() -> Vec<Seed> {
     let writer =
         WriterValue { v: FORMAT, node: BrokerId(1), state: WriterState::Fenced, head: Seq(41), nonce, checkpoint };
     let deleted = DeletedTopicValue { v: FORMAT, name: "orders".into(), id: topic, partitions: 12, deleted_ms: 7 };
+    let dynamic = [("log.retention.ms", "1000"), ("message.max.bytes", "x"), ("num.partitions", "3")];
+    let dynamic = dynamic.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let dynamic = BrokerConfigsValue { v: FORMAT, configs: dynamic };
     let mut out: Vec<Seed> = vec![
+        seed("metadata_value", "ok-broker-configs", model::encode(&dynamic)),
+        seed("metadata_key", "ok-broker-configs", keys.broker_configs(Some(BrokerId(7)))),
+        seed("metadata_key", "ok-default-configs", keys.broker_configs(None)),
+        seed("metadata_key", "bad-broker", format!("{}config/-1", keys.root())),
         seed("metadata_value", "ok-cluster", model::encode(&ClusterValue { v: FORMAT, cluster_id: "AAAA".into() })),
         seed("metadata_value", "ok-counter", model::encode(&CounterValue { v: FORMAT, next: u64::MAX })),
         seed("metadata_value", "ok-writer", model::encode(&writer)),
@@ -299,6 +306,7 @@ fn metadata() -> Vec<Seed> {
     ];
     let change = |key: String, value: Bytes| [key.as_bytes(), b"\0", &value].concat();
     out.extend([
+        seed("metadata_image", "ok-configs", change(keys.broker_configs(None), model::encode(&dynamic))),
         seed("metadata_image", "ok-topic", change(keys.topic("orders"), model::encode(&named))),
         seed("metadata_image", "ok-partition", change(keys.partition(&key), model::encode(&partition))),
         seed("metadata_image", "ok-live", change(keys.live(WriterId(2)), model::encode(&live))),

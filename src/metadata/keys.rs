@@ -9,9 +9,10 @@
 //! | `live/{writer}` | `LiveValue`, bound to a lease | at start |
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
+//! | `config/{node}`, `config/default` | `BrokerConfigsValue`: what was changed at run time | admin |
 //! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
 
-use crate::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
+use crate::ids::{BrokerId, PartitionIndex, PartitionKey, TopicId, WriterId};
 
 /// Formats the keys of one cluster.
 #[derive(Debug, Clone)]
@@ -95,6 +96,14 @@ impl Keys {
         format!("{}t/", self.root)
     }
 
+    /// The configs of a broker that were changed at run time; with `None` those of all brokers.
+    pub fn broker_configs(&self, node: Option<BrokerId>) -> String {
+        match node {
+            Some(node) => format!("{}config/{node}", self.root),
+            None => format!("{}config/default", self.root),
+        }
+    }
+
     /// A deleted topic whose data may still exist.
     pub fn deleted(&self, topic: TopicId) -> String {
         format!("{}deleted/{topic}", self.root)
@@ -113,6 +122,8 @@ impl Keys {
             "w" => parse_writer(rest).map(ParsedKey::Writer),
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
+            "config" if rest == "default" => Some(ParsedKey::BrokerConfigs(None)),
+            "config" => parse_number(rest).map(|node| ParsedKey::BrokerConfigs(Some(BrokerId(node)))),
             "deleted" => parse_topic(rest).map(ParsedKey::Deleted),
             "p" => {
                 let (topic, partition) = rest.split_once('/')?;
@@ -132,8 +143,12 @@ fn parse_topic(id: &str) -> Option<TopicId> {
 }
 
 fn parse_partition(index: &str) -> Option<PartitionIndex> {
-    let is_ours = index.bytes().all(|b| b.is_ascii_digit()) && (index == "0" || !index.starts_with('0'));
-    is_ours.then(|| index.parse().ok().map(PartitionIndex))?
+    parse_number(index).map(PartitionIndex)
+}
+
+fn parse_number(digits: &str) -> Option<i32> {
+    let is_ours = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    is_ours.then(|| digits.parse().ok())?
 }
 
 fn parse_writer(hex: &str) -> Option<WriterId> {
@@ -152,6 +167,8 @@ pub enum ParsedKey {
     Partition(PartitionKey),
     /// `t/{name}`
     Topic(String),
+    /// `config/{node}`, or `config/default`
+    BrokerConfigs(Option<BrokerId>),
     /// `deleted/{topic_id}`
     Deleted(TopicId),
 }

@@ -128,6 +128,15 @@ pub struct TopicValue {
     pub state: TopicState,
 }
 
+/// Broker configs that were changed at run time, of one broker or of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerConfigsValue {
+    /// Format number.
+    pub v: u32,
+    /// By Kafka's names.
+    pub configs: BTreeMap<String, String>,
+}
+
 /// A deleted topic: its name is free, its data has still to be collected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeletedTopicValue {

@@ -7,6 +7,7 @@
 use super::image::ClusterImage;
 use super::keys::{Keys, ParsedKey};
 use super::{Entry, MetadataStore, Revision, WatchEvent};
+use crate::protocol::config_defaults::Defaults;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,6 +38,11 @@ impl ImageFeed {
     pub fn new(image: Arc<ArcSwap<ClusterImage>>) -> Self {
         let revision = image.load().revision;
         Self { image, revision: Arc::new(watch::Sender::new(revision)) }
+    }
+
+    /// A feed whose topics fall back to `defaults`.
+    pub fn with_defaults(defaults: Defaults) -> Self {
+        Self::new(Arc::new(ArcSwap::from_pointee(ClusterImage::with_defaults(defaults))))
     }
 
     /// Where the image is published.

@@ -27,6 +27,7 @@ use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue};
 use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::watcher::{self, ImageFeed};
+use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
 use crate::storage::layout::Layout;
@@ -385,7 +386,7 @@ async fn start_loops(
     live: LiveValue,
     on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 ) -> Result<Arc<Broker>, NodeError> {
-    let feed = ImageFeed::default();
+    let feed = ImageFeed::with_defaults(Defaults::new(config.broker_id, config.topic_defaults.clone()));
     let (io, registry) = (&context.io, &context.registry);
     let (store, keys, followed) = (context.metadata.clone(), context.keys.clone(), feed.clone());
     supervise_loop("metadata-watcher", registry, io, move || {
@@ -403,11 +404,13 @@ async fn start_loops(
         settings: BrokerSettings {
             auto_create_topics: config.auto_create_topics,
             default_partitions: config.auto_create_partitions,
+            log_dir: config.log_dir(),
             shown_configs: config.shown.clone(),
         },
         clock: context.clock,
         image: feed.image().clone(),
         directory: context.directory.clone(),
+        partitions: context.clone(),
         reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
     });

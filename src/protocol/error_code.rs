@@ -4,7 +4,9 @@
 //! producer gives up on it, and what was in flight is then lost or written twice.
 
 use crate::actors::partition::handle::AppendError;
+use crate::broker::RaiseError;
 use crate::metadata::admin::AdminError;
+use crate::protocol::config_change::ChangeError;
 use crate::protocol::validate::RejectedBatch;
 use crate::storage::reader::ReadError;
 pub use kafka_protocol::ResponseError as ErrorCode;
@@ -58,8 +60,29 @@ pub fn of_admin(error: &AdminError) -> ErrorCode {
     match error {
         AdminError::TopicExists(_) => ErrorCode::TopicAlreadyExists,
         AdminError::UnknownTopic(_) => ErrorCode::UnknownTopicOrPartition,
+        AdminError::NotMorePartitions { .. } => ErrorCode::InvalidPartitions,
+        AdminError::Config(error) => of_change(error),
         // The change may have been applied; a retry finds out.
         AdminError::Metadata(_) => ErrorCode::RequestTimedOut,
+    }
+}
+
+/// Why configs are not changed.
+pub fn of_change(error: &ChangeError) -> ErrorCode {
+    match error {
+        ChangeError::Duplicate(_)
+        | ChangeError::NoValue(_)
+        | ChangeError::NotDynamic(_)
+        | ChangeError::BrokerValue(_) => ErrorCode::InvalidRequest,
+        ChangeError::NotAList(_) | ChangeError::Topic(_) => ErrorCode::InvalidConfig,
+    }
+}
+
+/// Why a log start was not raised, or why that is not known.
+pub fn of_raise(error: &RaiseError) -> ErrorCode {
+    match error {
+        RaiseError::NotOwned => ErrorCode::NotLeaderOrFollower,
+        RaiseError::Metadata(_) => ErrorCode::RequestTimedOut,
     }
 }
 
@@ -78,5 +101,7 @@ mod tests {
         assert!(of_read(&read).is_retriable());
         let admin = AdminError::Metadata(MetadataError::Unavailable { message: String::new() });
         assert!(of_admin(&admin).is_retriable());
+        let unknown = RaiseError::Metadata(MetadataError::Unavailable { message: String::new() });
+        assert!([RaiseError::NotOwned, unknown].iter().all(|e| of_raise(e).is_retriable()));
     }
 }

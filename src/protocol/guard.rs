@@ -112,6 +112,9 @@ const I32: Kind = Fixed(4);
 const I64: Kind = Fixed(8);
 const UUID: Kind = Fixed(16);
 
+/// A topic's name and some of its partitions.
+const PARTITIONS_OF_TOPIC: Kind = Struct(&[always(Str), always(Array(&I32))]);
+
 const fn between(min: i16, max: i16, kind: Kind) -> Field {
     Field { min, max, tag: None, kind }
 }
@@ -225,6 +228,14 @@ const SCHEMAS: &[Schema] = &[
         body: &[since(6, Array(&Struct(&[always(Str), always(UUID)]))), until(5, Array(&Str)), always(I32)],
     },
     Schema {
+        key: ApiKey::DeleteRecords,
+        flexible: 2,
+        body: &[
+            always(Array(&Struct(&[always(Str), always(Array(&Struct(&[always(I32), always(I64)])))]))),
+            always(I32),
+        ],
+    },
+    Schema {
         key: ApiKey::InitProducerId,
         flexible: 2,
         body: &[always(Str), always(I32), since(3, I64), since(3, I16)],
@@ -242,7 +253,72 @@ const SCHEMAS: &[Schema] = &[
         flexible: 4,
         body: &[always(Array(&Struct(&[always(I8), always(Str), always(Array(&Str))]))), always(BOOL), since(3, BOOL)],
     },
+    Schema {
+        key: ApiKey::AlterConfigs,
+        flexible: 2,
+        body: &[
+            always(Array(&Struct(&[always(I8), always(Str), always(Array(&Struct(&[always(Str), always(Str)])))]))),
+            always(BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::AlterReplicaLogDirs,
+        flexible: 2,
+        body: &[always(Array(&Struct(&[always(Str), always(Array(&PARTITIONS_OF_TOPIC))])))],
+    },
+    Schema { key: ApiKey::DescribeLogDirs, flexible: 2, body: &[always(Array(&PARTITIONS_OF_TOPIC))] },
+    Schema {
+        key: ApiKey::CreatePartitions,
+        flexible: 2,
+        body: &[
+            always(Array(&Struct(&[always(Str), always(I32), always(Array(&Struct(&[always(Array(&I32))])))]))),
+            always(I32),
+            always(BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::ElectLeaders,
+        flexible: 2,
+        body: &[since(1, I8), always(Array(&PARTITIONS_OF_TOPIC)), always(I32)],
+    },
+    Schema {
+        key: ApiKey::IncrementalAlterConfigs,
+        flexible: 1,
+        body: &[
+            always(Array(&Struct(&[
+                always(I8),
+                always(Str),
+                always(Array(&Struct(&[always(Str), always(I8), always(Str)]))),
+            ]))),
+            always(BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::AlterPartitionReassignments,
+        flexible: 0,
+        body: &[
+            always(I32),
+            since(1, BOOL),
+            always(Array(&Struct(&[always(Str), always(Array(&Struct(&[always(I32), always(Array(&I32))])))]))),
+        ],
+    },
+    Schema {
+        key: ApiKey::ListPartitionReassignments,
+        flexible: 0,
+        body: &[always(I32), always(Array(&PARTITIONS_OF_TOPIC))],
+    },
+    Schema {
+        key: ApiKey::UpdateFeatures,
+        flexible: 0,
+        body: &[
+            always(I32),
+            always(Array(&Struct(&[always(Str), always(I16), until(0, BOOL), since(1, I8)]))),
+            since(1, BOOL),
+        ],
+    },
     Schema { key: ApiKey::DescribeCluster, flexible: 0, body: &[always(BOOL), since(1, I8), since(2, BOOL)] },
+    Schema { key: ApiKey::DescribeProducers, flexible: 0, body: &[always(Array(&PARTITIONS_OF_TOPIC))] },
+    Schema { key: ApiKey::ListConfigResources, flexible: 0, body: &[since(1, Array(&I8))] },
     Schema {
         key: ApiKey::DescribeTopicPartitions,
         flexible: 0,

@@ -3,9 +3,11 @@
 use super::*;
 use crate::protocol::api::APIS;
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
@@ -52,10 +54,22 @@ fn decoded_len(key: ApiKey, version: i16, body: &Bytes) -> Option<usize> {
         ApiKey::ApiVersions => len::<ApiVersionsRequest>(version, body),
         ApiKey::CreateTopics => len::<CreateTopicsRequest>(version, body),
         ApiKey::DeleteTopics => len::<DeleteTopicsRequest>(version, body),
+        ApiKey::DeleteRecords => len::<DeleteRecordsRequest>(version, body),
         ApiKey::InitProducerId => len::<InitProducerIdRequest>(version, body),
         ApiKey::OffsetForLeaderEpoch => len::<OffsetForLeaderEpochRequest>(version, body),
         ApiKey::DescribeConfigs => len::<DescribeConfigsRequest>(version, body),
+        ApiKey::AlterConfigs => len::<AlterConfigsRequest>(version, body),
+        ApiKey::AlterReplicaLogDirs => len::<AlterReplicaLogDirsRequest>(version, body),
+        ApiKey::DescribeLogDirs => len::<DescribeLogDirsRequest>(version, body),
+        ApiKey::CreatePartitions => len::<CreatePartitionsRequest>(version, body),
+        ApiKey::ElectLeaders => len::<ElectLeadersRequest>(version, body),
+        ApiKey::IncrementalAlterConfigs => len::<IncrementalAlterConfigsRequest>(version, body),
+        ApiKey::AlterPartitionReassignments => len::<AlterPartitionReassignmentsRequest>(version, body),
+        ApiKey::ListPartitionReassignments => len::<ListPartitionReassignmentsRequest>(version, body),
+        ApiKey::UpdateFeatures => len::<UpdateFeaturesRequest>(version, body),
         ApiKey::DescribeCluster => len::<DescribeClusterRequest>(version, body),
+        ApiKey::DescribeProducers => len::<DescribeProducersRequest>(version, body),
+        ApiKey::ListConfigResources => len::<ListConfigResourcesRequest>(version, body),
         ApiKey::DescribeTopicPartitions => len::<DescribeTopicPartitionsRequest>(version, body),
         other => panic!("{other:?} has a schema but no case here"),
     }
@@ -162,6 +176,11 @@ pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
             };
             encoded(request, version)
         }
+        ApiKey::DeleteRecords => {
+            let partitions = vec![DeleteRecordsPartition::default().with_partition_index(1).with_offset(-1); 2];
+            let asked = DeleteRecordsTopic::default().with_name(topic("orders")).with_partitions(partitions);
+            encoded(DeleteRecordsRequest::default().with_topics(vec![asked]), version)
+        }
         ApiKey::InitProducerId => {
             let request = InitProducerIdRequest::default().with_transactional_id(Some(TransactionalId(text("tx"))));
             encoded(request, version)
@@ -178,7 +197,84 @@ pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
                 vec![resource.clone().with_configuration_keys(keys), resource.with_configuration_keys(None)];
             encoded(DescribeConfigsRequest::default().with_resources(resources), version)
         }
+        ApiKey::AlterConfigs => {
+            let config =
+                |value| alter_configs_request::AlterableConfig::default().with_name(text("a")).with_value(value);
+            let resource = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("orders"))
+                .with_configs(vec![config(Some(text("1"))), config(None)]);
+            encoded(AlterConfigsRequest::default().with_resources(vec![resource; 2]), version)
+        }
+        ApiKey::AlterReplicaLogDirs => {
+            let asked = alter_replica_log_dirs_request::AlterReplicaLogDirTopic::default()
+                .with_name(topic("orders"))
+                .with_partitions(vec![1, 2]);
+            let dir = alter_replica_log_dirs_request::AlterReplicaLogDir::default()
+                .with_path(text("/logs"))
+                .with_topics(vec![asked; 2]);
+            encoded(AlterReplicaLogDirsRequest::default().with_dirs(vec![dir; 2]), version)
+        }
+        ApiKey::DescribeLogDirs => {
+            let asked = describe_log_dirs_request::DescribableLogDirTopic::default()
+                .with_topic(topic("orders"))
+                .with_partitions(vec![1, 2]);
+            encoded(DescribeLogDirsRequest::default().with_topics(Some(vec![asked; 2])), version)
+        }
+        ApiKey::CreatePartitions => {
+            let assignment = CreatePartitionsAssignment::default().with_broker_ids(vec![BrokerId(1), BrokerId(2)]);
+            let asked = CreatePartitionsTopic::default().with_name(topic("orders")).with_count(3);
+            let topics = vec![asked.clone().with_assignments(Some(vec![assignment])), asked.with_assignments(None)];
+            encoded(CreatePartitionsRequest::default().with_topics(topics), version)
+        }
+        ApiKey::ElectLeaders => {
+            let asked = elect_leaders_request::TopicPartitions::default()
+                .with_topic(topic("orders"))
+                .with_partitions(vec![1, 2]);
+            let kind = i8::from(version >= 1);
+            let request = ElectLeadersRequest::default().with_election_type(kind);
+            encoded(request.with_topic_partitions(Some(vec![asked; 2])), version)
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let config = incremental_alter_configs_request::AlterableConfig::default().with_name(text("a"));
+            let configs =
+                vec![config.clone().with_config_operation(2).with_value(Some(text("b"))), config.with_value(None)];
+            let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("orders"))
+                .with_configs(configs);
+            encoded(IncrementalAlterConfigsRequest::default().with_resources(vec![resource; 2]), version)
+        }
+        ApiKey::AlterPartitionReassignments => {
+            let partition = alter_partition_reassignments_request::ReassignablePartition::default();
+            let partitions =
+                vec![partition.clone().with_replicas(Some(vec![BrokerId(1)])), partition.with_replicas(None)];
+            let asked = alter_partition_reassignments_request::ReassignableTopic::default()
+                .with_name(topic("orders"))
+                .with_partitions(partitions);
+            encoded(AlterPartitionReassignmentsRequest::default().with_topics(vec![asked; 2]), version)
+        }
+        ApiKey::ListPartitionReassignments => {
+            let asked = list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+                .with_name(topic("orders"))
+                .with_partition_indexes(vec![1, 2]);
+            encoded(ListPartitionReassignmentsRequest::default().with_topics(Some(vec![asked])), version)
+        }
+        ApiKey::UpdateFeatures => {
+            let update = update_features_request::FeatureUpdateKey::default().with_feature(text("group.version"));
+            encoded(UpdateFeaturesRequest::default().with_feature_updates(vec![update; 2]), version)
+        }
         ApiKey::DescribeCluster => encoded(DescribeClusterRequest::default(), version),
+        ApiKey::DescribeProducers => {
+            let asked = describe_producers_request::TopicRequest::default()
+                .with_name(topic("orders"))
+                .with_partition_indexes(vec![1, 2]);
+            encoded(DescribeProducersRequest::default().with_topics(vec![asked; 2]), version)
+        }
+        ApiKey::ListConfigResources => {
+            let types = if version >= 1 { vec![2, 4] } else { vec![] };
+            encoded(ListConfigResourcesRequest::default().with_resource_types(types), version)
+        }
         ApiKey::DescribeTopicPartitions => {
             let cursor = Cursor::default().with_topic_name(topic("orders")).with_partition_index(4);
             let topics = vec![TopicRequest::default().with_name(topic("orders")); 2];
@@ -272,9 +368,26 @@ fn the_estimate_covers_the_codecs_structures() {
         size_of::<CreatableTopicConfig>(),
         size_of::<CreatableReplicaAssignment>(),
         size_of::<DeleteTopicState>(),
+        size_of::<CreatePartitionsTopic>(),
+        size_of::<CreatePartitionsAssignment>(),
+        size_of::<DeleteRecordsTopic>(),
+        size_of::<DeleteRecordsPartition>(),
         size_of::<OffsetForLeaderTopic>(),
         size_of::<OffsetForLeaderPartition>(),
         size_of::<DescribeConfigsResource>(),
+        size_of::<alter_configs_request::AlterConfigsResource>(),
+        size_of::<alter_configs_request::AlterableConfig>(),
+        size_of::<alter_replica_log_dirs_request::AlterReplicaLogDir>(),
+        size_of::<alter_replica_log_dirs_request::AlterReplicaLogDirTopic>(),
+        size_of::<describe_log_dirs_request::DescribableLogDirTopic>(),
+        size_of::<elect_leaders_request::TopicPartitions>(),
+        size_of::<alter_partition_reassignments_request::ReassignableTopic>(),
+        size_of::<alter_partition_reassignments_request::ReassignablePartition>(),
+        size_of::<list_partition_reassignments_request::ListPartitionReassignmentsTopics>(),
+        size_of::<update_features_request::FeatureUpdateKey>(),
+        size_of::<describe_producers_request::TopicRequest>(),
+        size_of::<incremental_alter_configs_request::AlterConfigsResource>(),
+        size_of::<incremental_alter_configs_request::AlterableConfig>(),
         size_of::<TopicRequest>(),
     ];
     assert!(sizes.iter().all(|s| *s <= STRUCT_BYTES), "{sizes:?}");
