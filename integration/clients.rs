@@ -18,7 +18,7 @@ const COUNT: usize = 25;
 const ALL_CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 const TOOLS_PACKAGE: &str = "org.apache.kafka.tools";
 
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     let tools = tool("etcd"); // names `make test` if nothing is installed
     let path = tools.parent().and_then(Path::parent).expect("tools are in the cache folder").join("clients").join(path);
     assert!(path.exists(), "{} is missing: run `make test`, which installs the clients", path.display());

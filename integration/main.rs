@@ -27,4 +27,5 @@ mod smoke;
 mod spread;
 mod supervision;
 mod surroundings;
+mod tools;
 mod workload;
