@@ -23,6 +23,7 @@ const REASSIGN: &str = "org.apache.kafka.tools.reassign.ReassignPartitionsComman
 const CLUSTER: &str = "org.apache.kafka.tools.ClusterTool";
 const API_VERSIONS: &str = "org.apache.kafka.tools.BrokerApiVersionsCommand";
 const FEATURES: &str = "org.apache.kafka.tools.FeatureCommand";
+const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 
 /// A JVM that runs tools against one broker.
 pub struct Tools {
@@ -201,6 +202,11 @@ async fn configs() {
         tools.ok(CONFIGS, &with(entity, &["--alter", "--delete-config", "message.max.bytes"])).await;
     }
     tools.says(CONFIGS, &all, &["max.message.bytes=1048588"]).await;
+    // Without a name: all of them.
+    tools.says(CONFIGS, &["--describe", "--entity-type", "topics"], &["Dynamic configs for topic t are:"]).await;
+    let parts = ["Dynamic configs for broker 0 are:", "Default configs for brokers in the cluster are:"];
+    tools.says(CONFIGS, &["--describe", "--entity-type", "brokers"], &parts).await;
+    tools.says(TOPICS, &["--describe", "--topics-with-overrides"], &["Topic: t"]).await;
 
     // The retention of the operations guide reaches the log.
     tools.ok(CONFIGS, &alter(&["--add-config", "retention.ms=1"])).await;
@@ -252,6 +258,13 @@ async fn cluster_and_placement() {
     tools.says(REASSIGN, &verify, &["Reassignment of partition t-0 is completed."]).await;
     let execute = ["--execute", "--reassignment-json-file", &path];
     tools.says(REASSIGN, &execute, &["Successfully started partition reassignment for t-0"]).await;
+    let cancel = ["--cancel", "--reassignment-json-file", &path];
+    tools.says(REASSIGN, &cancel, &["None of the specified partition moves are active."]).await;
+    let moves = stack.dir.path().join("move.json");
+    std::fs::write(&moves, r#"{"version":1,"topics":[{"topic":"t"}]}"#).unwrap();
+    let moves = moves.display().to_string();
+    let generate = ["--generate", "--topics-to-move-json-file", &moves, "--broker-list", "0"];
+    tools.says(REASSIGN, &generate, &["\"topic\":\"t\",\"partition\":1,\"replicas\":[0]"]).await;
     to(7).unwrap();
     tools.fails(REASSIGN, &execute, "7").await;
 
@@ -263,5 +276,11 @@ async fn cluster_and_placement() {
     let parts = [&format!("{bootstrap} (id: 0 rack: null") as &str, "\tProduce(0): 0 to 13 [usable: 13]"];
     tools.says(API_VERSIONS, &[], &parts).await;
     tools.ok(FEATURES, &["describe"]).await;
+    let (id, _) = client.init_producer_id().await.unwrap();
+    let batch = crate::client::Batch::of(&[b"x"]).idempotent(id, 0, 0).encode();
+    assert_eq!(client.produce("t", 1, batch).await.unwrap().error_code, 0);
+    let described = tools.ok(TRANSACTIONS, &["describe-producers", "--topic", "t", "--partition", "1"]).await;
+    let row: Vec<&str> = described.lines().nth(1).expect("a row below the head").split_whitespace().collect();
+    assert_eq!((row[0], row[1], row[3]), (&*id.to_string(), "0", "0"), "{described}");
     tools.fails(FEATURES, &["upgrade", "--feature", "metadata.version=27"], "metadata.version").await;
 }
