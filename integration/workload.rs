@@ -26,7 +26,7 @@ const BACKOFF: Duration = Duration::from_millis(50);
 pub const EXPECT: Expect = Expect { progress_ms_max: 60_000 };
 
 /// Codes after which real clients send the same batch again.
-const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 9, 13, 19, 20, 56, 89, 100];
+pub const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 9, 13, 19, 20, 56, 89, 100];
 /// Codes that promise that nothing was appended.
 const REFUSED: [i16; 3] = [10, 17, 87];
 
@@ -142,8 +142,23 @@ impl Workload {
         !self.shared.errors.lock().expect("no panic under the lock").is_empty()
     }
 
-    /// Stops the load, lets producers finish, reads every partition from the beginning, and judges.
-    pub async fn finish(mut self) -> Report {
+    /// [`Workload::judge`]; panics on answers that no correct broker gives, and keeps a history with violations.
+    pub async fn finish(self) -> Report {
+        let shared = self.shared.clone();
+        let (report, errors) = self.judge().await;
+        eprintln!("{} batches were sent again after failures", shared.resent.load(Ordering::Relaxed));
+        if !report.violations.is_empty() || !errors.is_empty() {
+            let path = std::env::temp_dir().join(format!("kafscale-history-{}.jsonl", std::process::id()));
+            shared.history.write(&path).expect("history can be written");
+            eprintln!("history: {}\n{report}", path.display());
+        }
+        assert!(errors.is_empty(), "answers that no correct broker gives: {errors:#?}");
+        report
+    }
+
+    /// Stops the load, lets producers finish, reads every partition from the beginning, and judges; with the answers that
+    /// no correct broker gives.
+    pub async fn judge(mut self) -> (Report, Vec<String>) {
         let shared = self.shared.clone();
         shared.history.push(Event::LoadEnd);
         shared.stop.store(true, Ordering::Relaxed);
@@ -162,15 +177,8 @@ impl Workload {
             }
         }
         let report = checker::check(&shared.history.entries(), EXPECT);
-        eprintln!("{} batches were sent again after failures", shared.resent.load(Ordering::Relaxed));
         let errors = shared.errors.lock().expect("no panic under the lock").clone();
-        if !report.violations.is_empty() || !errors.is_empty() {
-            let path = std::env::temp_dir().join(format!("kafscale-history-{}.jsonl", std::process::id()));
-            shared.history.write(&path).expect("history can be written");
-            eprintln!("history: {}\n{report}", path.display());
-        }
-        assert!(errors.is_empty(), "answers that no correct broker gives: {errors:#?}");
-        report
+        (report, errors)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The command line: parses it, checks the configuration, and hands over to the component. Decides nothing else.
 
 use crate::config::{self, Component, Report};
-use crate::{node, telemetry};
+use crate::{node, sabotage, telemetry};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -72,7 +72,8 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
-    let Report { warnings, outcome, .. } = config::resolve(component, arguments, &config::process_environment());
+    let environment = config::process_environment();
+    let Report { warnings, outcome, .. } = config::resolve(component, arguments, &environment);
     let config = match outcome {
         Ok(config) => config,
         Err(errors) => {
@@ -90,6 +91,7 @@ fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    sabotage::choose(&environment);
     let code = node::run(config.node);
     telemetry.shutdown();
     code

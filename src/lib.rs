@@ -19,5 +19,6 @@ pub mod metrics;
 pub mod node;
 pub mod protocol;
 pub mod rng;
+pub mod sabotage;
 pub mod storage;
 pub mod telemetry;

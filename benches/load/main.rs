@@ -2,7 +2,7 @@
 //!
 //! Every row is one workload on a fresh broker with fresh stores, over loopback on this machine. MB are 10^6 bytes of
 //! values. CPU is user and system time of the broker process (in brackets: with etcd and the S3 server). Latencies count
-//! from when a record was due, so that a broker that stalls is charged for what it held back.
+//! from when a record was due, so that a broker that stalls is charged for what it held back. PUT times are the proxy's.
 
 // A load generator is its own process with its own threads and clock.
 #![allow(clippy::disallowed_methods, dead_code)]
@@ -94,6 +94,8 @@ struct Row {
     mb_per_s: f64,
     ack: Histogram<u64>,
     end_to_end: Option<Histogram<u64>>,
+    /// What an ack took beyond the one PUT that it waited for.
+    beyond_put: Option<Histogram<u64>>,
     cpu_ms: f64,
     all_cpu_ms: f64,
     mb: f64,
@@ -164,6 +166,7 @@ fn row(before: &Snapshot, after: &Snapshot, records: u64, ack: Histogram<u64>) -
         mb_per_s: mb / seconds,
         ack,
         end_to_end: None,
+        beyond_put: None,
         cpu_ms: after.cpu_ms - before.cpu_ms,
         all_cpu_ms: after.all_cpu_ms - before.all_cpu_ms,
         mb,
@@ -204,6 +207,14 @@ async fn sustained(args: &Args, stack: &mut Stack, client: &mut Client, workload
     row
 }
 
+/// PUTs and the time they took in the S3 server and the proxy, µs.
+async fn put_times(stack: &Stack) -> (u64, u64) {
+    match &stack.proxy {
+        Some(proxy) => (proxy.count("PUT requests").await, proxy.count("PUT time_us").await),
+        None => (0, 0),
+    }
+}
+
 /// Single records at random times, so far apart that the flush budget is never used up.
 async fn sporadic(args: &Args, stack: &mut Stack, client: &mut Client) -> Row {
     let batch = Batch::of(&[&[7; VALUE_BYTES]]).encode();
@@ -211,18 +222,26 @@ async fn sporadic(args: &Args, stack: &mut Stack, client: &mut Client) -> Row {
     for _ in 0..3 {
         client.produce(TOPIC, 0, batch.clone()).await.expect("broker answers");
     }
+    let mut beyond_put = producer::histogram();
     let before = snapshot(stack).await;
     let end = before.at + Duration::from_secs(args.seconds.max(10));
     while monotonic() < end {
-        tokio::time::sleep(Duration::from_millis(700 + kafscale::rng::u64() % 600)).await;
+        tokio::time::sleep(Duration::from_millis(500 + kafscale::rng::u64() % 200)).await;
+        let puts = put_times(stack).await;
         let sent = monotonic();
         let answer = client.produce(TOPIC, 0, batch.clone()).await.expect("broker answers");
+        let ack_us = sent.elapsed().as_micros() as u64;
         assert_eq!(answer.error_code, 0, "Produce was answered with an error");
-        ack.saturating_record(sent.elapsed().as_micros() as u64);
+        ack.saturating_record(ack_us);
+        let puts_after = put_times(stack).await;
+        if puts_after.0 == puts.0 + 1 {
+            beyond_put.saturating_record(ack_us.saturating_sub(puts_after.1 - puts.1));
+        }
     }
     let after = snapshot(stack).await;
     let records = ack.len();
-    row(&before, &after, records, ack)
+    let beyond_put = (!beyond_put.is_empty()).then_some(beyond_put);
+    Row { beyond_put, ..row(&before, &after, records, ack) }
 }
 
 fn quantiles(histogram: &Histogram<u64>) -> String {
@@ -233,13 +252,15 @@ fn quantiles(histogram: &Histogram<u64>) -> String {
 fn print_row(row: &Row) {
     let per_mb = |cpu: f64| if row.workload == "sporadic" { "–".into() } else { format!("{:.2}", cpu / row.mb) };
     let end_to_end = row.end_to_end.as_ref().map_or("–".into(), quantiles);
+    let beyond_put = row.beyond_put.as_ref().map_or("–".into(), quantiles);
     println!(
-        "| {} | {} | {} | {:.1} | {} | {} | {} ({}) | {} | {:.1} | {:.1} | {:.1} |",
+        "| {} | {} | {} | {:.1} | {} | {} | {} | {} ({}) | {} | {:.1} | {:.1} | {:.1} |",
         row.store,
         row.workload,
         row.interval_ms,
         row.mb_per_s,
         quantiles(&row.ack),
+        beyond_put,
         end_to_end,
         per_mb(row.cpu_ms),
         per_mb(row.all_cpu_ms),
@@ -294,10 +315,10 @@ fn main() {
         "The producer alone sends {ceiling:.0} MB/s at {client_cpu:.2} CPU ms/MB (to a server that does nothing).\n"
     );
     println!(
-        "| store | workload | interval ms | MB/s | ack p50 / p99 / p99.9 ms | end to end ms | CPU ms/MB (all) | RSS MiB | \
+        "| store | workload | interval ms | MB/s | ack p50 / p99 / p99.9 ms | ack beyond its PUT ms | end to end ms | CPU ms/MB (all) | RSS MiB | \
          PUT/s | GET/s | etcd writes/s |"
     );
-    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+    println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("runtime starts");
     for store in args.stores.iter().copied() {

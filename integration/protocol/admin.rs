@@ -1,14 +1,16 @@
 //! Cases 10-19 and 38: metadata, topics, configs, producer ids.
 
 use super::{batch, create, dev, new_topic, produce_request, topic};
-use crate::client::{Client, Connection, text, topic_name};
+use crate::client::{Client, ClientError, Connection, text, topic_name};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::{
-    BrokerId, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, FetchRequest, InitProducerIdRequest,
-    TransactionalId,
+    BrokerId, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest,
+    FetchRequest, InitProducerIdRequest, ProduceRequest, TransactionalId,
 };
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 async fn codes(client: &mut Client, topics: Option<&[&str]>, auto_create: bool) -> Vec<(String, i16)> {
@@ -35,22 +37,47 @@ async fn metadata() {
     assert_eq!(codes(&mut client, None, false).await, [row("known", 0)]);
     assert_eq!(codes(&mut client, Some(&["known", "unknown"]), false).await, [row("known", 0), row("unknown", 3)]);
 
-    // 12. New topics, one and twenty at once, can be produced to after the usual retries.
-    let names: Vec<String> = (0..21).map(|i| format!("auto-{i}")).collect();
-    client.metadata(Some(&[&names[0]]), true).await.unwrap();
-    let twenty: Vec<&str> = names[1..].iter().map(String::as_str).collect();
-    client.metadata(Some(&twenty), true).await.unwrap();
-    for name in &names {
-        client.produce_values(name, 2, &[b"first"]).await;
+    // 12. New topics, one and then twenty at once, can be produced to (in one request) after the usual retries.
+    let names: Vec<String> = (0..21).map(|i| format!("auto-{i:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for new in [&names[..1], &names[1..]] {
+        let rows = codes(&mut client, Some(new), true).await;
+        assert!(rows.iter().all(|(_, code)| [0, 3, 5].contains(code)), "{rows:?}");
+        let data = new.iter().flat_map(|name| produce_request(name, -1, &[(2, batch(&[b"first"]))]).topic_data);
+        let request = produce_request("", -1, &[]).with_topic_data(data.collect());
+        let answered = client.retry("produce to new topics", async |c| produce_to_all(c, &request).await).await;
+        assert_eq!(answered, new.len());
     }
 
-    // 13. Names that are no names are refused by Metadata and by Produce, and create nothing.
+    // 13. Names that are no names are refused by Metadata, Produce and CreateTopics, and create nothing.
     let long = "x".repeat(250);
-    for bad in ["a/b", "..", long.as_str()] {
+    for bad in ["a/b", ".", "..", "", long.as_str()] {
         assert_eq!(codes(&mut client, Some(&[bad]), true).await[0].1, 17, "{bad}");
         assert_eq!(client.produce(bad, 0, batch(&[b"x"])).await.unwrap().error_code, 17, "{bad}");
+        assert_eq!(create(&mut client, vec![new_topic(bad, 1, &[])], false).await[0].error_code, 17, "{bad}");
     }
     assert_eq!(codes(&mut client, None, false).await.len(), 22);
+
+    // The same by pages: three partitions each of `auto-…` in name order, then one of `known`.
+    let topics =
+        names.iter().chain(&["known", "unknown"]).map(|name| TopicRequest::default().with_name(topic_name(name)));
+    let mut request =
+        DescribeTopicPartitionsRequest::default().with_topics(topics.collect()).with_response_partition_limit(5);
+    let mut rows = Vec::new();
+    loop {
+        let page = client.call(0, &request).await.unwrap();
+        assert!(page.topics.iter().map(|t| t.partitions.len()).sum::<usize>() <= 5);
+        for topic in page.topics {
+            let name = topic.name.as_ref().unwrap().to_string();
+            assert_eq!(topic.error_code, if name == "unknown" { 3 } else { 0 }, "{name}");
+            rows.extend(topic.partitions.iter().map(|p| (name.clone(), p.partition_index)));
+        }
+        let Some(next) = page.next_cursor else { break };
+        let cursor = Cursor::default().with_topic_name(next.topic_name).with_partition_index(next.partition_index);
+        request.cursor = Some(cursor);
+    }
+    let of_auto = names.iter().flat_map(|name| (0..3).map(|p| (name.to_string(), p)));
+    assert_eq!(rows, of_auto.chain([("known".to_owned(), 0)]).collect::<Vec<_>>());
 
     // The controller is a broker that Metadata lists, and DescribeCluster agrees.
     let answer = client.metadata(Some(&[]), false).await.unwrap();
@@ -58,6 +85,14 @@ async fn metadata() {
     let cluster = client.call(1, &DescribeClusterRequest::default().with_endpoint_type(1)).await.unwrap();
     assert_eq!((cluster.controller_id, Some(cluster.cluster_id)), (answer.controller_id, answer.cluster_id));
     assert_eq!(cluster.brokers.len(), answer.brokers.len());
+}
+
+/// Sends a request and counts the partitions that were answered, if none of them with an error.
+async fn produce_to_all(client: &mut Client, request: &ProduceRequest) -> Result<usize, ClientError> {
+    let answer = client.call(9, request).await?;
+    let rows: Vec<i16> = answer.responses.iter().flat_map(|t| &t.partition_responses).map(|p| p.error_code).collect();
+    assert!(rows.iter().all(|code| [0, 3, 5, 6].contains(code)), "not what clients retry: {rows:?}");
+    rows.iter().find(|code| **code != 0).map_or(Ok(rows.len()), |code| Err(ClientError::Code(*code)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +116,17 @@ async fn topics() {
     assert!(configs.len() > 25, "{}", configs.len());
     let retention = configs.iter().find(|c| c.name.as_str() == "retention.ms").unwrap();
     assert_eq!((retention.value.as_deref(), retention.config_source), (Some("86400000"), 1));
+    let policy = configs.iter().find(|c| c.name.as_str() == "cleanup.policy").unwrap();
+    assert_eq!((policy.value.as_deref(), policy.config_source), (Some("delete"), 5));
+    let described = DescribeConfigsResource::default().with_resource_type(2).with_resource_name(text("defaults"));
+    let described = described.with_configuration_keys(None);
+    let described = DescribeConfigsRequest::default().with_resources(vec![described]);
+    let described = client.call(4, &described).await.unwrap().results.remove(0);
+    let reported: BTreeSet<_> = configs.iter().map(|c| c.name.to_string()).collect();
+    assert_eq!(reported, described.configs.iter().map(|c| c.name.to_string()).collect(), "every config there is");
     assert!(!created[0].topic_id.is_nil());
+    let answer = client.metadata(Some(&["defaults"]), false).await.unwrap();
+    assert_eq!((answer.topics[0].partitions.len(), answer.topics[0].topic_id), (3, created[0].topic_id));
 
     // 16. Only validated: nothing exists after it.
     assert_eq!(create(&mut client, vec![new_topic("dry", 1, &[])], true).await[0].error_code, 0);

@@ -1,7 +1,8 @@
-//! Cases 4, 22-33 and 36: batches that are stored, refused, or were stored already.
+//! Cases 4, 22-33, 36 and 37: batches that are stored, refused, or were stored already.
 
 use super::{batch, dev, end, now_ms, outcome, produce, produce_request, topic};
-use crate::client::{Client, Connection, fix_crc};
+use crate::client::{Client, ClientError, Connection, RETRY_DEADLINE, fix_crc};
+use crate::harness::wait_until;
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::{MetadataRequest, ProduceRequest};
 use kafscale::protocol::batch::BatchHeader;
@@ -25,13 +26,15 @@ async fn batches_are_stored_as_sent_or_refused() {
         assert_eq!(got[16..sent.len()], sent[16..], "{codec:?}");
     }
 
-    // 22. acks=0 has no answer: the next one on the connection is for Metadata.
+    // 22. acks=0 has no answer: the next one on the connection is for Metadata. The record is stored all the same.
     let mut connection = Connection::open(&stack.address()).await.unwrap();
     connection.send_unanswered(9, &produce_request("t", 0, &[(0, batch(&[b"x"]))])).await.unwrap();
     assert_eq!(connection.call(12, &MetadataRequest::default().with_topics(None)).await.unwrap().topics.len(), 4);
     // 23. Other numbers of acks do not exist.
     let refused = connection.call(9, &produce_request("t", 2, &[(0, batch(&[b"x"]))])).await.unwrap();
     assert_eq!(refused.responses[0].partition_responses[0].error_code, 21);
+    wait_until("the record sent with acks=0 is stored", RETRY_DEADLINE, async || end(&mut client, "t").await == 6)
+        .await;
 
     // 24. 10 MiB into a topic that takes 50 KiB. The compressed size counts.
     assert_eq!(outcome(&mut client, "small", batch(&[&vec![0; 10 << 20]])).await, (10, -1));
@@ -46,10 +49,9 @@ async fn batches_are_stored_as_sent_or_refused() {
     assert_eq!((refused.error_code, refused.base_offset), (87, -1));
     let named: Vec<_> = refused.record_errors.iter().map(|e| e.batch_index).collect();
     assert_eq!(named, (0..10).collect::<Vec<_>>());
-    assert_eq!(end(&mut client, "compacted").await, 0);
+    assert_eq!(outcome(&mut client, "compacted", batch(&[b"with a key"])).await, (0, 0), "none was stored");
 
     // 26. A flipped bit. 27. A control batch. And what else is not one good batch.
-    let before = end(&mut client, "t").await;
     let flipped = |at: usize| {
         let mut bytes = BytesMut::from(&batch(&[b"value"])[..]);
         bytes[at] ^= 4;
@@ -70,8 +72,7 @@ async fn batches_are_stored_as_sent_or_refused() {
     // 28. A timestamp from the future.
     let ahead = |ms: i64| BatchBuilder::new().record(now_ms() + ms, None, Some(b"x")).build();
     assert_eq!(outcome(&mut client, "t", ahead(2 * 3_600_000)).await, (32, -1));
-    assert_eq!(end(&mut client, "t").await, before, "nothing of that was stored");
-    assert_eq!(outcome(&mut client, "t", ahead(50 * 60_000)).await.0, 0);
+    assert_eq!(outcome(&mut client, "t", ahead(50 * 60_000)).await, (0, 6), "nothing of all that was stored");
 
     // 29. The broker's time, in the reply and on the records.
     let reply = produce(&mut client, "stamped", ahead(-5_000_000)).await;
@@ -144,7 +145,7 @@ async fn idempotent_producers() {
     assert_eq!(outcome(&mut client, "t", sequenced(id, epoch + 1, 5)).await, (45, -1));
     assert_eq!(outcome(&mut client, "t", sequenced(id, epoch + 1, 0)).await, (0, 10));
     assert_eq!(outcome(&mut client, "t", sequenced(id, epoch, 8)).await, (47, -1));
-    assert_eq!(end(&mut client, "t").await, 11);
+    assert_eq!(outcome(&mut client, "t", sequenced(id, epoch + 1, 1)).await, (0, 11), "the old one's was not stored");
 
     // Five in flight on one connection, then all again: every answer is the first one's.
     let (id, epoch) = client.init_producer_id().await.unwrap();
@@ -157,7 +158,62 @@ async fn idempotent_producers() {
         for sequence in 0..5 {
             let answer = connection.receive::<ProduceRequest>(9).await.unwrap();
             let partition = &answer.responses[0].partition_responses[0];
-            assert_eq!((partition.error_code, partition.base_offset), (0, 11 + sequence), "round {round}");
+            assert_eq!((partition.error_code, partition.base_offset), (0, 12 + sequence), "round {round}");
         }
     }
+}
+
+/// Sends the requests on a new connection, as a client does after its old one broke; the offsets, if all succeed.
+async fn send_again(client: &mut Client, requests: &[ProduceRequest]) -> Result<Vec<i64>, ClientError> {
+    let connection = client.connection().await?;
+    for request in requests {
+        connection.send(9, request).await?;
+    }
+    let mut offsets = Vec::new();
+    for _ in requests {
+        let answer = connection.receive::<ProduceRequest>(9).await?;
+        let partition = &answer.responses[0].partition_responses[0];
+        match partition.error_code {
+            0 => offsets.push(partition.base_offset),
+            code => {
+                assert!([3, 5, 6, 7, 19].contains(&code), "the first failure has code {code}, which ends a producer");
+                // The later ones fail with it. What is still unread goes with the connection.
+                return Err(ClientError::Io(std::io::Error::other(format!("code {code}"))));
+            }
+        }
+    }
+    Ok(offsets)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_broker_had_not_acked_is_stored_once() {
+    // 37. Five in flight, killed when 0 to 4 of them are acked, all of them sent again. (The ledger does this with load
+    // and at random moments, on both stores.)
+    const IN_FLIGHT: usize = 5;
+    let mut stack = dev("mid-ack", &[]).await;
+    let mut client = Client::new(&stack.address());
+    topic(&mut client, "t", 1, &[]).await;
+    let (id, epoch) = client.init_producer_id().await.unwrap();
+    for acked in 0..IN_FLIGHT {
+        let sequences = (acked * IN_FLIGHT) as i32..((acked + 1) * IN_FLIGHT) as i32;
+        let requests: Vec<_> =
+            sequences.clone().map(|s| produce_request("t", -1, &[(0, sequenced(id, epoch, s))])).collect();
+        let mut connection = Connection::open(&stack.address()).await.unwrap();
+        for request in &requests {
+            connection.send(9, request).await.unwrap();
+        }
+        for sequence in sequences.clone().take(acked) {
+            let answer = connection.receive::<ProduceRequest>(9).await.unwrap();
+            let partition = &answer.responses[0].partition_responses[0];
+            assert_eq!((partition.error_code, partition.base_offset), (0, i64::from(sequence)));
+        }
+        stack.broker.kill9();
+        stack.broker.restart().await;
+        let offsets = client.retry("send again", async |c| send_again(c, &requests).await).await;
+        assert_eq!(offsets, sequences.map(i64::from).collect::<Vec<_>>(), "{acked} were acked");
+    }
+    let values: Vec<_> = client.read_all("t", 0).await.into_iter().filter_map(|r| r.value).collect();
+    let expected: Vec<_> =
+        (0..(IN_FLIGHT * IN_FLIGHT) as i32).map(|s| Bytes::copy_from_slice(&s.to_be_bytes())).collect();
+    assert_eq!(values, expected, "no loss, no duplicate, in order");
 }

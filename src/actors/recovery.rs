@@ -8,6 +8,7 @@ use crate::clock::WallMs;
 use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq, WriterId};
 use crate::metadata::model::{PartitionValue, WriterValue};
 use crate::protocol::batch::add_sequence;
+use crate::sabotage;
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, PartitionCheckpoint};
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentEntry, SegmentIndex, Tail};
@@ -125,7 +126,8 @@ impl Recovery {
             log.partitions = checkpoint.partitions.into_iter().map(|p| (p.key, p)).collect();
             log.checkpoint_key = Some(key);
         }
-        let slots = (from.0 + 1..=value.head.0).map(|seq| self.tail(writer, value.nonce, Seq(seq), revision_now));
+        let head = sabotage::recovered_head(value.head);
+        let slots = (from.0 + 1..=head.0).map(|seq| self.tail(writer, value.nonce, Seq(seq), revision_now));
         log.tails = futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect().await?;
         let after = value.head.0 + 1..=value.head.0 + UNCOMMITTED_SLOTS;
         log.uncommitted = after.map(|seq| self.layout.wal(writer, value.nonce, Seq(seq))).collect();

@@ -63,6 +63,8 @@ pub struct WriterStats {
     pub retries: AtomicU64,
     /// Last committed slot.
     pub head: AtomicU64,
+    /// Bytes of committed batches kept in memory for tailing readers, now.
+    pub tail_bytes: AtomicU64,
     /// Checkpoints written.
     pub checkpoints: AtomicU64,
     /// Merged objects written.

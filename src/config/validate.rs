@@ -5,6 +5,7 @@ use super::{Component, Environment, MetadataConfig, NodeConfig, ProcessConfig, S
 use super::{topic_defaults, values};
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
+use crate::sabotage;
 use clap::ArgMatches;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -81,7 +82,7 @@ impl Check {
     pub fn names(&mut self, component: Component, environment: &Environment) {
         let own = known_names(component);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("KAFSCALE_")) {
-            if own.contains(name) || is_service_link(name, value) {
+            if own.contains(name) || is_service_link(name, value) || sabotage::is_choice(name, value) {
                 continue;
             }
             if PLANNED.iter().any(|(planned, _)| planned == name) {

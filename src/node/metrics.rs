@@ -47,6 +47,8 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
     families.gauge("kafscale_writer_head", "Last committed WAL slot", load(&stats.head) as f64)?;
     let pending = context.budget.bytes() as f64;
     families.gauge("kafscale_pipeline_bytes", "Bytes of record batches that are not durable yet", pending)?;
+    let tail = load(&stats.tail_bytes) as f64;
+    families.gauge("kafscale_tail_bytes", "Bytes of the newest committed record batches that are in memory", tail)?;
     families.gauge("kafscale_partitions_led", "Partitions this broker serves", context.directory.all().len() as f64)?;
     let suspended = f64::from(u8::from(context.suspended.load(Ordering::Relaxed)));
     families.gauge(
@@ -63,6 +65,14 @@ fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Resul
     families.gauge("kafscale_connections_open", "Open client connections", open)?;
     let unwritten = stats.reply_bytes.load(Ordering::Relaxed) as f64;
     families.gauge("kafscale_reply_bytes", "Bytes of replies that are ready but not written", unwritten)?;
+    let budget = &context.edge.budget;
+    let unanswered = budget.used_bytes() as f64;
+    families.gauge(
+        "kafscale_request_bytes",
+        "Bytes of requests that are being read or not answered yet",
+        unanswered,
+    )?;
+    families.counter("kafscale_request_waits", "Waits of connections for memory for a request", budget.waits())?;
     let counters = [
         ("kafscale_connections_accepted", "Client connections accepted", &stats.connections_accepted),
         (

@@ -45,7 +45,7 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 /// How long a shutdown waits for what is in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
-const LOCAL_INTERVAL_MS: u64 = 25;
+const LOCAL_INTERVAL_MS: u64 = 50;
 /// Uploads in flight to a store with request latency.
 const UPLOADS_MAX: usize = 8;
 
@@ -311,7 +311,8 @@ async fn build_context(
         stats: stats.clone(),
         on_fatal: on_fatal.clone(),
     };
-    let flusher = start_flusher(&shards[0], flusher_config).await;
+    let flusher =
+        start_flusher(&shards[0], flusher_config, matches!(config.storage, StorageConfig::Local { .. })).await;
     Arc::new(NodeContext {
         store: stores.objects.clone(),
         layout,
@@ -333,11 +334,15 @@ async fn build_context(
     })
 }
 
-/// Starts the writer; if its actor panics the process ends.
-async fn start_flusher(shard: &Placement, config: FlusherConfig) -> actix::Addr<Flusher> {
+/// Starts the writer; if its actor panics the process ends. File I/O blocks threads of its own: with `files` it is
+/// started from the writer's thread, since a detour over the I/O pool would double the wake-ups of each flush.
+async fn start_flusher(shard: &Placement, mut config: FlusherConfig, files: bool) -> actix::Addr<Flusher> {
     let (started, addr) = oneshot::channel();
     let on_fatal = config.on_fatal.clone();
     shard.run(move || {
+        if files {
+            config.io = IoPool::current();
+        }
         let context = actix::Context::new();
         drop(started.send(actix::AsyncContext::address(&context)));
         let running = context.into_future(Flusher::new(config));
@@ -360,7 +365,7 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
         segment_bytes: config.segment_bytes,
         interval_ms,
         linger_ms: 3,
-        stall_ms: 20,
+        stall_ms: 8,
         uploads_max: UPLOADS_MAX,
         burst: 4,
         cost_bounded: true,

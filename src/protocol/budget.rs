@@ -11,7 +11,7 @@
 
 use super::limits::EdgeLimits;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Longest small request, bytes.
@@ -26,6 +26,7 @@ pub struct RequestBudget {
     large: Pool,
     decoded: Pool,
     waiting: AtomicUsize,
+    waits: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -67,9 +68,10 @@ impl Pool {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn new(budget: &'a RequestBudget) -> Self {
+        budget.waits.fetch_add(1, Ordering::Relaxed);
+        budget.waiting.fetch_add(1, Ordering::Relaxed);
+        Self(&budget.waiting)
     }
 }
 
@@ -87,6 +89,7 @@ impl RequestBudget {
             large: Pool::new(limits.inflight_bytes_max),
             decoded: Pool::new(limits.decoded_bytes_max),
             waiting: AtomicUsize::new(0),
+            waits: AtomicU64::new(0),
         }
     }
 
@@ -95,7 +98,7 @@ impl RequestBudget {
         if let Some(permit) = self.small.try_take(len).or_else(|| self.large.try_take(len)) {
             return permit;
         }
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = Waiting::new(self);
         tokio::select! {
             permit = self.small.take(len) => permit,
             permit = self.large.take(len) => permit,
@@ -122,13 +125,18 @@ impl RequestBudget {
         if let Some(permit) = pool.try_take(bytes) {
             return permit;
         }
-        let _waiting = Waiting::new(&self.waiting);
+        let _waiting = Waiting::new(self);
         pool.take(bytes).await
     }
 
     /// True while a connection waits for a permit.
     pub fn is_contended(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// How often a connection had to wait for a permit since start.
+    pub fn waits(&self) -> u64 {
+        self.waits.load(Ordering::Relaxed)
     }
 
     /// Bytes of requests that are accounted for now.
@@ -187,5 +195,6 @@ mod tests {
         waiting.await;
         drop(heads);
         assert!(!budget.is_contended() && budget.used_bytes() == 0);
+        assert_eq!(budget.waits(), 1);
     }
 }

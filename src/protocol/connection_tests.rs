@@ -348,6 +348,29 @@ async fn peers_that_owe_something_are_closed_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ten_idle_minutes_count_from_the_last_reply() {
+    // A request that takes 20 minutes keeps its connection; ten minutes after its reply the connection is closed.
+    let edge = Edge::new(limits());
+    let slow = |_| {
+        async {
+            tokio::time::sleep(Duration::from_secs(1_200)).await;
+            body(b"late")
+        }
+        .boxed_local()
+    };
+    let (reason, idle) = drive(&edge, slow, &CancellationToken::new(), async |mut client| {
+        client.ask(1).await;
+        assert_eq!(client.receive().await, (1, b"late".to_vec()));
+        let answered = clock::monotonic();
+        client.ends().await;
+        clock::monotonic() - answered
+    })
+    .await;
+    assert!(matches!(reason, CloseReason::Idle(limit) if limit.as_secs() == 600), "{reason}");
+    assert!((600..=606).contains(&idle.as_secs()), "{idle:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_trickles_is_closed() {
     let edge = Edge::new(limits());
     let (reason, took) = stalled(&edge, async |client| {

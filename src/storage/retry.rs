@@ -75,7 +75,7 @@ pub struct RetryStats {
     pub retries_denied: AtomicU64,
     /// Second attempts sent while the first was under way.
     pub hedges: AtomicU64,
-    /// Hedges that answered first.
+    /// Hedges that answered first, or met the object that the first attempt has not answered for yet.
     pub hedges_won: AtomicU64,
     /// Creates that failed or met a 412 and turned out to have succeeded.
     pub creates_resolved: AtomicU64,
@@ -261,12 +261,29 @@ impl RetryingStore {
         };
         match result {
             Ok(()) => Ok(()),
-            // The other attempt has probably just won; the caller looks.
-            Err(StoreError::AlreadyExists { key }) => Err(StoreError::AlreadyExists { key }),
+            Err(StoreError::AlreadyExists { key }) => self.await_either(&key, payload, other).await,
             Err(error) => {
                 self.note(&error);
                 other.await
             }
+        }
+    }
+
+    /// One of two attempts met an object, so the `other` has probably been applied: its answer or a look at the key,
+    /// whichever comes first, says so.
+    async fn await_either<F>(&self, key: &ObjectKey, payload: &Payload, other: F) -> Result<(), StoreError>
+    where
+        F: Future<Output = Result<(), StoreError>> + Unpin,
+    {
+        match future::select(other, Box::pin(self.look(key, payload))).await {
+            Either::Left((Ok(()), _)) => Ok(()),
+            Either::Right((Ok(Resolution::Ours), _)) => {
+                self.stats.hedges_won.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Either::Right((Ok(Resolution::Nothing), other)) => other.await,
+            // The caller looks again.
+            _ => Err(StoreError::AlreadyExists { key: key.clone() }),
         }
     }
 }

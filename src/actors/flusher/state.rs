@@ -6,14 +6,22 @@
 //!
 //! When to cut: at `segment_bytes`; at `interval_ms` of age; and, with a store that charges for requests, as soon as
 //! `linger_ms` has passed and the token bucket (one token per interval, a small burst) has a token. A sporadic
-//! producer thus pays the PUT's latency only, a steady one causes no more PUTs than the fixed interval would. A
-//! producer that waits for its acks with less than a segment in flight would wait out the interval each time; if
-//! nothing is being uploaded and nothing arrived for `stall_ms`, a quarter of a segment is enough. A store without
-//! request costs is written whenever an upload slot is free.
+//! producer thus pays the PUT's latency only, a steady one causes no more PUTs than the fixed interval would.
+//!
+//! Clients keep few requests in flight (five if they are idempotent), so a producer that waits for its acks would wait
+//! out the interval each time, with records piling up behind it. Silence for `stall_ms` is taken for that. Then the
+//! segment is cut if the data has paid for it: every half segment appended pays for one such cut. Over time a PUT
+//! therefore carries half a segment, or is one that the interval allows. A store without request costs is written
+//! whenever an upload slot is free.
 
 use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq};
 use crate::protocol::batch::StoredBatch;
 use std::collections::{BTreeMap, VecDeque};
+
+/// Cuts for waiting producers that can be saved up.
+const STALL_CUTS_MAX: u64 = 2;
+/// Uploads on their way at which a silence still counts as producers waiting.
+const STALL_UPLOADS_MAX: usize = 1;
 
 /// Bounds of the writer.
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +125,8 @@ pub struct FlusherState<P> {
     committing: bool,
     /// Thousandths of a token.
     millitokens: u64,
+    /// Bytes appended and not yet spent on cutting for producers that wait.
+    stall_credit_bytes: u64,
     refilled_ms: u64,
 }
 
@@ -136,6 +146,7 @@ impl<P> FlusherState<P> {
             head: Seq(0),
             committing: false,
             millitokens: limits.burst * 1_000,
+            stall_credit_bytes: 0,
             refilled_ms: now_ms,
         }
     }
@@ -199,7 +210,7 @@ impl<P> FlusherState<P> {
         let missing = 1_000u64.saturating_sub(self.tokens_at(now_ms));
         let token = now_ms + (missing * l.interval_ms).div_ceil(1_000);
         let mut at = (self.opened_ms + l.interval_ms).min(lingered.max(token));
-        if self.slots.is_empty() && self.open_bytes >= l.segment_bytes / 4 {
+        if self.may_cut_for_stalled() {
             at = at.min(self.last_append_ms + l.stall_ms);
         }
         Some(at.max(now_ms))
@@ -210,7 +221,9 @@ impl<P> FlusherState<P> {
             self.opened_ms = now_ms;
         }
         self.last_append_ms = now_ms;
-        self.open_bytes += batch.byte_len() as u64;
+        let bytes = batch.byte_len() as u64;
+        self.open_bytes += bytes;
+        self.stall_credit_bytes = (self.stall_credit_bytes + bytes).min(STALL_CUTS_MAX * self.stall_cost_bytes());
         let extent = self.open.entry(key).or_insert_with(|| OpenExtent { port, leader_epoch, batches: Vec::new() });
         if let Some(last) = extent.batches.last() {
             assert_eq!(last.next, batch.base, "{key}: batches reached the writer out of order");
@@ -220,11 +233,18 @@ impl<P> FlusherState<P> {
     }
 
     fn cut_if_due(&mut self, now_ms: u64, effects: &mut Vec<Effect<P>>) {
-        if self.open.is_empty() || self.slots.len() >= self.limits.uploads_max || !self.is_due(now_ms) {
+        if self.open.is_empty() || self.slots.len() >= self.limits.uploads_max {
             return;
         }
-        self.millitokens = self.tokens_at(now_ms).saturating_sub(1_000);
-        self.refilled_ms = now_ms;
+        let tokens = self.tokens_at(now_ms);
+        if self.is_due(now_ms, tokens) {
+            self.millitokens = tokens.saturating_sub(1_000);
+            self.refilled_ms = now_ms;
+        } else if self.may_cut_for_stalled() && now_ms.saturating_sub(self.last_append_ms) >= self.limits.stall_ms {
+            self.stall_credit_bytes -= self.stall_cost_bytes();
+        } else {
+            return;
+        }
         let seq = self.next_seq;
         self.next_seq = seq.next();
         self.slots.push_back(Slot { seq, uploaded: false });
@@ -233,16 +253,22 @@ impl<P> FlusherState<P> {
         effects.push(Effect::Upload { seq, extents: std::mem::take(&mut self.open) });
     }
 
-    fn is_due(&self, now_ms: u64) -> bool {
+    fn is_due(&self, now_ms: u64, millitokens: u64) -> bool {
         let l = &self.limits;
         let age_ms = now_ms.saturating_sub(self.opened_ms);
         let full = self.open_bytes >= l.segment_bytes || age_ms >= l.interval_ms || self.draining;
-        let lingered = age_ms >= l.linger_ms;
-        let affordable = !l.cost_bounded || self.tokens_at(now_ms) >= 1_000;
-        let stalled = self.slots.is_empty()
-            && self.open_bytes >= l.segment_bytes / 4
-            && now_ms.saturating_sub(self.last_append_ms) >= l.stall_ms;
-        full || (lingered && affordable) || stalled
+        full || (age_ms >= l.linger_ms && (!l.cost_bounded || millitokens >= 1_000))
+    }
+
+    /// True if the data pays for a cut as soon as producers fall silent. With more uploads on their way, silence says
+    /// little: the acks of one of them will bring new requests anyway.
+    fn may_cut_for_stalled(&self) -> bool {
+        self.stall_credit_bytes >= self.stall_cost_bytes() && self.slots.len() <= STALL_UPLOADS_MAX
+    }
+
+    /// Bytes that pay for one cut.
+    fn stall_cost_bytes(&self) -> u64 {
+        (self.limits.segment_bytes / 2).max(1)
     }
 
     fn tokens_at(&self, now_ms: u64) -> u64 {
@@ -261,6 +287,10 @@ impl<P> FlusherState<P> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod model_tests;
 
 #[cfg(test)]
 mod tests {
@@ -372,17 +402,31 @@ mod tests {
     }
 
     #[test]
-    fn producers_that_wait_for_acks_do_not_wait_out_the_interval() {
-        let mut bench = Bench::new(LimitsWithoutTokens::limits());
-        bench.event(append(0, 0, 300));
-        assert_eq!(bench.sleep_until(400), [20]);
+    fn producers_that_wait_for_acks_are_served_as_far_as_their_data_pays() {
+        let mut bench = Bench::new(FlushLimits { burst: 0, ..LIMITS });
+        bench.event(append(0, 0, 700));
+        assert_eq!(bench.sleep_until(100), [20], "half a segment pays for a cut");
+        bench.finish(1);
+        bench.event(append(0, 1, 200));
+        assert!(bench.sleep_until(590).is_empty(), "400 of 500 bytes are left");
+        bench.event(append(0, 2, 150));
+        assert_eq!(bench.sleep_until(700), [600], "the interval has come before the silence");
+        bench.finish(2);
+        bench.event(append(0, 3, 1));
+        assert_eq!(bench.sleep_until(800), [720], "what was saved up pays");
+        bench.event(append(0, 4, 1));
+        assert!(bench.sleep_until(1_299).is_empty());
     }
 
-    struct LimitsWithoutTokens;
-    impl LimitsWithoutTokens {
-        fn limits() -> FlushLimits {
-            FlushLimits { burst: 0, ..LIMITS }
-        }
+    #[test]
+    fn silence_says_little_while_several_uploads_are_under_way() {
+        let mut bench = Bench::new(FlushLimits { burst: 0, ..LIMITS });
+        bench.event(append(0, 0, 1_000));
+        bench.event(append(0, 1, 1_000));
+        bench.event(append(0, 2, 900));
+        assert!(bench.sleep_until(100).is_empty());
+        bench.finish(1);
+        assert_eq!(bench.uploads(), 3, "one is left, and nothing arrived for long");
     }
 
     #[test]
@@ -415,7 +459,7 @@ mod tests {
 
     #[test]
     fn draining_cuts_at_once() {
-        let mut bench = Bench::new(LimitsWithoutTokens::limits());
+        let mut bench = Bench::new(FlushLimits { burst: 0, ..LIMITS });
         bench.event(append(0, 0, 1));
         bench.event(Event::Drain);
         assert_eq!(bench.uploads(), 1);

@@ -16,6 +16,7 @@ use crate::actors::writer::PipelineBudget;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::ids::Offset;
+use crate::sabotage::{self, Sabotage};
 use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use handle::{Append, AppendError, AppendSink, Appended};
@@ -149,6 +150,9 @@ impl Partition {
             Effect::Store { batch, .. } => {
                 self.budget.stored(batch.byte_len() as u64);
                 let port = self.port.clone().expect("set when the actor started");
+                if sabotage::is(Sabotage::StoreTwice) {
+                    self.flusher.do_send(Store { port: port.clone(), batch: batch.clone() });
+                }
                 self.flusher.do_send(Store { port, batch });
             }
             // Nobody may be waiting any more (acks=0, closed connection): the batch is stored all the same.

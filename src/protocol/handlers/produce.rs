@@ -7,7 +7,7 @@
 
 use super::common::{self, text};
 use super::{ConnectionContext, Reply, Request};
-use crate::actors::partition::handle::{AppendError, AppendReceiver, Appended};
+use crate::actors::partition::handle::{AppendError, AppendReceiver, Appended, PartitionRef, ValidBatch};
 use crate::ids::{PartitionKey, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
@@ -32,6 +32,10 @@ const ACKS_ONE_WAIT: Duration = Duration::from_secs(30);
 const WAIT_MAX: Duration = Duration::from_secs(300);
 /// What an overloaded partition asks its producers to wait, ms.
 const OVERLOAD_THROTTLE_MS: i32 = 100;
+/// A stored batch shares the buffer of its request, and keeps all of it alive as long as it waits for durability or is in
+/// the tail. Both are bounded by the bytes of batches. Therefore a request may be so many times as long as the batches
+/// that are stored of it; out of a longer one they are copied.
+const SHARED_PARTS_MAX: usize = 2;
 
 /// Why nothing was appended, or why it is not known whether something was.
 #[derive(Debug)]
@@ -62,23 +66,29 @@ impl From<RejectedBatch> for Failure {
     }
 }
 
-/// One partition of the request.
-struct Slot {
+/// One partition of the request, and how far its append has come.
+struct Slot<A> {
     index: i32,
     key: Option<PartitionKey>,
-    append: Result<AppendReceiver, Failure>,
+    append: Result<A, Failure>,
 }
 
 /// One topic of the request.
-struct TopicSlots {
+struct TopicSlots<A> {
     name: TopicName,
     id: Uuid,
-    slots: Vec<Slot>,
+    slots: Vec<Slot<A>>,
+}
+
+/// A good batch and where it goes.
+struct Checked {
+    partition: PartitionRef,
+    batch: ValidBatch,
 }
 
 pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
     let version = request.api_version;
-    let received = request.received;
+    let (received, request_len) = (request.received, request.body.len());
     let body: ProduceRequest = match common::decode(&request) {
         Ok(body) => body,
         Err(close) => return close,
@@ -86,8 +96,12 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     drop(request);
     let (acks, timeout_ms) = (body.acks, body.timeout_ms);
     let image = ctx.broker.image.load_full();
-    let topics: Vec<_> = body.topic_data.into_iter().map(|t| append_topic(&ctx, &image, version, acks, t)).collect();
+    let topics: Vec<_> = body.topic_data.into_iter().map(|t| check_topic(&ctx, &image, version, acks, t)).collect();
     drop(image);
+    let good = topics.iter().flat_map(|t| &t.slots).filter_map(|s| s.append.as_ref().ok());
+    let stored_len: usize = good.map(|c| c.batch.bytes.len()).sum();
+    let copies = stored_len < request_len / SHARED_PARTS_MAX;
+    let topics: Vec<_> = topics.into_iter().map(|t| append_topic(t, copies)).collect();
     if acks == 0 {
         let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
         return failed.map_or(Reply::None, |f| Reply::Close(format!("produce with acks=0 failed: {}", f.code)));
@@ -96,13 +110,13 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     respond(&ctx, version, topics, received + wait).await
 }
 
-fn append_topic(
+fn check_topic(
     ctx: &ConnectionContext,
     image: &ClusterImage,
     version: i16,
     acks: i16,
     data: TopicProduceData,
-) -> TopicSlots {
+) -> TopicSlots<Checked> {
     let topic = find_topic(image, version, &data).and_then(|topic| match acks {
         -1..=1 => Ok(topic),
         _ => Err(ErrorCode::InvalidRequiredAcks),
@@ -111,7 +125,7 @@ fn append_topic(
         let index = partition.index;
         let key = topic.as_ref().ok().map(|t| common::partition_key(t, index));
         let append = match &topic {
-            Ok(topic) => append(ctx, topic, version, index, partition.records.unwrap_or_default()),
+            Ok(topic) => check(ctx, topic, version, index, partition.records.unwrap_or_default()),
             Err(code) => Err((*code).into()),
         };
         Slot { index, key, append }
@@ -129,20 +143,34 @@ fn find_topic<'a>(image: &'a ClusterImage, version: i16, data: &TopicProduceData
     })
 }
 
-fn append(
-    ctx: &ConnectionContext,
-    topic: &Topic,
-    version: i16,
-    index: i32,
-    records: Bytes,
-) -> Result<AppendReceiver, Failure> {
+fn check(ctx: &ConnectionContext, topic: &Topic, version: i16, index: i32, records: Bytes) -> Result<Checked, Failure> {
     let partition = common::led(&ctx.broker, topic, index)?;
     let limits = BatchLimits::new(&topic.config, version, ctx.broker.clock.wall_ms());
     let batch = validate::validate(&records, &limits)?;
-    Ok(partition.append(batch)?)
+    Ok(Checked { partition, batch })
 }
 
-async fn respond(ctx: &ConnectionContext, version: i16, topics: Vec<TopicSlots>, deadline: Instant) -> Reply {
+fn append_topic(topic: TopicSlots<Checked>, copies: bool) -> TopicSlots<AppendReceiver> {
+    let append = |Checked { partition, mut batch }: Checked| {
+        if copies {
+            batch.bytes = Bytes::copy_from_slice(&batch.bytes);
+        }
+        Ok(partition.append(batch)?)
+    };
+    let slots = topic.slots.into_iter().map(|slot| Slot {
+        index: slot.index,
+        key: slot.key,
+        append: slot.append.and_then(append),
+    });
+    TopicSlots { slots: slots.collect(), name: topic.name, id: topic.id }
+}
+
+async fn respond(
+    ctx: &ConnectionContext,
+    version: i16,
+    topics: Vec<TopicSlots<AppendReceiver>>,
+    deadline: Instant,
+) -> Reply {
     let mut response = ProduceResponse::default();
     let mut moved = BTreeSet::new();
     for topic in topics {

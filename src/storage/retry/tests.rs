@@ -227,6 +227,25 @@ async fn both_attempts_landing_is_success() {
     bench.store.create(&key("k"), &ours()).await.unwrap();
     assert!(start.elapsed() < Duration::from_millis(100));
     assert_eq!(bench.faults.calls(Op::Head), 1);
+    assert_eq!(bench.store.stats().hedges_won.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_look_does_not_hold_up_the_first_attempt() {
+    let bench = hedging();
+    warm_up(&bench).await;
+    // The first takes 200 ms; meanwhile the hedge has landed, its answer says so too late, and nobody can look.
+    bench.faults.script(Op::Create, [Fault::Delay(Duration::from_millis(200)), Fault::FailAfter]);
+    bench.faults.script(Op::Head, [Fault::Hang]);
+    let created = tokio::time::timeout(Duration::from_secs(60), bench.store.create(&key("k"), &ours())).await;
+    assert!(created.is_err(), "the first attempt met a 412: only a look can say whose object it is");
+    // The first attempt succeeds while the look is under way.
+    let bench = hedging();
+    warm_up(&bench).await;
+    bench.faults.script(Op::Create, [Fault::Delay(Duration::from_millis(200)), Fault::FailBefore]);
+    bench.faults.script(Op::Head, [Fault::Hang]);
+    bench.store.create(&key("k"), &ours()).await.unwrap();
+    assert_stored(&bench, &ours()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::{FetchResponse, ListOffsetsRequest, OffsetForLeaderEpochRequest};
+use std::collections::BTreeSet;
 
 fn len(partition: &PartitionData) -> usize {
     partition.records.as_ref().map_or(0, Bytes::len)
@@ -184,6 +185,41 @@ fn byte_limits_hold_except_for_the_first_batch() {
 }
 
 #[test]
+fn a_thousand_partitions_all_have_their_turn() {
+    // Case 49 at full size: 10 MiB in each partition (all batches share one buffer), 1 MiB at a time, in a session.
+    const PARTITIONS: i32 = 1_000;
+    run(|| async {
+        let bed = Bed::new(false).await;
+        bed.topic("t", PARTITIONS, &[]).await;
+        let bytes = batch_of(&vec![7; (1 << 20) - 100]);
+        let header = crate::protocol::batch::BatchHeader::parse(&bytes).unwrap();
+        let valid = ValidBatch { bytes: bytes.clone(), header, log_append_time_ms: None };
+        for index in 0..PARTITIONS {
+            for _ in 0..10 {
+                let (reply, _nobody) = tokio::sync::oneshot::channel();
+                bed.partition("t", index).commit(Append { batch: valid.clone(), reply });
+            }
+        }
+        let everything: Vec<_> = (0..PARTITIONS).map(|p| (p, 0)).collect();
+        let request = fetch_request("t", &everything, 0).with_max_bytes(1 << 20).with_session_epoch(0);
+        let mut response = bed.call(12, &request).await;
+        let id = response.session_id;
+        let mut turns = BTreeSet::new();
+        // Turns are counted from the second answer on, so that the first partition has two.
+        for epoch in 1..=PARTITIONS + 1 {
+            let with_records: Vec<_> = all(&response).into_iter().filter(|p| len(p) > 0).collect();
+            assert_eq!((response.error_code, with_records.len()), (0, 1), "answer {epoch}");
+            let (index, got) = (with_records[0].partition_index, len(with_records[0]));
+            assert_eq!(got, bytes.len(), "one batch of 1 MiB, and no second one");
+            turns.insert(index);
+            let next = fetch_request("t", &[(index, 1)], 0).with_max_bytes(1 << 20);
+            response = bed.call(12, &next.with_session_id(id).with_session_epoch(epoch)).await;
+        }
+        assert_eq!(turns.len(), PARTITIONS as usize, "everybody is reached before anybody comes again");
+    });
+}
+
+#[test]
 fn sessions_carry_changes_and_rotate() {
     run(|| async {
         let bed = Bed::new(false).await;
@@ -290,6 +326,13 @@ fn offsets_are_listed_by_time() {
         let batch = [100, 400, 200].iter().fold(BatchBuilder::new(), |b, ts| b.record(*ts, None, None)).build();
         bed.produce("t", 0, batch).await;
         assert_eq!(list(&bed, 10, -3).await, (0, 5, 400, EPOCH), "the middle record of the last batch");
+        // Case 52: what the client believes about the leader's epoch.
+        for (believed, code) in [(EPOCH - 1, 74), (EPOCH, 0), (EPOCH + 1, 75)] {
+            let partition = ListOffsetsPartition::default().with_timestamp(-1).with_current_leader_epoch(believed);
+            let topic = ListOffsetsTopic::default().with_name(name("t")).with_partitions(vec![partition]);
+            let response = bed.call(10, &ListOffsetsRequest::default().with_topics(vec![topic])).await;
+            assert_eq!(response.topics[0].partitions[0].error_code, code, "{believed}");
+        }
     });
 }
 

@@ -13,7 +13,7 @@ mod versions;
 
 use super::fetch_session::SessionCache;
 use super::{ConnectionContext, Reply, Request, dispatch};
-use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef};
+use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef, ValidBatch};
 use crate::actors::partition::producers::{ProducerBatch, ProducerSnapshot};
 use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, PartitionView};
 use crate::broker::{Broker, BrokerSettings, Directory, PartitionControl, RaiseError};
@@ -168,7 +168,7 @@ impl Bed {
             rack: None,
             version: "0".into(),
         };
-        let ops = vec![Op::Put(keys.live(WriterId(1)), model::encode(&live), None)];
+        let ops = vec![Op::Put(keys.live(WriterId(99)), model::encode(&live), None)];
         store.txn(Txn { compares: Vec::new(), ops }).await.unwrap();
         let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock));
         let partitions = Partitions::default();

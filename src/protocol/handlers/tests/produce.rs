@@ -4,6 +4,7 @@ use super::*;
 use crate::protocol::batch::BatchHeader;
 use crate::protocol::records::BatchBuilder;
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
+use kafka_protocol::protocol::Encodable;
 use std::time::Duration;
 
 async fn one(bed: &Bed, version: i16, request: &ProduceRequest) -> PartitionProduceResponse {
@@ -127,6 +128,42 @@ fn waiting_ends_with_the_time_out() {
         let start = monotonic();
         assert_eq!(one(&bed, 9, &request).await.error_code, 7);
         assert_eq!((monotonic() - start).as_secs(), 30);
+    });
+}
+
+/// True if batches that a partition holds lie in `body`.
+fn shares(bed: &Bed, index: i32, body: &Bytes) -> Vec<bool> {
+    let inside = body.as_ptr_range();
+    let held = bed.partition("t", index).held.lock().unwrap().drain(..).collect::<Vec<_>>();
+    held.iter().map(|append| inside.contains(&append.batch.bytes.as_ptr())).collect()
+}
+
+#[test]
+fn a_batch_does_not_keep_a_much_longer_request_alive() {
+    run(|| async {
+        let bed = Bed::new(false).await;
+        bed.topic("t", 2, &[]).await;
+        for index in [0, 1] {
+            *bed.partition("t", index).behaviour.lock().unwrap() = Behaviour::Hold;
+        }
+        let (stored, too_large) = (batch_of(&[7; 40_000]), batch_of(&[7; 2 << 20]));
+        let cases = [
+            (vec![(0, stored.clone())], vec![true], vec![]),
+            (vec![(0, stored.clone()), (1, stored.clone())], vec![true], vec![true]),
+            (vec![(0, stored.clone()), (1, too_large.clone())], vec![false], vec![]),
+            (vec![(1, too_large), (0, stored.clone()), (1, stored)], vec![false], vec![false]),
+        ];
+        for (batches, of_0, of_1) in cases {
+            let mut body = BytesMut::new();
+            produce_request("t", -1, batches).encode(&mut body, 9).unwrap();
+            let body = body.freeze();
+            let (api_key, received) = (ProduceRequest::KEY, monotonic());
+            let request =
+                Request { api_key, api_version: 9, correlation_id: 1, client_id: None, body: body.clone(), received };
+            let mut reply = dispatch(bed.ctx.clone(), request);
+            assert!(futures::poll!(&mut reply).is_pending());
+            assert_eq!((shares(&bed, 0, &body), shares(&bed, 1, &body)), (of_0, of_1));
+        }
     });
 }
 

@@ -1,0 +1,109 @@
+//! Ways to break a broker on purpose, one at a time, so that a test can watch its judge reject it
+//! (`integration/sabotage.rs`).
+//!
+//! `KAFSCALE_TEST_SABOTAGE` names one. Builds without debug assertions have none of this: there the variable is as unknown
+//! as any other, and [`is`] is false before the program runs. The functions below are called where the damage is done and
+//! return what they were given unless their sabotage was chosen.
+
+use crate::actors::partition::producers::Producers;
+use crate::actors::recovery::Seed;
+use crate::config::Environment;
+use crate::ids::{Offset, Seq};
+use crate::protocol::batch::StoredBatch;
+use std::sync::OnceLock;
+
+/// The variable that names a [`Sabotage`].
+pub const VARIABLE: &str = "KAFSCALE_TEST_SABOTAGE";
+/// [`Sabotage::AckBeforeCommit`] commits one head of so many.
+const HEADS_PER_COMMIT: u64 = 8;
+
+/// What is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Batches are acked when their object is durable, before the head covers it.
+    AckBeforeCommit,
+    /// A partition starts without knowing its idempotent producers.
+    ForgetProducers,
+    /// A partition starts with the offset of its last record to give away again.
+    ReuseOffset,
+    /// Recovery stops one slot before the head.
+    RecoverShort,
+    /// A fetch of three batches or more leaves out the second.
+    HoleInFetch,
+    /// A partition gives each batch to the writer twice.
+    StoreTwice,
+}
+
+static CHOSEN: OnceLock<Sabotage> = OnceLock::new();
+
+fn named(name: &str) -> Option<Sabotage> {
+    match name {
+        "ack-before-commit" => Some(Sabotage::AckBeforeCommit),
+        "forget-producers" => Some(Sabotage::ForgetProducers),
+        "reuse-offset" => Some(Sabotage::ReuseOffset),
+        "recover-short" => Some(Sabotage::RecoverShort),
+        "hole-in-fetch" => Some(Sabotage::HoleInFetch),
+        "store-twice" => Some(Sabotage::StoreTwice),
+        _ => None,
+    }
+}
+
+/// True if this build knows the variable and its value.
+pub fn is_choice(name: &str, value: &str) -> bool {
+    cfg!(debug_assertions) && name == VARIABLE && named(value).is_some()
+}
+
+/// Takes the choice from the environment, once per process.
+pub fn choose(environment: &Environment) {
+    let chosen = environment.iter().find(|(name, value)| is_choice(name, value)).and_then(|(_, value)| named(value));
+    if let Some(sabotage) = chosen {
+        eprintln!("this broker is broken on purpose: {sabotage:?}");
+        CHOSEN.get_or_init(|| sabotage);
+    }
+}
+
+/// True if `sabotage` was chosen.
+pub fn is(sabotage: Sabotage) -> bool {
+    cfg!(debug_assertions) && CHOSEN.get() == Some(&sabotage)
+}
+
+/// True if the commit of `head` is only claimed.
+pub fn skips_commit(head: Seq) -> bool {
+    is(Sabotage::AckBeforeCommit) && !head.0.is_multiple_of(HEADS_PER_COMMIT)
+}
+
+/// The head up to which a writer's log is read.
+pub fn recovered_head(head: Seq) -> Seq {
+    if is(Sabotage::RecoverShort) { Seq(head.0.saturating_sub(1)) } else { head }
+}
+
+/// What a partition starts from.
+pub fn started_from(mut seed: Seed) -> Seed {
+    if is(Sabotage::ForgetProducers) {
+        seed.producers = Producers::default();
+    }
+    if is(Sabotage::ReuseOffset) && seed.next_offset > seed.log_start {
+        seed.next_offset = Offset(seed.next_offset.0 - 1);
+    }
+    seed
+}
+
+/// The batches of one partition in a fetch.
+pub fn fetched(mut batches: Vec<StoredBatch>) -> Vec<StoredBatch> {
+    if is(Sabotage::HoleInFetch) && batches.len() > 2 {
+        batches.remove(1);
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_debug_builds_know_the_switch() {
+        assert_eq!(is_choice(VARIABLE, "hole-in-fetch"), cfg!(debug_assertions));
+        assert!(!is_choice(VARIABLE, "something-else") && !is_choice("KAFSCALE_SABOTAGE", "hole-in-fetch"));
+        assert!(!is(Sabotage::HoleInFetch), "nothing is broken unless it is asked for");
+    }
+}
