@@ -284,7 +284,7 @@ fn metadata() -> Vec<Seed> {
         seed("metadata_value", "ok-broker-configs", model::encode(&dynamic)),
         seed("metadata_key", "ok-broker-configs", keys.broker_configs(Some(BrokerId(7)))),
         seed("metadata_key", "ok-default-configs", keys.broker_configs(None)),
-        seed("metadata_key", "bad-broker", format!("{}config/-1", keys.root())),
+        seed("metadata_key", "bad-broker", format!("{}settings/-1", keys.root())),
         seed("metadata_value", "ok-cluster", model::encode(&ClusterValue { v: FORMAT, cluster_id: "AAAA".into() })),
         seed("metadata_value", "ok-counter", model::encode(&CounterValue { v: FORMAT, next: u64::MAX })),
         seed("metadata_value", "ok-writer", model::encode(&writer)),

@@ -9,7 +9,7 @@
 //! | `live/{writer}` | `LiveValue`, bound to a lease | at start |
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
-//! | `config/{node}`, `config/default` | `BrokerConfigsValue`: what was changed at run time | admin |
+//! | `settings/{node}`, `settings/default` | `BrokerConfigsValue`: what was changed at run time | admin |
 //! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
 
 use crate::ids::{BrokerId, PartitionIndex, PartitionKey, TopicId, WriterId};
@@ -96,11 +96,12 @@ impl Keys {
         format!("{}t/", self.root)
     }
 
-    /// The configs of a broker that were changed at run time; with `None` those of all brokers.
+    /// The configs of a broker that were changed at run time; with `None` those of all brokers. They sort beside what
+    /// else the cluster image is made of.
     pub fn broker_configs(&self, node: Option<BrokerId>) -> String {
         match node {
-            Some(node) => format!("{}config/{node}", self.root),
-            None => format!("{}config/default", self.root),
+            Some(node) => format!("{}settings/{node}", self.root),
+            None => format!("{}settings/default", self.root),
         }
     }
 
@@ -122,8 +123,8 @@ impl Keys {
             "w" => parse_writer(rest).map(ParsedKey::Writer),
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
-            "config" if rest == "default" => Some(ParsedKey::BrokerConfigs(None)),
-            "config" => parse_number(rest).map(|node| ParsedKey::BrokerConfigs(Some(BrokerId(node)))),
+            "settings" if rest == "default" => Some(ParsedKey::BrokerConfigs(None)),
+            "settings" => parse_number(rest).map(|node| ParsedKey::BrokerConfigs(Some(BrokerId(node)))),
             "deleted" => parse_topic(rest).map(ParsedKey::Deleted),
             "p" => {
                 let (topic, partition) = rest.split_once('/')?;
@@ -167,7 +168,7 @@ pub enum ParsedKey {
     Partition(PartitionKey),
     /// `t/{name}`
     Topic(String),
-    /// `config/{node}`, or `config/default`
+    /// `settings/{node}`, or `settings/default`
     BrokerConfigs(Option<BrokerId>),
     /// `deleted/{topic_id}`
     Deleted(TopicId),
