@@ -113,7 +113,7 @@ impl ClusterImage {
                 let live = Arc::new(model::decode(entry)?);
                 Arc::make_mut(&mut self.lives).insert(writer, live);
             }
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(_) | None => {} // no part of the image
         }
         Ok(())
     }
@@ -123,7 +123,7 @@ impl ClusterImage {
             Some(ParsedKey::Topic(name)) => self.remove_topic(&name),
             Some(ParsedKey::Partition(key)) => self.partitions.remove(&key),
             Some(ParsedKey::Live(writer)) => drop(Arc::make_mut(&mut self.lives).remove(&writer)),
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(_) | None => {} // no part of the image
         }
     }
 
@@ -145,7 +145,7 @@ impl ClusterImage {
                     Arc::make_mut(&mut self.lives).insert(writer, live.clone());
                 }
             }
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(_) | None => {} // no part of the image
         }
     }
 

@@ -4,6 +4,7 @@
 //! for `kafscale dev` (or in memory for simulations). One conformance suite runs against all of them.
 
 pub mod admin;
+pub mod coordination;
 pub mod embedded;
 pub mod etcd;
 pub mod image;
