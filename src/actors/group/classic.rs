@@ -227,7 +227,7 @@ impl<T> ClassicGroup<T> {
     }
 
     /// Number of members, those joining included.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.members.len()
     }
 

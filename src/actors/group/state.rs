@@ -12,7 +12,7 @@ use super::error::GroupError;
 use super::offsets::{BlockKey, OffsetToCommit, Offsets, Retention};
 use super::value::{self, GroupValue};
 use super::writes::{GroupId, Part, WriteKey, Writes};
-use crate::ids::{PartitionIndex, TopicId};
+use crate::ids::PartitionIndex;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -135,7 +135,7 @@ impl<R> Coordinator<R> {
 
     /// Members of all groups.
     pub fn members(&self) -> usize {
-        self.groups.values().map(|g| g.classic.len()).sum()
+        self.groups.values().map(|g| g.classic.size()).sum()
     }
 
     /// Answers that may be sent now.
@@ -485,7 +485,7 @@ impl<R> Coordinator<R> {
 
 /// True if clients can see the group: something is stored of it, or it has members.
 fn is_visible<R>(group: &Group<R>) -> bool {
-    group.classic.durable().is_some() || group.classic.len() > 0 || !group.offsets.is_empty()
+    group.classic.durable().is_some() || group.classic.size() > 0 || !group.offsets.is_empty()
 }
 
 fn describe<R>(group: &Group<R>) -> Description {

@@ -4,7 +4,7 @@ use super::super::classic::{JoinRequest, SyncRequest};
 use super::super::offsets::Committed;
 use super::super::value::{Protocol, decode_block, decode_group};
 use super::*;
-use crate::ids::{LeaderEpoch, Offset};
+use crate::ids::{LeaderEpoch, Offset, TopicId};
 use std::collections::HashMap;
 use uuid::Uuid;
 

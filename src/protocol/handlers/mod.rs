@@ -10,6 +10,8 @@ mod common;
 mod configs;
 mod fetch;
 pub mod fetch_session;
+mod group_offsets;
+mod groups;
 mod metadata;
 mod offsets;
 mod produce;
@@ -85,6 +87,20 @@ pub fn dispatch(ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<
         Ok(ApiKey::CreateTopics) => serve(ctx, request, topics::create_topics),
         Ok(ApiKey::DeleteTopics) => serve(ctx, request, topics::delete_topics),
         Ok(ApiKey::DescribeConfigs) => serve(ctx, request, configs::describe_configs),
+        Ok(ApiKey::FindCoordinator) => serve(ctx, request, groups::find_coordinator),
+        Ok(ApiKey::JoinGroup) => {
+            let client_id = request.client_id.clone();
+            serve(ctx, request, move |ctx, join, call| groups::join_group(ctx, client_id, join, call))
+        }
+        Ok(ApiKey::SyncGroup) => serve(ctx, request, groups::sync_group),
+        Ok(ApiKey::Heartbeat) => serve(ctx, request, groups::heartbeat),
+        Ok(ApiKey::LeaveGroup) => serve(ctx, request, groups::leave_group),
+        Ok(ApiKey::DescribeGroups) => serve(ctx, request, groups::describe_groups),
+        Ok(ApiKey::ListGroups) => serve(ctx, request, groups::list_groups),
+        Ok(ApiKey::DeleteGroups) => serve(ctx, request, groups::delete_groups),
+        Ok(ApiKey::OffsetCommit) => serve(ctx, request, group_offsets::offset_commit),
+        Ok(ApiKey::OffsetFetch) => serve(ctx, request, group_offsets::offset_fetch),
+        Ok(ApiKey::OffsetDelete) => serve(ctx, request, group_offsets::offset_delete),
         _ => Box::pin(async move { Reply::Close(format!("api key {} has no handler", request.api_key)) }),
     }
 }

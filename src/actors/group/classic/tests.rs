@@ -502,7 +502,7 @@ fn a_static_member_that_is_away_keeps_its_place_for_its_session() {
     let (mut bed, a, b) = static_pair();
     bed.join(JoinRequest { member_id: a.member_id.clone(), ..of_instance("a") });
     assert_eq!(bed.sleep(SESSION_MS as u64), [Expired::Session(b.member_id.as_str().into())]);
-    assert_eq!((bed.group.generation(), bed.group.len()), (2, 1));
+    assert_eq!((bed.group.generation(), bed.group.size()), (2, 1));
 }
 
 #[test]
@@ -510,7 +510,7 @@ fn an_administrator_removes_a_static_member_by_instance() {
     let (mut bed, ..) = static_pair();
     assert_eq!(bed.leave("", Some("c")), Err(GroupError::UnknownMemberId));
     assert_eq!(bed.leave("", Some("b")), Ok(()));
-    assert_eq!(bed.group.len(), 1);
+    assert_eq!(bed.group.size(), 1);
 }
 
 #[test]

@@ -156,7 +156,7 @@ impl Walk {
 
     fn check_end(&self) {
         assert_eq!(self.group.state(), State::Stable);
-        assert_eq!(self.group.len(), self.clients.len());
+        assert_eq!(self.group.size(), self.clients.len());
         let mut all: Vec<u8> = Vec::new();
         for client in &self.clients {
             assert_eq!((&client.doing, client.generation), (&Doing::Member, self.group.generation()));

@@ -4,20 +4,29 @@
 
 mod admin;
 mod fetch;
+mod groups;
 mod produce;
 mod versions;
 
 use super::fetch_session::SessionCache;
 use super::{ConnectionContext, Reply, Request, dispatch};
+use crate::actors::group::handle::Groups;
+use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::group::{self, GroupConfig};
 use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef};
 use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, PartitionView};
+use crate::actors::runtime::{IoPool, Placement};
 use crate::broker::{Broker, BrokerSettings, Directory};
 use crate::clock::{Clock, monotonic};
-use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey};
+use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey, WriterId};
+use crate::metadata::MetadataStore;
 use crate::metadata::admin::Admin;
+use crate::metadata::coordination::Coordination;
 use crate::metadata::embedded::EmbeddedStore;
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::Keys;
+use crate::metadata::model::LiveValue;
+use crate::metadata::ownership::Ownership;
 use crate::metadata::watcher;
 use crate::protocol::batch::StoredBatch;
 use crate::storage::memory::MemoryStore;
@@ -32,6 +41,7 @@ use kafka_protocol::protocol::{Decodable, Request as KafkaRequest, StrBytes};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Wall time at the start of each test.
@@ -101,6 +111,25 @@ impl AppendSink for FakePartition {
 /// Fakes of all partitions, as the broker's controller would have made them.
 type Partitions = Arc<Mutex<BTreeMap<PartitionKey, Arc<FakePartition>>>>;
 
+/// A real coordinator.
+async fn groups(store: Arc<dyn MetadataStore>, keys: &Keys, image: Arc<ArcSwap<ClusterImage>>, clock: Clock) -> Groups {
+    let live = LiveValue { v: 1, node: BrokerId(1), host: "h".into(), port: 1, rack: None, version: "0".into() };
+    let ownership = Ownership::new(store.clone(), keys.clone());
+    let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
+    let config = GroupConfig {
+        limits: CoordinatorLimits::default(),
+        coordination: Coordination::new(store.clone(), keys.clone(), &registration),
+        metadata: store,
+        image,
+        io: IoPool::current(),
+        clock,
+        suspended: Arc::default(),
+        stats: Arc::default(),
+        shards: Arc::default(),
+    };
+    group::start(config, &Placement::Here, Arc::default()).await.unwrap()
+}
+
 /// A broker to talk to.
 struct Bed {
     ctx: Rc<ConnectionContext>,
@@ -112,9 +141,10 @@ impl Bed {
     async fn new(auto_create_topics: bool) -> Self {
         let clock = Clock::simulated(NOW_MS);
         let keys = Keys::new("test");
-        let store = Arc::new(EmbeddedStore::in_memory());
+        let store: Arc<dyn MetadataStore> = Arc::new(EmbeddedStore::in_memory());
         let feed = watcher::ImageFeed::default();
         let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock));
+        let groups = groups(store.clone(), &keys, feed.image().clone(), clock).await;
         let broker = Arc::new(Broker {
             cluster_id: "test-cluster".into(),
             node: BrokerId(1),
@@ -124,6 +154,7 @@ impl Bed {
             directory: Arc::new(Directory::default()),
             reader: LogReader::new(objects, ReaderLimits { cache_bytes: 1 << 20, readahead_segments: 0 }),
             admin: Admin::new(store.clone(), keys.clone()),
+            groups,
         });
         let partitions = Partitions::default();
         let mut revisions = feed.subscribe();
