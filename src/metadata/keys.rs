@@ -15,6 +15,9 @@
 //! | `g/{group}/o/{topic}/{block}` | offsets of 64 partitions | commits, gathered |
 //! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
 
+//!
+//! What the cluster image is made of sorts behind groups and their offsets, so that nobody who follows it has to read those.
+
 use crate::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
 
 /// Formats the keys of one cluster.
@@ -32,6 +35,11 @@ impl Keys {
     /// Prefix of every key of the cluster, with the trailing slash.
     pub fn root(&self) -> &str {
         &self.root
+    }
+
+    /// The first key that may be part of the cluster image.
+    pub fn image_first(&self) -> String {
+        self.lives()
     }
 
     /// The cluster's identity.
@@ -248,6 +256,20 @@ pub enum ParsedKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_sort_before_what_the_image_is_made_of() {
+        let keys = Keys::new("test");
+        let topic = TopicId(uuid::Uuid::from_u128(1));
+        let partition = keys.partition(&PartitionKey { topic, partition: PartitionIndex(0) });
+        for key in [keys.live(WriterId(1)), partition, keys.topic("a")] {
+            assert!(key >= keys.image_first(), "{key}");
+        }
+        let busy = [keys.group("zz"), keys.group_offsets("zz", "t", 1), keys.group_writes(WriterId(1)), keys.shard(9)];
+        for key in busy {
+            assert!(key < keys.image_first(), "{key}");
+        }
+    }
 
     #[test]
     fn group_keys_of_any_id_are_unambiguous() {

@@ -189,6 +189,12 @@ pub trait MetadataStore: Send + Sync + fmt::Debug + 'static {
     /// receiver gets a new snapshot, never an unbounded queue.
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent>;
 
+    /// The same for the keys below `prefix` from `first` on. A store may report the others, too.
+    fn watch_from(&self, prefix: &str, first: &str) -> mpsc::Receiver<WatchEvent> {
+        let _unused = first;
+        self.watch(prefix)
+    }
+
     /// Grants a lease that ends `ttl` after its last renewal.
     async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, MetadataError>;
 

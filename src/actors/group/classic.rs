@@ -35,6 +35,8 @@ pub type MemberId = Arc<str>;
 
 /// How long a new member's JoinGroup may wait, ms: it has no id yet, so it cannot be missed by its heartbeats.
 pub const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 300_000;
+/// What a rebalance has at least after this process stood still, ms.
+const GRACE_MS: u64 = 5_000;
 /// Metadata, assignments and names of one group, bytes. A metadata key holds them all.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 
@@ -433,12 +435,18 @@ impl<T> ClassicGroup<T> {
         expired
     }
 
-    /// Gives every member a whole session from now: after a takeover, or after this process stood still.
+    /// Gives every member a whole session from now, and a rebalance some time: after a takeover, or after this process
+    /// stood still and has not read yet what was sent meanwhile.
     pub fn extend_sessions(&mut self, now: Now) {
         for member in self.members.values_mut() {
             if member.joining.is_none() && member.syncing.is_none() {
                 member.extend_session(now);
             }
+        }
+        let least = now.mono_ms + GRACE_MS;
+        let timers = self.join_timer.iter_mut().map(|t| &mut t.deadline).chain(&mut self.sync_deadline);
+        for deadline in timers.chain(self.pending.values_mut()) {
+            *deadline = least.max(*deadline);
         }
     }
 

@@ -252,10 +252,12 @@ impl<R> Coordinator<R> {
     }
 
     fn leave(&mut self, now: Now, id: &GroupId, members: &[(String, Option<String>)], reply: R) {
-        let known = self.check_id(id, false);
-        if known.is_err() || !self.groups.contains_key(id) {
-            let error = known.err().unwrap_or(GroupError::UnknownMemberId);
+        if let Err(error) = self.check_id(id, false) {
             return self.answers.push((reply, Err(error)));
+        }
+        if !self.groups.contains_key(id) {
+            let unknown = vec![Err(GroupError::UnknownMemberId); members.len()];
+            return self.answers.push((reply, Ok(Answer::Left(unknown))));
         }
         let mut left = Vec::new();
         self.with_group(now, id, |group, effects| left = group.classic.leave(now, members, effects));

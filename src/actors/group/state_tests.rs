@@ -279,7 +279,8 @@ fn unknown_groups() {
     assert_eq!(bed.state("g"), Err(GroupError::GroupIdNotFound));
     assert_eq!(bed.now_answer(Call::Delete("g".into())).map(drop), Err(GroupError::GroupIdNotFound));
     let leave = Call::Leave("g".into(), vec![("m".into(), None)]);
-    assert_eq!(bed.now_answer(leave).map(drop), Err(GroupError::UnknownMemberId));
+    let Ok(Answer::Left(left)) = bed.now_answer(leave) else { panic!() };
+    assert_eq!(left, [Err(GroupError::UnknownMemberId)]);
     let heartbeat = bed.now_answer(Call::Heartbeat("g".into(), nobody()));
     assert_eq!(heartbeat.map(drop), Err(GroupError::UnknownMemberId));
     let deletion = bed.now_answer(Call::DeleteOffsets("g".into(), vec![]));

@@ -160,6 +160,8 @@ pub(super) async fn sync_group(ctx: Rc<ConnectionContext>, request: SyncGroupReq
     let reply = match answer.await {
         Ok(Answer::Sync(reply)) => reply,
         Ok(other) => unreachable!("{other:?} to a sync"),
+        // Clients do not expect to hear of loading here; joining again they find their generation as it was.
+        Err(GroupError::Loading) => SyncReply { error: Some(GroupError::RebalanceInProgress), ..SyncReply::default() },
         Err(error) => SyncReply { error: Some(error), ..SyncReply::default() },
     };
     let named = call.version >= 5;

@@ -527,6 +527,17 @@ fn a_static_member_that_restarts_before_the_leader_assigned_rebalances() {
 }
 
 #[test]
+fn a_rebalance_outlives_a_process_that_stood_still() {
+    let (mut bed, members) = Bed::stable(2);
+    let first = bed.join(known(&members[0]));
+    bed.now.mono_ms += 10 * REBALANCE_MS as u64;
+    bed.group.extend_sessions(bed.now);
+    assert_eq!(bed.sleep(1_000), []);
+    let second = bed.join(known(&members[1]));
+    assert_eq!((bed.joined(first).error, bed.joined(second).error), (None, None));
+}
+
+#[test]
 fn commits() {
     let (mut bed, members) = Bed::stable(1);
     let id = members[0].member_id.clone();

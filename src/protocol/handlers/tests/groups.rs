@@ -145,8 +145,13 @@ fn refusals_have_kafkas_codes_in_every_version() {
             assert_eq!(bed.call(version, &request).await.error_code, 25);
         }
         for version in versions::<LeaveGroupRequest>() {
-            let request = LeaveGroupRequest::default().with_group_id(group("g"));
-            assert_eq!(bed.call(version, &request).await.error_code, 25);
+            let leave = LeaveGroupRequest::default().with_group_id(group("g"));
+            let member = MemberIdentity::default().with_member_id(text("m"));
+            let request = if version < 3 { leave.with_member_id(text("m")) } else { leave.with_members(vec![member]) };
+            let response = bed.call(version, &request).await;
+            let code = response.members.first().map_or(response.error_code, |m| m.error_code);
+            assert_eq!(code, 25, "version {version}");
+            assert_eq!(response.error_code, if version < 3 { 25 } else { 0 });
         }
     });
 }
