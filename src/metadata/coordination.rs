@@ -47,6 +47,17 @@ pub struct ShardClaim {
 #[error("the coordinator shards were claimed again; what was not written yet is dropped")]
 pub struct ClaimLost;
 
+/// Why shards could not be claimed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ClaimError {
+    /// Somebody sealed this writer: it can claim nothing more.
+    #[error("writer {0} was sealed: another process took over its broker")]
+    Fenced(WriterId),
+    /// The store failed.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
 /// See the module's documentation.
 #[derive(Debug, Clone)]
 pub struct Coordination {
@@ -72,7 +83,7 @@ impl Coordination {
     }
 
     /// Claims every one of the `count` shards that nobody or a sealed writer owns, or that this writer owns already.
-    pub async fn claim(&self, count: u32) -> Result<ShardClaim, MetadataError> {
+    pub async fn claim(&self, count: u32) -> Result<ShardClaim, ClaimError> {
         for _ in 0..CLAIM_ATTEMPTS_MAX {
             let (txn, shards, seq) = self.plan_claim(count).await?;
             match self.store.txn(txn).await? {
@@ -83,7 +94,7 @@ impl Coordination {
             }
         }
         let message = "coordinator shards changed hands while they were being claimed; start again".to_owned();
-        Err(MetadataError::Unavailable { message })
+        Err(MetadataError::Unavailable { message }.into())
     }
 
     async fn plan_claim(&self, count: u32) -> Result<(Txn, BTreeSet<u32>, u64), MetadataError> {
@@ -131,12 +142,12 @@ impl Coordination {
     }
 
     /// Fails if this writer was sealed.
-    async fn check_fence(&self) -> Result<(), MetadataError> {
+    async fn check_fence(&self) -> Result<(), ClaimError> {
         let entry = self.store.get(&self.keys.fence(self.writer)).await?;
         if entry.is_some_and(|e| e.create_revision == self.fence_revision) {
             return Ok(());
         }
-        Err(MetadataError::Unavailable { message: format!("writer {} was sealed", self.writer) })
+        Err(ClaimError::Fenced(self.writer))
     }
 
     async fn marker(&self, key: &str) -> Result<Option<(u64, Revision)>, MetadataError> {

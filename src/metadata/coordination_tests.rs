@@ -122,7 +122,7 @@ async fn claims_everything_free_and_counts_epochs() {
     let value: ShardValue = model::decode(&entry).unwrap();
     assert_eq!(value, ShardValue { v: 1, owner: Some(WriterId(2)), epoch: LeaderEpoch(1) });
     assert_eq!(bed.store.get(&bed.keys.group_writes(WriterId(1))).await.unwrap(), None, "cleaned up");
-    assert!(first.claim(50).await.is_err(), "sealed");
+    assert!(matches!(first.claim(50).await, Err(ClaimError::Fenced(WriterId(1)))));
 }
 
 #[tokio::test(start_paused = true)]

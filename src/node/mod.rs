@@ -394,7 +394,7 @@ async fn start_loops(
     supervise_loop("metadata-watcher", registry, io, move || {
         watcher::run(store.clone(), keys.clone(), followed.clone())
     });
-    let group_config = GroupConfig::of(context, feed.image().clone(), config.groups);
+    let group_config = GroupConfig::of(context, feed.image().clone(), config.groups, on_fatal.clone());
     let shard = context.shards.last().expect("there is a shard");
     let groups = group::start(group_config, shard, registry.clone()).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;

@@ -20,10 +20,11 @@ pub mod writes;
 use crate::actors::context::NodeContext;
 use crate::actors::runtime::{IoPool, Placement};
 use crate::actors::supervisor::{ActorRegistry, Escalation, RestartPolicy, Supervision, supervise};
+use crate::actors::writer::Fatal;
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::ids::TopicId;
-use crate::metadata::coordination::{ClaimLost, Coordination, ShardClaim};
+use crate::metadata::coordination::{ClaimError, ClaimLost, Coordination, ShardClaim};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::ParsedKey;
 use crate::metadata::model::{self, TopicValue};
@@ -75,13 +76,20 @@ pub struct GroupConfig {
     pub suspended: Arc<AtomicBool>,
     /// Counters.
     pub stats: Arc<GroupStats>,
+    /// Ends the process when the writer is sealed.
+    pub on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
     /// Shards of this coordinator, for those who ask where a group is.
     pub shards: Arc<ArcSwap<BTreeSet<u32>>>,
 }
 
 impl GroupConfig {
     /// For the broker of `context`.
-    pub fn of(context: &NodeContext, image: Arc<ArcSwap<ClusterImage>>, limits: CoordinatorLimits) -> Self {
+    pub fn of(
+        context: &NodeContext,
+        image: Arc<ArcSwap<ClusterImage>>,
+        limits: CoordinatorLimits,
+        on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
+    ) -> Self {
         Self {
             limits,
             coordination: Coordination::new(context.metadata.clone(), context.keys.clone(), &context.registration),
@@ -91,6 +99,7 @@ impl GroupConfig {
             clock: context.clock,
             suspended: context.suspended.clone(),
             stats: Arc::default(),
+            on_fatal,
             shards: Arc::default(),
         }
     }
@@ -189,10 +198,13 @@ impl GroupCoordinator {
     }
 
     fn load(&self, ctx: &mut Context<Self>) {
-        let (coordination, addr) = (self.config.coordination.clone(), ctx.address());
+        let (config, addr) = (self.config.clone(), ctx.address());
         drop(self.config.io.spawn(async move {
-            let loaded = load(&coordination).await.map_err(|e| e.to_string());
-            addr.do_send(LoadDone(loaded));
+            let loaded = load(&config.coordination).await;
+            if let Err(error @ ClaimError::Fenced(_)) = &loaded {
+                (config.on_fatal)(Fatal::Fenced(error.to_string()));
+            }
+            addr.do_send(LoadDone(loaded.map_err(|e| e.to_string())));
         }));
     }
 
@@ -253,7 +265,7 @@ impl GroupCoordinator {
 }
 
 /// Claims the shards and reads their groups.
-async fn load(coordination: &Coordination) -> Result<(ShardClaim, Vec<Loaded>), MetadataError> {
+async fn load(coordination: &Coordination) -> Result<(ShardClaim, Vec<Loaded>), ClaimError> {
     let claim = coordination.claim(SHARDS).await?;
     let mut loaded = Vec::new();
     for entry in coordination.groups().await? {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Partitions of a topic in one block.
 pub const BLOCK_PARTITIONS: i32 = 64;
-/// Blocks of one group: 64 million partitions of one topic, or a million topics.
+/// Blocks of one group: four million partitions of one topic, or 65,536 topics.
 pub const BLOCKS_MAX: usize = 1 << 16;
 
 /// Memory of an offset without its metadata, bytes.
@@ -330,7 +330,7 @@ mod tests {
         let mut offsets = Offsets::default();
         let kept = commit(&mut offsets, "a", id(1), 0, 1);
         let gone = commit(&mut offsets, "b", id(2), 0, 1);
-        assert_eq!(offsets.retain(|topic, _, _| topic == "b"), [gone.clone()]);
+        assert_eq!(offsets.retain(|topic, _, _| topic == "b"), std::slice::from_ref(&gone));
         assert!(offsets.block(&kept).is_some() && offsets.block(&gone).is_none());
         assert_eq!(offsets.bytes(), SLOT_BYTES + 1);
         commit(&mut offsets, "a", id(1), 0, 2);

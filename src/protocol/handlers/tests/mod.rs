@@ -125,6 +125,7 @@ async fn groups(store: Arc<dyn MetadataStore>, keys: &Keys, image: Arc<ArcSwap<C
         clock,
         suspended: Arc::default(),
         stats: Arc::default(),
+        on_fatal: Arc::new(|fatal| panic!("{fatal}")),
         shards: Arc::default(),
     };
     group::start(config, &Placement::Here, Arc::default()).await.unwrap()
