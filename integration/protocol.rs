@@ -4,6 +4,7 @@
 mod admin;
 mod connection;
 mod fetch;
+mod groups;
 mod produce;
 
 use crate::client::{Client, Connection, text, topic_name};
