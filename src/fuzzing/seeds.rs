@@ -330,7 +330,7 @@ fn metadata() -> Vec<Seed> {
         seed("metadata_key", "ok-group", keys.group("a/o/t/1 ü")),
         seed("metadata_key", "ok-group-offsets", keys.group_offsets("readers", "orders", 3)),
         seed("metadata_key", "ok-group-writes", keys.group_writes(WriterId(0xabc))),
-        seed("metadata_key", "bad-group-second-spelling", format!("{}g/%2f", keys.root())),
+        seed("metadata_key", "bad-group-second-spelling", format!("{}_g/%2f", keys.root())),
         seed("metadata_value", "ok-shard", model::encode(&shard)),
         seed("metadata_value", "ok-group", value::encode_group(&group())),
         seed("metadata_value", "ok-offsets", value::encode_block(&block)),

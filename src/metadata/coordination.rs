@@ -4,12 +4,12 @@
 //! only from nobody or from a sealed writer. Everything of a group is written by
 //!
 //! ```text
-//! IF create(f/me) == C AND mod(c/{each shard touched}) == claim AND mod(gw/me) == r THEN gw/me = {seq + 1}, puts, deletes
+//! IF create(f/me) == C AND mod(c/{each shard touched}) == claim AND mod(_gw/me) == r THEN _gw/me = {seq + 1}, puts, deletes
 //! ```
 //!
 //! - The claim's revision fences: whoever claims the shard again, a successor or this process after a failure, makes every
 //!   transaction of before fail, also one that is still on its way.
-//! - `gw/{writer}` tells an answer that was lost: its number says which transaction was the last. And it makes a
+//! - `_gw/{writer}` tells an answer that was lost: its number says which transaction was the last. And it makes a
 //!   transaction that arrives late, after it was sent again, fail instead of bringing old values back.
 
 use super::keys::{Keys, ParsedKey};

@@ -10,13 +10,14 @@
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
 //! | `c/{shard}` | `ShardValue`: who coordinates the groups of a shard | claim |
-//! | `gw/{writer}` | `CounterValue`: number of the writer's last write of group keys | with each such write |
-//! | `g/{group}` | a group's members (`actors::group::value`) | rebalance |
-//! | `g/{group}/o/{topic}/{block}` | offsets of 64 partitions | commits, gathered |
+//! | `_gw/{writer}` | `CounterValue`: number of the writer's last write of group keys | with each such write |
+//! | `_g/{group}` | a group's members (`actors::group::value`) | rebalance |
+//! | `_g/{group}/o/{topic}/{block}` | offsets of 64 partitions | commits, gathered |
 //! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
 
 //!
-//! What the cluster image is made of sorts behind groups and their offsets, so that nobody who follows it has to read those.
+//! An underscore marks what changes all the time and is no part of the cluster image. It sorts before all letters, so that
+//! whoever follows the image can begin behind it.
 
 use crate::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
 
@@ -37,9 +38,9 @@ impl Keys {
         &self.root
     }
 
-    /// The first key that may be part of the cluster image.
+    /// Where keys begin that may be part of the cluster image: behind those with an underscore.
     pub fn image_first(&self) -> String {
-        self.lives()
+        format!("{}a", self.root)
     }
 
     /// The cluster's identity.
@@ -129,22 +130,22 @@ impl Keys {
 
     /// Counts a writer's writes of group keys.
     pub fn group_writes(&self, writer: WriterId) -> String {
-        format!("{}gw/{:016x}", self.root, writer.0)
+        format!("{}_gw/{:016x}", self.root, writer.0)
     }
 
     /// Prefix of everything stored of groups.
     pub fn groups(&self) -> String {
-        format!("{}g/", self.root)
+        format!("{}_g/", self.root)
     }
 
     /// A group's members.
     pub fn group(&self, group: &str) -> String {
-        format!("{}g/{}", self.root, escape(group))
+        format!("{}_g/{}", self.root, escape(group))
     }
 
     /// A block of a group's offsets of a topic.
     pub fn group_offsets(&self, group: &str, topic: &str, block: i32) -> String {
-        format!("{}g/{}/o/{topic}/{block}", self.root, escape(group))
+        format!("{}_g/{}/o/{topic}/{block}", self.root, escape(group))
     }
 
     /// What kind of key this is, or `None` for a key of a kind this version does not know.
@@ -156,8 +157,8 @@ impl Keys {
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
             "c" => parse_number(rest).map(ParsedKey::Shard),
-            "gw" => parse_writer(rest).map(ParsedKey::GroupWrites),
-            "g" => parse_group(rest),
+            "_gw" => parse_writer(rest).map(ParsedKey::GroupWrites),
+            "_g" => parse_group(rest),
             "deleted" => parse_topic(rest).map(ParsedKey::Deleted),
             "p" => {
                 let (topic, partition) = rest.split_once('/')?;
@@ -245,11 +246,11 @@ pub enum ParsedKey {
     Deleted(TopicId),
     /// `c/{shard}`
     Shard(u32),
-    /// `gw/{writer}`
+    /// `_gw/{writer}`
     GroupWrites(WriterId),
-    /// `g/{group}`
+    /// `_g/{group}`
     Group(String),
-    /// `g/{group}/o/{topic}/{block}`
+    /// `_g/{group}/o/{topic}/{block}`
     GroupOffsets(String, String, i32),
 }
 
@@ -262,10 +263,10 @@ mod tests {
         let keys = Keys::new("test");
         let topic = TopicId(uuid::Uuid::from_u128(1));
         let partition = keys.partition(&PartitionKey { topic, partition: PartitionIndex(0) });
-        for key in [keys.live(WriterId(1)), partition, keys.topic("a")] {
+        for key in [keys.cluster(), keys.shard(0), keys.live(WriterId(1)), partition, keys.topic("a")] {
             assert!(key >= keys.image_first(), "{key}");
         }
-        let busy = [keys.group("zz"), keys.group_offsets("zz", "t", 1), keys.group_writes(WriterId(1)), keys.shard(9)];
+        let busy = [keys.group("zz"), keys.group_offsets("zz", "t", 1), keys.group_writes(WriterId(1))];
         for key in busy {
             assert!(key < keys.image_first(), "{key}");
         }
@@ -275,13 +276,14 @@ mod tests {
     fn group_keys_of_any_id_are_unambiguous() {
         let keys = Keys::new("test");
         let group = "a/o/t/3 ü%";
-        assert_eq!(keys.group(group), "/kafscale/test/g/a%2Fo%2Ft%2F3%20%C3%BC%25");
+        assert_eq!(keys.group(group), "/kafscale/test/_g/a%2Fo%2Ft%2F3%20%C3%BC%25");
         for group in [group, "", "plain-1._", "%2F", "\0\n"] {
             assert_eq!(keys.parse(&keys.group(group)), Some(ParsedKey::Group(group.into())));
             let offsets = keys.group_offsets(group, "t", 7);
             assert_eq!(keys.parse(&offsets), Some(ParsedKey::GroupOffsets(group.into(), "t".into(), 7)));
         }
-        for other in ["g/%2f", "g/%", "g/%zz", "g/a b", "g/a/o/t/07", "g/a/o/t", "g/a/o//1", "g/a/o/t/1/2", "g/a/x/t/1"]
+        for other in
+            ["_g/%2f", "_g/%", "_g/%zz", "_g/a b", "_g/a/o/t/07", "_g/a/o/t", "_g/a/o//1", "_g/a/o/t/1/2", "_g/a/x/t/1"]
         {
             assert_eq!(keys.parse(&format!("{}{other}", keys.root())), None, "{other}");
         }
