@@ -67,7 +67,7 @@ impl Client {
         Self { program: installed("python/bin/python"), script: Some(source(script)) }
     }
 
-    fn kafkajs() -> Self {
+    pub fn kafkajs() -> Self {
         Self { program: "node".into(), script: Some(installed("node/client.js").display().to_string()) }
     }
 

@@ -364,6 +364,11 @@ async fn kafka_python_consumers_come_and_go() {
     consumers_come_and_go(Program::python("python/kafka_python.py"), &[], false, false).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kafkajs_consumers_come_and_go() {
+    consumers_come_and_go(Program::kafkajs(), &[], false, false).await;
+}
+
 async fn groups_command(bootstrap: &str, args: &[&str]) -> String {
     let all: Vec<&str> = ["--bootstrap-server", bootstrap].iter().chain(args).copied().collect();
     java("consumer.group.ConsumerGroupCommand", &all, "").await
