@@ -15,6 +15,8 @@ mod clients;
 mod cost;
 mod faults;
 mod fuzz_corpus;
+mod group_client;
+mod groups;
 mod harness;
 mod history;
 mod ledger;

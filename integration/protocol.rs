@@ -5,6 +5,7 @@ mod admin;
 mod changes;
 mod connection;
 mod fetch;
+mod groups;
 mod produce;
 
 use crate::client::{Client, Connection, text, topic_name};

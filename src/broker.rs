@@ -1,5 +1,6 @@
 //! What a broker's request handlers stand on: the cluster image, the led partitions, reads and administrative changes.
 
+use crate::actors::group::handle::Groups;
 use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::producers::ProducerSnapshot;
 use crate::clock::Clock;
@@ -98,4 +99,6 @@ pub struct Broker {
     pub reader: LogReader,
     /// Topics and producer ids.
     pub admin: Admin,
+    /// Consumer groups.
+    pub groups: Groups,
 }

@@ -14,11 +14,12 @@ mod requests;
 mod seeds;
 mod stored;
 
+use crate::actors::group::value;
 use crate::ids::{LeaderEpoch, Offset};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::{Keys, ParsedKey};
 use crate::metadata::model::{self, BrokerConfigsValue, ClusterValue, CounterValue, DeletedTopicValue, LiveValue};
-use crate::metadata::model::{PartitionValue, TopicValue, WriterValue};
+use crate::metadata::model::{PartitionValue, ShardValue, TopicValue, WriterValue};
 use crate::metadata::{Entry, WatchEvent};
 use crate::protocol::batch::{self, BatchHeader, StoredBatch};
 use crate::protocol::compression::{self, Codec};
@@ -158,6 +159,10 @@ pub fn metadata_key(data: &[u8]) -> bool {
         ParsedKey::Topic(name) => keys.topic(name),
         ParsedKey::BrokerConfigs(node) => keys.broker_configs(*node),
         ParsedKey::Deleted(topic) => keys.deleted(*topic),
+        ParsedKey::Shard(shard) => keys.shard(*shard),
+        ParsedKey::GroupWrites(writer) => keys.group_writes(*writer),
+        ParsedKey::Group(group) => keys.group(group),
+        ParsedKey::GroupOffsets(group, topic, block) => keys.group_offsets(group, topic, *block),
     };
     assert_eq!(formatted, text, "two keys must not mean the same");
     true
@@ -174,8 +179,21 @@ pub fn metadata_value(data: &[u8]) -> bool {
         value_survives::<TopicValue>(data),
         value_survives::<BrokerConfigsValue>(data),
         value_survives::<DeletedTopicValue>(data),
+        value_survives::<ShardValue>(data),
+        group_value_survives(data),
     ]
     .contains(&true)
+}
+
+/// A group's members or a block of its offsets.
+fn group_value_survives(data: &[u8]) -> bool {
+    let group = value::decode_group(data).map(|group| {
+        assert_eq!(value::decode_group(&value::encode_group(&group)), Ok(group));
+    });
+    let block = value::decode_block(data).map(|block| {
+        assert_eq!(value::decode_block(&value::encode_block(&block)), Ok(block));
+    });
+    group.is_ok() || block.is_ok()
 }
 
 fn value_survives<T: DeserializeOwned + Serialize + PartialEq + Debug>(data: &[u8]) -> bool {

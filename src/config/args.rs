@@ -69,6 +69,24 @@ pub struct CommonArgs {
     /// How far in the future a producer's timestamp may lie, ms; Kafka's log.message.timestamp.after.max.ms; default: 3600000 (an hour).
     #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_AFTER_MAX_MS", value_name = "MS")]
     pub log_message_timestamp_after_max_ms: Option<String>,
+    /// Shortest session timeout in milliseconds that a consumer may ask for (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS", default_value = "6000", value_name = "MS")]
+    pub group_min_session_timeout_ms: String,
+    /// Longest session timeout in milliseconds that a consumer may ask for (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS", default_value = "1800000", value_name = "MS")]
+    pub group_max_session_timeout_ms: String,
+    /// Milliseconds that the first rebalance of an empty group waits for more members (0 to 600000).
+    #[arg(long, env = "KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY_MS", default_value = "3000", value_name = "MS")]
+    pub group_initial_rebalance_delay_ms: String,
+    /// Most members of a consumer group (1 to 2147483647).
+    #[arg(long, env = "KAFSCALE_GROUP_MAX_SIZE", default_value = "2147483647", value_name = "NUMBER")]
+    pub group_max_size: String,
+    /// Minutes after which the offsets of a group without members are forgotten (1 to 2147483647).
+    #[arg(long, env = "KAFSCALE_OFFSETS_RETENTION_MINUTES", default_value = "10080", value_name = "MINUTES")]
+    pub offsets_retention_minutes: String,
+    /// Longest metadata string in bytes that a consumer may commit with an offset (0 to 16384).
+    #[arg(long, env = "KAFSCALE_OFFSET_METADATA_MAX_BYTES", default_value = "4096", value_name = "BYTES")]
+    pub offset_metadata_max_bytes: String,
     /// Least severe level that is logged: trace, debug, info, warn or error.
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,

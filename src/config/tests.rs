@@ -216,7 +216,7 @@ fn topics_get_their_defaults_from_kafkas_names() {
         ("cleanup.policy", "log.cleanup.policy", "compact,delete", "compact,delete"),
     ];
     assert_eq!(found, expected);
-    assert!(node.shown.iter().all(|(name, _)| !name.contains("retention") && !name.contains("message.max")));
+    assert!(node.shown.iter().all(|(name, _)| !name.contains("log.retention") && !name.contains("message.max")));
 
     let bad = [
         "--message-max-bytes=-1",
@@ -295,4 +295,31 @@ fn every_variable_of_the_guide_is_known() {
     {
         assert!(known.contains(&format!("KAFSCALE_{name}").as_str()), "{name}");
     }
+}
+
+#[test]
+fn group_settings_are_those_of_kafka_and_shown_where_they_differ() {
+    let defaults = node(report(Component::Dev, &[], &[]));
+    assert_eq!(defaults.groups, CoordinatorLimits::default());
+    assert!(!defaults.shown.iter().any(|(name, _)| name.starts_with("group.")));
+    let flags = [
+        "--group-min-session-timeout-ms=1000",
+        "--group-initial-rebalance-delay-ms=0",
+        "--group-max-size=7",
+        "--offsets-retention-minutes=60",
+        "--offset-metadata-max-bytes=10",
+    ];
+    let set = node(report(Component::Dev, &flags, &[]));
+    assert_eq!(
+        (set.groups.groups.session_timeout_ms_min, set.groups.groups.session_timeout_ms_max),
+        (1_000, 1_800_000)
+    );
+    assert_eq!((set.groups.groups.initial_rebalance_delay_ms, set.groups.groups.members_max), (0, 7));
+    assert_eq!((set.groups.retention.retention_ms, set.groups.offset_metadata_bytes_max), (3_600_000, 10));
+    let shown: Vec<_> = set.shown.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    for part in ["group.min.session.timeout.ms=1000", "group.max.size=7", "offsets.retention.minutes=60"] {
+        assert!(shown.iter().any(|s| s == part), "{part} is missing in {shown:?}");
+    }
+    let errors = errors(report(Component::Dev, &["--group-min-session-timeout-ms=2000000"], &[]));
+    assert!(errors[0].contains("greater than KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS"), "{errors:#?}");
 }

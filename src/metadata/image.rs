@@ -131,7 +131,7 @@ impl ClusterImage {
                 let value: BrokerConfigsValue = model::decode(entry)?;
                 self.set_dynamic(node, &value.configs);
             }
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(_) | None => {} // no part of the image
         }
         Ok(())
     }
@@ -142,7 +142,7 @@ impl ClusterImage {
             Some(ParsedKey::Partition(key)) => self.partitions.remove(&key),
             Some(ParsedKey::Live(writer)) => drop(Arc::make_mut(&mut self.lives).remove(&writer)),
             Some(ParsedKey::BrokerConfigs(node)) => self.set_dynamic(node, &BTreeMap::new()),
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(_) | None => {} // no part of the image
         }
     }
 
@@ -168,7 +168,7 @@ impl ClusterImage {
                 let kept = before.defaults.dynamic_of(node).cloned().unwrap_or_default();
                 self.set_dynamic(node, &kept);
             }
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(_) | None => {} // no part of the image
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::stores::Stores;
 use crate::actors::context::NodeContext;
+use crate::broker::Broker;
 use crate::metrics::{Families, HistogramSample, Metrics};
 use crate::protocol::server::EdgeContext;
 use crate::storage::measured::{ERROR_KINDS, LATENCY_BOUNDS_US, OPS, OpStats, StoreStats};
@@ -12,9 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Adds the broker's parts to every scrape.
-pub fn register(metrics: &Metrics, context: &Arc<NodeContext>, edge: &Arc<EdgeContext>, stores: &Stores) {
+pub fn register(
+    metrics: &Metrics,
+    context: &Arc<NodeContext>,
+    broker: &Arc<Broker>,
+    edge: &Arc<EdgeContext>,
+    stores: &Stores,
+) {
     let shared = context.clone();
     metrics.register("writer", move |families| writer(families, &shared));
+    let shared = broker.clone();
+    metrics.register("groups", move |families| groups(families, &shared));
     let shared = edge.clone();
     metrics.register("edge", move |families| connections(families, &shared));
     let (objects, retries) = (stores.object_stats.clone(), stores.retry_stats.clone());
@@ -57,6 +66,14 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
         suspended,
     )?;
     families.counter("kafscale_actor_restarts", "Actors restarted after a failure", context.registry.restarts())
+}
+
+fn groups(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
+    let stats = broker.groups.stats();
+    families.gauge("kafscale_groups", "Consumer groups, those without members included", load(&stats.groups) as f64)?;
+    families.gauge("kafscale_group_members", "Members of consumer groups", load(&stats.members) as f64)?;
+    families.counter("kafscale_group_writes", "Transactions with groups and their offsets", load(&stats.writes))?;
+    families.counter("kafscale_group_keys_written", "Keys in these transactions", load(&stats.keys_written))
 }
 
 fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Result {

@@ -35,6 +35,15 @@ const FIXED: &[(&str, ConfigType, &str, &str)] = &[
     ("delete.topic.enable", ConfigType::Boolean, "true", "Topics can be deleted."),
     ("fetch.max.bytes", ConfigType::Int, "57671680", "Most bytes of one Fetch response."),
     (
+        "group.initial.rebalance.delay.ms",
+        ConfigType::Int,
+        "3000",
+        "How long the first rebalance of an empty group waits for more members, ms.",
+    ),
+    ("group.max.session.timeout.ms", ConfigType::Int, "1800000", "Longest session timeout of a consumer, ms."),
+    ("group.max.size", ConfigType::Int, "2147483647", "Most members of a consumer group."),
+    ("group.min.session.timeout.ms", ConfigType::Int, "6000", "Shortest session timeout of a consumer, ms."),
+    (
         "max.incremental.fetch.session.cache.slots",
         ConfigType::Int,
         "1000",
@@ -46,6 +55,14 @@ const FIXED: &[(&str, ConfigType, &str, &str)] = &[
         "2000",
         "Most partitions in one DescribeTopicPartitions response.",
     ),
+    ("offset.metadata.max.bytes", ConfigType::Int, "4096", "Longest metadata string of a committed offset, bytes."),
+    (
+        "offsets.retention.minutes",
+        ConfigType::Int,
+        "10080",
+        "Minutes after which the offsets of a group without members are forgotten.",
+    ),
+    ("offsets.topic.num.partitions", ConfigType::Int, "50", "Shards over which groups are spread; there is no topic."),
     (
         "producer.id.expiration.ms",
         ConfigType::Int,

@@ -3,6 +3,7 @@
 //! Everything that may pass is answered with a code that clients retry. `UNKNOWN_SERVER_ERROR` is never used: the Java
 //! producer gives up on it, and what was in flight is then lost or written twice.
 
+use crate::actors::group::error::GroupError;
 use crate::actors::partition::handle::AppendError;
 use crate::broker::RaiseError;
 use crate::metadata::admin::AdminError;
@@ -86,6 +87,29 @@ pub fn of_raise(error: &RaiseError) -> ErrorCode {
     }
 }
 
+/// Why a group call failed.
+pub fn of_group(error: GroupError) -> ErrorCode {
+    match error {
+        GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
+        GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+        GroupError::InconsistentProtocol => ErrorCode::InconsistentGroupProtocol,
+        GroupError::UnknownMemberId => ErrorCode::UnknownMemberId,
+        GroupError::IllegalGeneration => ErrorCode::IllegalGeneration,
+        GroupError::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        GroupError::MemberIdRequired => ErrorCode::MemberIdRequired,
+        GroupError::MaxSizeReached => ErrorCode::GroupMaxSizeReached,
+        GroupError::FencedInstanceId => ErrorCode::FencedInstanceId,
+        GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+        GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
+        GroupError::SubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
+        GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+        GroupError::TooManyOffsets => ErrorCode::InvalidCommitOffsetSize,
+        GroupError::Loading => ErrorCode::CoordinatorLoadInProgress,
+        GroupError::NotCoordinator => ErrorCode::NotCoordinator,
+        GroupError::NotAvailable => ErrorCode::CoordinatorNotAvailable,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +121,8 @@ mod tests {
         use AppendError::{Interrupted, NotLeader, Overloaded, PredecessorMissing};
         let appends = [NotLeader, Interrupted, Overloaded, PredecessorMissing];
         assert!(appends.iter().all(|e| of_append(e).is_retriable()));
+        let groups = [GroupError::Loading, GroupError::NotCoordinator, GroupError::NotAvailable];
+        assert!(groups.iter().all(|e| of_group(*e).is_retriable()));
         let read = ReadError::Store(StoreError::Unavailable { message: String::new() });
         assert!(of_read(&read).is_retriable());
         let admin = AdminError::Metadata(MetadataError::Unavailable { message: String::new() });

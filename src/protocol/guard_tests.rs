@@ -12,10 +12,18 @@ use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use proptest::prelude::*;
@@ -28,6 +36,10 @@ fn text(s: &'static str) -> StrBytes {
 
 fn topic(s: &'static str) -> TopicName {
     TopicName(text(s))
+}
+
+fn group(s: &'static str) -> GroupId {
+    GroupId(text(s))
 }
 
 const ID: Uuid = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
@@ -51,6 +63,16 @@ fn decoded_len(key: ApiKey, version: i16, body: &Bytes) -> Option<usize> {
         ApiKey::ListOffsets => len::<ListOffsetsRequest>(version, body),
         ApiKey::Metadata => len::<MetadataRequest>(version, body),
         ApiKey::FindCoordinator => len::<FindCoordinatorRequest>(version, body),
+        ApiKey::OffsetCommit => len::<OffsetCommitRequest>(version, body),
+        ApiKey::OffsetFetch => len::<OffsetFetchRequest>(version, body),
+        ApiKey::JoinGroup => len::<JoinGroupRequest>(version, body),
+        ApiKey::Heartbeat => len::<HeartbeatRequest>(version, body),
+        ApiKey::LeaveGroup => len::<LeaveGroupRequest>(version, body),
+        ApiKey::SyncGroup => len::<SyncGroupRequest>(version, body),
+        ApiKey::DescribeGroups => len::<DescribeGroupsRequest>(version, body),
+        ApiKey::ListGroups => len::<ListGroupsRequest>(version, body),
+        ApiKey::DeleteGroups => len::<DeleteGroupsRequest>(version, body),
+        ApiKey::OffsetDelete => len::<OffsetDeleteRequest>(version, body),
         ApiKey::ApiVersions => len::<ApiVersionsRequest>(version, body),
         ApiKey::CreateTopics => len::<CreateTopicsRequest>(version, body),
         ApiKey::DeleteTopics => len::<DeleteTopicsRequest>(version, body),
@@ -281,7 +303,99 @@ pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
             let request = DescribeTopicPartitionsRequest::default().with_topics(topics).with_cursor(Some(cursor));
             encoded(request, version)
         }
+        ApiKey::OffsetCommit => encoded(offset_commit(version), version),
+        ApiKey::OffsetFetch => encoded(offset_fetch(version), version),
+        ApiKey::JoinGroup => encoded(join_group(version), version),
+        ApiKey::Heartbeat => {
+            let request = HeartbeatRequest::default().with_group_id(group("g")).with_member_id(text("m"));
+            encoded(request.with_group_instance_id((version >= 3).then(|| text("i"))), version)
+        }
+        ApiKey::LeaveGroup => encoded(leave_group(version), version),
+        ApiKey::SyncGroup => encoded(sync_group(version), version),
+        ApiKey::DescribeGroups | ApiKey::ListGroups | ApiKey::DeleteGroups | ApiKey::OffsetDelete => {
+            populated_group_admin(key, version)
+        }
         other => panic!("{other:?} has a schema but no case here"),
+    }
+}
+
+fn offset_commit(version: i16) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition::default().with_committed_metadata(Some(text("note")));
+    let partitions = vec![partition.clone(), partition.with_committed_metadata(None)];
+    let asked = OffsetCommitRequestTopic::default().with_name(topic("orders")).with_partitions(partitions);
+    let request =
+        OffsetCommitRequest::default().with_group_id(group("g")).with_member_id(text("m")).with_topics(vec![asked]);
+    let instance = (version >= 7).then(|| text("i"));
+    request.with_group_instance_id(instance)
+}
+
+fn offset_fetch(version: i16) -> OffsetFetchRequest {
+    if version < 8 {
+        let asked = OffsetFetchRequestTopic::default().with_name(topic("orders")).with_partition_indexes(vec![1, 2]);
+        return OffsetFetchRequest::default().with_group_id(group("g")).with_topics(Some(vec![asked]));
+    }
+    let asked = OffsetFetchRequestTopics::default().with_name(topic("orders")).with_partition_indexes(vec![1, 2]);
+    let mut one = OffsetFetchRequestGroup::default().with_group_id(group("g"));
+    if version >= 9 {
+        one = one.with_member_id(Some(text("m"))).with_member_epoch(3);
+    }
+    let groups = vec![one.clone().with_topics(Some(vec![asked])), one.with_topics(None)];
+    OffsetFetchRequest::default().with_groups(groups).with_require_stable(true)
+}
+
+fn join_group(version: i16) -> JoinGroupRequest {
+    let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
+    let protocols = vec![protocol.clone().with_metadata(Bytes::from_static(b"abc")), protocol];
+    let request = JoinGroupRequest::default()
+        .with_group_id(group("g"))
+        .with_member_id(text("m"))
+        .with_protocol_type(text("consumer"))
+        .with_protocols(protocols);
+    let request = request.with_group_instance_id((version >= 5).then(|| text("i")));
+    request.with_reason((version >= 8).then(|| text("because")))
+}
+
+fn leave_group(version: i16) -> LeaveGroupRequest {
+    let request = LeaveGroupRequest::default().with_group_id(group("g"));
+    if version < 3 {
+        return request.with_member_id(text("m"));
+    }
+    let member = MemberIdentity::default().with_member_id(text("m")).with_group_instance_id(Some(text("i")));
+    request.with_members(vec![member.clone(), member.with_reason((version >= 5).then(|| text("because")))])
+}
+
+fn sync_group(version: i16) -> SyncGroupRequest {
+    let assignment = SyncGroupRequestAssignment::default().with_member_id(text("m"));
+    let request = SyncGroupRequest::default()
+        .with_group_id(group("g"))
+        .with_member_id(text("m"))
+        .with_assignments(vec![assignment.clone().with_assignment(Bytes::from_static(b"abc")), assignment]);
+    let request = request.with_group_instance_id((version >= 3).then(|| text("i")));
+    let named = (version >= 5).then(|| text("range"));
+    request.with_protocol_type(named.clone()).with_protocol_name(named)
+}
+
+fn populated_group_admin(key: ApiKey, version: i16) -> Bytes {
+    let groups = vec![group("a"), group("orders")];
+    match key {
+        ApiKey::DescribeGroups => encoded(DescribeGroupsRequest::default().with_groups(groups), version),
+        ApiKey::ListGroups => {
+            let mut request = ListGroupsRequest::default();
+            if version >= 4 {
+                request = request.with_states_filter(vec![text("Stable"), text("Empty")]);
+            }
+            if version >= 5 {
+                request = request.with_types_filter(vec![text("classic")]);
+            }
+            encoded(request, version)
+        }
+        ApiKey::DeleteGroups => encoded(DeleteGroupsRequest::default().with_groups_names(groups), version),
+        _ => {
+            let partitions = vec![OffsetDeleteRequestPartition::default().with_partition_index(4); 2];
+            let asked = OffsetDeleteRequestTopic::default().with_name(topic("orders")).with_partitions(partitions);
+            let request = OffsetDeleteRequest::default().with_group_id(group("g")).with_topics(vec![asked]);
+            encoded(request, version)
+        }
     }
 }
 
@@ -389,6 +503,16 @@ fn the_estimate_covers_the_codecs_structures() {
         size_of::<incremental_alter_configs_request::AlterConfigsResource>(),
         size_of::<incremental_alter_configs_request::AlterableConfig>(),
         size_of::<TopicRequest>(),
+        size_of::<OffsetCommitRequestTopic>(),
+        size_of::<OffsetCommitRequestPartition>(),
+        size_of::<OffsetFetchRequestTopic>(),
+        size_of::<OffsetFetchRequestTopics>(),
+        size_of::<OffsetFetchRequestGroup>(),
+        size_of::<JoinGroupRequestProtocol>(),
+        size_of::<MemberIdentity>(),
+        size_of::<SyncGroupRequestAssignment>(),
+        size_of::<OffsetDeleteRequestTopic>(),
+        size_of::<OffsetDeleteRequestPartition>(),
     ];
     assert!(sizes.iter().all(|s| *s <= STRUCT_BYTES), "{sizes:?}");
     assert!(size_of::<StrBytes>() <= STRING_BYTES && size_of::<TopicName>() <= STRING_BYTES);

@@ -14,6 +14,8 @@ mod describe_producers;
 mod features;
 mod fetch;
 pub mod fetch_session;
+mod group_offsets;
+mod groups;
 mod log_dirs;
 mod metadata;
 mod offsets;
@@ -104,6 +106,20 @@ pub fn dispatch(ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<
         Ok(ApiKey::UpdateFeatures) => serve(ctx, request, features::update_features),
         Ok(ApiKey::DescribeProducers) => serve(ctx, request, describe_producers::describe_producers),
         Ok(ApiKey::ListConfigResources) => serve(ctx, request, configs::list_config_resources),
+        Ok(ApiKey::FindCoordinator) => serve(ctx, request, groups::find_coordinator),
+        Ok(ApiKey::JoinGroup) => {
+            let client_id = request.client_id.clone();
+            serve(ctx, request, move |ctx, join, call| groups::join_group(ctx, client_id, join, call))
+        }
+        Ok(ApiKey::SyncGroup) => serve(ctx, request, groups::sync_group),
+        Ok(ApiKey::Heartbeat) => serve(ctx, request, groups::heartbeat),
+        Ok(ApiKey::LeaveGroup) => serve(ctx, request, groups::leave_group),
+        Ok(ApiKey::DescribeGroups) => serve(ctx, request, groups::describe_groups),
+        Ok(ApiKey::ListGroups) => serve(ctx, request, groups::list_groups),
+        Ok(ApiKey::DeleteGroups) => serve(ctx, request, groups::delete_groups),
+        Ok(ApiKey::OffsetCommit) => serve(ctx, request, group_offsets::offset_commit),
+        Ok(ApiKey::OffsetFetch) => serve(ctx, request, group_offsets::offset_fetch),
+        Ok(ApiKey::OffsetDelete) => serve(ctx, request, group_offsets::offset_delete),
         _ => Box::pin(async move { Reply::Close(format!("api key {} has no handler", request.api_key)) }),
     }
 }

@@ -6,6 +6,7 @@ mod admin;
 mod configs;
 mod data;
 mod fetch;
+mod groups;
 mod placement;
 mod produce;
 mod refusals;
@@ -13,19 +14,25 @@ mod versions;
 
 use super::fetch_session::SessionCache;
 use super::{ConnectionContext, Reply, Request, dispatch};
+use crate::actors::group::handle::Groups;
+use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::group::{self, GroupConfig};
 use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef, ValidBatch};
 use crate::actors::partition::producers::{ProducerBatch, ProducerSnapshot};
 use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, PartitionView};
+use crate::actors::runtime::{IoPool, Placement};
 use crate::broker::{Broker, BrokerSettings, Directory, PartitionControl, RaiseError};
 use crate::clock::{Clock, monotonic};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey};
 use crate::ids::{ProducerEpoch, ProducerId, WriterId};
 use crate::metadata::admin::Admin;
+use crate::metadata::coordination::Coordination;
 use crate::metadata::embedded::EmbeddedStore;
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::Keys;
-use crate::metadata::model::{self, LiveValue};
-use crate::metadata::{MetadataStore, Op, Txn, watcher};
+use crate::metadata::model::LiveValue;
+use crate::metadata::ownership::Ownership;
+use crate::metadata::{MetadataStore, watcher};
 use crate::protocol::batch::StoredBatch;
 use crate::protocol::config_defaults::Defaults;
 use crate::storage::memory::MemoryStore;
@@ -40,6 +47,7 @@ use kafka_protocol::protocol::{Decodable, Request as KafkaRequest, StrBytes};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Wall time at the start of each test.
@@ -146,6 +154,26 @@ impl PartitionControl for FakeControl {
     }
 }
 
+/// A real coordinator.
+async fn groups(store: Arc<dyn MetadataStore>, keys: &Keys, image: Arc<ArcSwap<ClusterImage>>, clock: Clock) -> Groups {
+    let live = LiveValue { v: 1, node: BrokerId(1), host: "h".into(), port: 1, rack: None, version: "0".into() };
+    let ownership = Ownership::new(store.clone(), keys.clone());
+    let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
+    let config = GroupConfig {
+        limits: CoordinatorLimits::default(),
+        coordination: Coordination::new(store.clone(), keys.clone(), &registration),
+        metadata: store,
+        image,
+        io: IoPool::current(),
+        clock,
+        suspended: Arc::default(),
+        stats: Arc::default(),
+        on_fatal: Arc::new(|fatal| panic!("{fatal}")),
+        shards: Arc::default(),
+    };
+    group::start(config, &Placement::Here, Arc::default()).await.unwrap()
+}
+
 /// A broker to talk to.
 struct Bed {
     ctx: Rc<ConnectionContext>,
@@ -158,21 +186,12 @@ impl Bed {
     async fn new(auto_create_topics: bool) -> Self {
         let clock = Clock::simulated(NOW_MS);
         let keys = Keys::new("test");
-        let store = Arc::new(EmbeddedStore::in_memory());
+        let store: Arc<dyn MetadataStore> = Arc::new(EmbeddedStore::in_memory());
         let feed = watcher::ImageFeed::with_defaults(Defaults::new(BrokerId(1), Vec::new()));
-        let live = LiveValue {
-            v: model::FORMAT,
-            node: BrokerId(1),
-            host: "broker-1".into(),
-            port: 9092,
-            rack: None,
-            version: "0".into(),
-        };
-        let ops = vec![Op::Put(keys.live(WriterId(99)), model::encode(&live), None)];
-        store.txn(Txn { compares: Vec::new(), ops }).await.unwrap();
         let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock));
         let partitions = Partitions::default();
         let control = Arc::new(FakeControl { partitions: partitions.clone(), ..FakeControl::default() });
+        let groups = groups(store.clone(), &keys, feed.image().clone(), clock).await;
         let broker = Arc::new(Broker {
             cluster_id: "test-cluster".into(),
             node: BrokerId(1),
@@ -188,6 +207,7 @@ impl Bed {
             partitions: control.clone(),
             reader: LogReader::new(objects, ReaderLimits { cache_bytes: 1 << 20, readahead_segments: 0 }),
             admin: Admin::new(store.clone(), keys.clone()),
+            groups,
         });
         let mut revisions = feed.subscribe();
         tokio::task::spawn_local(async move { watcher::run(store, keys, feed).await });
