@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-faults cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-faults groups cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,15 @@ chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
 chaos-faults: export DURATION_SEC ?= 30
 chaos-faults: ## Let S3 and etcd fail under load (DURATION_SEC=30 per fault, SEED=)
 	$(PROOF) faults::
+
+groups: export GROUP_COUNT ?= 1000
+groups: export DURATION_SEC ?= 600
+groups: export MEMBERS ?= 100
+groups: export GROUP_KILLS ?= 50
+groups: export CHANGES ?= 1000
+groups: export COMMITS ?= 100000
+groups: ## Consumer groups at full size (GROUP_COUNT=1000, DURATION_SEC=600, MEMBERS=100, GROUP_KILLS=50, CHANGES=1000)
+	$(PROOF) groups::
 
 cost: export PARTITIONS ?= 2000
 cost: export DURATION_SEC ?= 30

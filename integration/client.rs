@@ -56,7 +56,8 @@ fn malformed(e: impl std::fmt::Display) -> ClientError {
     ClientError::Malformed(e.to_string())
 }
 
-fn check(code: i16) -> Result<()> {
+/// An error code as a result.
+pub fn check(code: i16) -> Result<()> {
     if code == 0 { Ok(()) } else { Err(ClientError::Code(code)) }
 }
 

@@ -18,7 +18,7 @@ const COUNT: usize = 25;
 const ALL_CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
 const TOOLS_PACKAGE: &str = "org.apache.kafka.tools";
 
-fn installed(path: &str) -> PathBuf {
+pub fn installed(path: &str) -> PathBuf {
     let tools = tool("etcd"); // names `make test` if nothing is installed
     let path = tools.parent().and_then(Path::parent).expect("tools are in the cache folder").join("clients").join(path);
     assert!(path.exists(), "{} is missing: run `make test`, which installs the clients", path.display());
@@ -31,6 +31,13 @@ fn source(path: &str) -> String {
 
 /// Runs a program to its end with `input`; its output.
 async fn run(program: &Path, args: &[&str], input: &str) -> String {
+    let (shown, output) = run_to_end(program, args, input).await;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{shown}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+async fn run_to_end(program: &Path, args: &[&str], input: &str) -> (String, std::process::Output) {
     let shown = format!("{} {}", program.display(), args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -41,14 +48,12 @@ async fn run(program: &Path, args: &[&str], input: &str) -> String {
     drop(stdin);
     let output = tokio::time::timeout(RUN_DEADLINE, child.wait_with_output()).await;
     let output = output.unwrap_or_else(|_| panic!("{shown}: not done within {RUN_DEADLINE:?}")).expect("output");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{shown}: {}\n{out}\n{err}", output.status);
-    out.into_owned()
+    (shown, output)
 }
 
 /// A client program with the arguments of `integration/clients/README.md`.
 #[derive(Debug, Clone)]
-struct Client {
+pub struct Client {
     program: PathBuf,
     script: Option<String>,
 }
@@ -58,12 +63,17 @@ impl Client {
         Self { program: installed("go/franz-client"), script: None }
     }
 
-    fn python(script: &str) -> Self {
+    pub fn python(script: &str) -> Self {
         Self { program: installed("python/bin/python"), script: Some(source(script)) }
     }
 
-    fn kafkajs() -> Self {
+    pub fn kafkajs() -> Self {
         Self { program: "node".into(), script: Some(installed("node/client.js").display().to_string()) }
+    }
+
+    /// The program and its first arguments.
+    pub fn command(&self) -> (PathBuf, Vec<String>) {
+        (self.program.clone(), self.script.iter().cloned().collect())
     }
 
     async fn run(&self, args: &[&str]) -> Vec<String> {
@@ -153,17 +163,36 @@ async fn kcat() {
     // -e: stop at the end, which kcat learns from the high watermark.
     let args = ["-C", "-b", &bootstrap, "-t", "codecs", "-p", "0", "-o", "beginning", "-e", "-f", "%o %s\\n"];
     assert_eq!(run(kcat, &args, "").await.lines().collect::<Vec<_>>(), expected(ALL_CODECS.len()));
+    // As a member of a group; the second one goes on where the first stopped.
+    for part in expected(ALL_CODECS.len()).chunks(100) {
+        let count = part.len().to_string();
+        let group = ["-b", &bootstrap, "-G", "readers", "-X", "auto.offset.reset=earliest"];
+        let args = [&group[..], &["-c", &count, "-f", "%o %s\\n", "codecs"]].concat();
+        assert_eq!(run(kcat, &args, "").await.lines().collect::<Vec<_>>(), part);
+    }
     let listed = run(kcat, &["-L", "-b", &bootstrap], "").await;
     assert!(listed.contains("topic \"codecs\" with 1 partitions"), "{listed}");
 }
 
-async fn java(class: &str, args: &[&str], input: &str) -> String {
+/// Runs one of Kafka's tools, which must succeed; its output.
+pub async fn java(class: &str, args: &[&str], input: &str) -> String {
+    let all = java_args(class, args);
+    run(Path::new("java"), &all.iter().map(String::as_str).collect::<Vec<_>>(), input).await
+}
+
+/// Runs one of Kafka's tools, whatever comes of it; everything it printed.
+pub async fn try_java(class: &str, args: &[&str]) -> String {
+    let all = java_args(class, args);
+    let (_, output) = run_to_end(Path::new("java"), &all.iter().map(String::as_str).collect::<Vec<_>>(), "").await;
+    [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
+}
+
+fn java_args(class: &str, args: &[&str]) -> Vec<String> {
     let jars = format!("{}/*", installed("java/jars").display());
     let class = format!("{TOOLS_PACKAGE}.{class}");
     // Small and quick to start: these are many short runs on two cores.
-    let mut all = vec!["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", &jars, &class];
-    all.extend(args);
-    run(Path::new("java"), &all, input).await
+    let all = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", &jars, &class];
+    all.iter().chain(args).map(|s| (*s).to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

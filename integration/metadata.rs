@@ -401,6 +401,26 @@ async fn compaction_under_a_watch_costs_a_snapshot() {
 }
 
 #[tokio::test]
+async fn large_values_are_read_in_smaller_pages_and_a_watch_can_start_behind_them() {
+    let dir = TestDir::new("metadata");
+    let etcd = Etcd::start(dir.path()).await;
+    let store: Store = Arc::new(connect(&[&etcd.endpoint()]).await);
+    let large = "x".repeat(1_000_000);
+    for n in 0..80 {
+        write(&store, vec![put(&format!("all/a{n:02}"), &large)]).await; // more than one message may have
+    }
+    write(&store, vec![put("all/b", "1")]).await;
+    let (entries, _) = store.get_prefix("all/").await.unwrap();
+    assert_eq!(entries.len(), 81);
+    assert!(entries.windows(2).all(|w| w[0].key < w[1].key));
+    let (mut watch, mut seen) = (store.watch_from("all/", "all/b"), Seen::default());
+    seen.until(&mut watch, |seen| seen.snapshots == 1).await;
+    let last = write(&store, vec![put("all/a00", "2"), put("all/c", "3")]).await;
+    seen.until(&mut watch, |seen| seen.revision >= last).await;
+    assert_eq!(seen.entries.keys().map(String::as_str).collect::<Vec<_>>(), ["all/b", "all/c"]);
+}
+
+#[tokio::test]
 async fn basic_authentication() {
     let dir = TestDir::new("metadata");
     let etcd = Etcd::start(dir.path()).await;

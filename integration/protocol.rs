@@ -2,8 +2,10 @@
 //! cases that this broker was designed with. What needs no socket is tested beside the handlers, too, in every version.
 
 mod admin;
+mod changes;
 mod connection;
 mod fetch;
+mod groups;
 mod produce;
 
 use crate::client::{Client, Connection, text, topic_name};

@@ -4,6 +4,9 @@
 //! A seed decides the faults, the load and the moments of crashes. (Jitter and ids are not from the seed: a seed that
 //! fails is likely, not certain, to fail again.)
 //!
+//! Consumer groups commit offsets meanwhile. Whenever a process has started, each group's offsets are at least those that were
+//! acked or seen before.
+//!
 //! At the end, without faults: every acked value is at its acked offset, offsets are dense, no value is there twice,
 //! values of one producer are in order, and every WAL slot that a successor needs exists.
 
@@ -16,6 +19,10 @@ use kafscale::actors::compactor::{Maintenance, MaintenanceLimits};
 use kafscale::actors::context::NodeContext;
 use kafscale::actors::flusher::state::FlushLimits;
 use kafscale::actors::flusher::{Flusher, FlusherConfig};
+use kafscale::actors::group::call::{Answer, Call, Caller};
+use kafscale::actors::group::handle::Groups;
+use kafscale::actors::group::offsets::{Committed, OffsetToCommit};
+use kafscale::actors::group::{self, GroupConfig};
 use kafscale::actors::leadership;
 use kafscale::actors::partition::handle::ValidBatch;
 use kafscale::actors::runtime::{IoPool, Placement};
@@ -23,7 +30,7 @@ use kafscale::actors::supervisor::ActorRegistry;
 use kafscale::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use kafscale::broker::Directory;
 use kafscale::clock::Clock;
-use kafscale::ids::{BrokerId, PartitionIndex, PartitionKey, Seq, TopicId};
+use kafscale::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey, Seq, TopicId};
 use kafscale::metadata::admin::{self, Admin};
 use kafscale::metadata::embedded::EmbeddedStore;
 use kafscale::metadata::keys::Keys;
@@ -48,6 +55,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 const PARTITIONS: i32 = 3;
 const PRODUCERS: u64 = 3;
+const GROUPS: u64 = 4;
 /// Processes that follow each other in one run.
 const LIVES: u64 = 5;
 /// Unacked batches of a producer in a partition.
@@ -120,6 +128,10 @@ pub struct World {
     topic: Cell<Option<TopicId>>,
     /// Where clients find partitions now.
     directory: RefCell<Option<Arc<Directory>>>,
+    /// Where clients find the coordinator now.
+    groups: RefCell<Option<Groups>>,
+    /// By group and partition: the greatest offset that a client knows to be committed.
+    committed: RefCell<HashMap<(u64, i32), i64>>,
     stop: Cell<bool>,
     acked: RefCell<HashMap<(i32, i64), u64>>,
     sent: Cell<u64>,
@@ -142,6 +154,8 @@ impl World {
             clock,
             topic: Cell::default(),
             directory: RefCell::default(),
+            groups: RefCell::default(),
+            committed: RefCell::default(),
             stop: Cell::default(),
             acked: RefCell::default(),
             sent: Cell::default(),
@@ -168,6 +182,8 @@ pub struct Process {
     pub context: Arc<NodeContext>,
     /// Its background work.
     pub maintenance: Arc<tokio::sync::Mutex<Maintenance>>,
+    /// Its consumer groups.
+    groups: Groups,
     dead: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
@@ -192,7 +208,7 @@ impl Process {
             set.run_until(run).await;
         });
         match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(Ok(Ok((context, maintenance, dead)))) => Ok(Self { context, maintenance, dead, thread }),
+            Ok(Ok(Ok((context, maintenance, groups, dead)))) => Ok(Self { context, maintenance, groups, dead, thread }),
             Ok(Ok(Err(error))) => {
                 thread.abort();
                 Err(error)
@@ -203,7 +219,7 @@ impl Process {
     }
 }
 
-type Booted = (Arc<NodeContext>, Arc<tokio::sync::Mutex<Maintenance>>, Arc<AtomicBool>);
+type Booted = (Arc<NodeContext>, Arc<tokio::sync::Mutex<Maintenance>>, Groups, Arc<AtomicBool>);
 
 async fn boot(world: &World) -> Result<Booted, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
@@ -227,6 +243,10 @@ async fn boot(world: &World) -> Result<Booted, String> {
     let dead = Arc::new(AtomicBool::new(false));
     let (budget, stats) = (Arc::new(PipelineBudget::new(1 << 20)), Arc::new(WriterStats::default()));
     let died = dead.clone();
+    let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(move |fatal| {
+        assert!(matches!(fatal, Fatal::Fenced(_)), "only a successor ends a process: {fatal}");
+        died.store(true, Ordering::Release);
+    });
     let config = FlusherConfig {
         limits: FlushLimits {
             segment_bytes: 4_096,
@@ -247,10 +267,7 @@ async fn boot(world: &World) -> Result<Booted, String> {
         clock,
         budget: budget.clone(),
         stats: stats.clone(),
-        on_fatal: Arc::new(move |fatal| {
-            assert!(matches!(fatal, Fatal::Fenced(_)), "only a successor ends a process: {fatal}");
-            died.store(true, Ordering::Release);
-        }),
+        on_fatal: on_fatal.clone(),
     };
     let flusher = actix::Actor::start(Flusher::new(config));
     let context = Arc::new(NodeContext {
@@ -286,8 +303,10 @@ async fn boot(world: &World) -> Result<Booted, String> {
     let maintenance = leadership::start(&context, limits).await.map_err(|e| text(&e))?;
     let feed = ImageFeed::default();
     drop(IoPool::current().spawn(watcher::run(metadata, keys, feed.clone())));
+    let config = GroupConfig::of(&context, feed.image().clone(), Default::default(), on_fatal);
+    let groups = group::start(config, &Placement::Here, context.registry.clone()).await?;
     drop(actix_rt::spawn(leadership::run(context.clone(), feed)));
-    Ok((context, maintenance, dead))
+    Ok((context, maintenance, groups, dead))
 }
 
 /// Writes one producer's values to one partition in order, up to five batches at a time, until told to stop.
@@ -331,6 +350,63 @@ async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64) {
     }
 }
 
+/// Commits ever greater offsets until told to stop.
+async fn commit(world: Rc<World>, group: u64, seed: u64) {
+    let mut random = Rng(seed);
+    let mut offset = 0;
+    while !world.stop.get() {
+        tokio::time::sleep(Duration::from_millis(random.below(100))).await;
+        let Some(groups) = world.groups.borrow().clone() else { continue };
+        offset += 1;
+        let partition = random.below(PARTITIONS as u64) as i32;
+        let committed = Committed {
+            offset: Offset(offset),
+            leader_epoch: LeaderEpoch(-1),
+            metadata: String::new(),
+            commit_ms: world.clock.wall_ms(),
+            expire_ms: None,
+        };
+        let topic_id = world.topic.get().expect("created first");
+        let partition_index = PartitionIndex(partition);
+        let commit = OffsetToCommit { topic: "sim".into(), topic_id, partition: partition_index, committed };
+        let nobody = Caller { generation: -1, ..Caller::default() };
+        let call = groups.call(Call::Commit(format!("g{group}").into(), nobody, vec![commit]));
+        match tokio::time::timeout(ACK_TIMEOUT, call).await {
+            Ok(Ok(Answer::Committed(rows))) => {
+                assert_eq!(rows, [Ok(())]);
+                world.committed.borrow_mut().insert((group, partition), offset);
+            }
+            Ok(Ok(other)) => panic!("{other:?} to a commit"),
+            Ok(Err(_)) | Err(_) => {} // perhaps committed
+        }
+    }
+}
+
+/// The process that started last has every offset that anybody knows of.
+async fn check_offsets(world: &World, groups: &Groups) {
+    for group in 0..GROUPS {
+        let known = world.committed.borrow().clone();
+        let fetched = loop {
+            match groups.call(Call::Fetch(format!("g{group}").into(), None)).await {
+                Ok(Answer::Fetched(fetched)) => break fetched,
+                Ok(other) => panic!("{other:?} to a fetch"),
+                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+            }
+        };
+        let offsets: HashMap<i32, i64> =
+            fetched.into_iter().map(|f| (f.partition.0, f.committed.expect("all of them").offset.0)).collect();
+        for ((_, partition), least) in known.iter().filter(|((g, _), _)| *g == group) {
+            let found = offsets.get(partition).copied();
+            assert!(found >= Some(*least), "group {group}, partition {partition}: {found:?} after {least}");
+        }
+        let mut committed = world.committed.borrow_mut();
+        for (partition, offset) in offsets {
+            let highest = committed.entry((group, partition)).or_default();
+            *highest = offset.max(*highest);
+        }
+    }
+}
+
 async fn life(world: &Rc<World>, random: &mut Rng, zombies: &mut Vec<Process>) {
     let process = loop {
         match Process::start(world).await {
@@ -341,13 +417,16 @@ async fn life(world: &Rc<World>, random: &mut Rng, zombies: &mut Vec<Process>) {
             }
         }
     };
+    check_offsets(world, &process.groups).await;
     if random.below(3) > 0 {
+        *world.groups.borrow_mut() = Some(process.groups.clone());
         *world.directory.borrow_mut() = Some(process.context.directory.clone());
     } // else clients go on with the predecessor for a while
     for _ in 0..random.below(12) {
         tokio::time::sleep(Duration::from_millis(random.below(400))).await;
         let directory = process.context.directory.clone();
         *world.directory.borrow_mut() = Some(directory);
+        *world.groups.borrow_mut() = Some(process.groups.clone());
         zombies.retain(|z| !z.dead.load(Ordering::Acquire));
         if process.dead.load(Ordering::Acquire) {
             panic!("nobody took over, but the process was fenced");
@@ -383,6 +462,8 @@ async fn simulate(seed: u64) -> (usize, u64) {
             clients.push(tokio::task::spawn_local(client));
         }
     }
+    let committers: Vec<_> =
+        (0..GROUPS).map(|group| tokio::task::spawn_local(commit(world.clone(), group, random.next()))).collect();
     for _ in 0..LIVES {
         let rates = FaultRates {
             fail_before: rate(&mut random),
@@ -405,6 +486,10 @@ async fn simulate(seed: u64) -> (usize, u64) {
         let done = tokio::time::timeout(Duration::from_secs(3_600), client).await;
         done.expect("every batch is acked once nothing fails").expect("no client panics");
     }
+    for committer in committers {
+        committer.await.expect("no client panics");
+    }
+    check_offsets(&world, &last.groups).await;
     check(&world, &last).await;
     scrub(&last).await;
     check(&world, &last).await;

@@ -7,7 +7,8 @@
 //! The broker is this test binary itself, started again with [`child_entry`] as its only test: that way failpoints can be
 //! armed from outside without any switch in the product.
 
-use crate::client::{Batch, Client, ClientError, EARLIEST, FetchedRecord, LATEST, topic_name};
+use crate::client::{Batch, Client, ClientError, Connection, EARLIEST, FetchedRecord, LATEST, topic_name};
+use crate::group_client::{Member, commit_request, fetch_offsets};
 use crate::harness::{Backend, Broker, Stack, TestDir, http, quiet, s3_envs, wait_until};
 use crate::process::free_port;
 use crate::workload::{Plan, Workload};
@@ -127,6 +128,36 @@ async fn partitions_that_panic_lose_nothing() {
     under_load(&child, &load, &["partition.append", "partition.committed", "partition.snapshot"]).await;
     load.finish().await.assert_clean();
     child.assert_pipeline_drains().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_coordinator_that_panics_loses_neither_members_nor_offsets() {
+    let child = Child::start("panic-group").await;
+    let mut client = Client::new(&child.broker.address());
+    client.ensure_topic("t", 1).await;
+    let mut member = Member::join(&child.broker.address(), "g", None).await;
+    let mut committed = 0;
+    for failpoints in [&["group.call"][..], &["group.written"], &["group.tick"], &["group.call", "group.loaded"]] {
+        let before = child.restarts().await + failpoints.len() as u64;
+        for name in failpoints {
+            child.arm(name, 1).await;
+        }
+        wait_until("the panics are counted", DEADLINE, async || {
+            // What is not acked is tried again; an answer that is not an ack must say so.
+            let request = commit_request(&member, "t", &[(0, committed + 1)]);
+            let code = client.call(9, &request).await.expect("an answer").topics[0].partitions[0].error_code;
+            assert!([0, 14, 15, 16].contains(&code), "only retriable errors: {code}");
+            committed += i64::from(code == 0);
+            child.restarts().await >= before
+        })
+        .await;
+        let offsets = client.retry("fetch", async |c| fetch_offsets(c, "g").await).await;
+        let found = offsets.first().map_or(0, |o| o.2);
+        assert!(found >= committed, "{found} after {committed}");
+        committed = found;
+        let mut connection = Connection::open(&child.broker.address()).await.expect("the broker accepts");
+        assert!(member.heartbeat(&mut connection).await, "no rebalance after {failpoints:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

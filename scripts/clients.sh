@@ -5,7 +5,7 @@
 #   clients/python   virtual environment: confluent-kafka (librdkafka), kafka-python
 #   clients/node     kafkajs with its codecs, and client.js
 #   clients/go       franz-client, a small program on franz-go
-#   clients/java     jars of Kafka's own command-line tools
+#   clients/java     jars of Kafka's own command-line tools, and Tools, which runs them in one process
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -42,10 +42,11 @@ install_go() { (cd "$manifests/go" && CGO_ENABLED=0 go build -trimpath -o "$1/fr
 install_java() {
     mvn --quiet --batch-mode --file "$manifests/java/pom.xml" dependency:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$1/jars"
+    javac -cp "$1/jars/*" -d "$1/classes" "$manifests/java/Tools.java"
 }
 
 install_into python install_python "$manifests/python/requirements.txt"
 install_into node install_node "$manifests"/node/{package.json,package-lock.json,client.js}
 install_into go install_go "$manifests"/go/{go.mod,go.sum,main.go}
-install_into java install_java "$manifests/java/pom.xml"
+install_into java install_java "$manifests"/java/{pom.xml,Tools.java}
 say "Kafka clients are in $clients_dir"

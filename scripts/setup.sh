@@ -21,7 +21,7 @@ protoc protobuf-compiler
 kcat kcat
 '
 test_programs='
-java openjdk-17-jre-headless
+javac openjdk-17-jdk-headless
 mvn maven
 node nodejs
 npm npm

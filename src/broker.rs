@@ -1,13 +1,17 @@
 //! What a broker's request handlers stand on: the cluster image, the led partitions, reads and administrative changes.
 
+use crate::actors::group::handle::Groups;
 use crate::actors::partition::handle::PartitionRef;
+use crate::actors::partition::producers::ProducerSnapshot;
 use crate::clock::Clock;
-use crate::ids::{BrokerId, PartitionKey};
+use crate::ids::{BrokerId, Offset, PartitionKey};
+use crate::metadata::MetadataError;
 use crate::metadata::admin::Admin;
 use crate::metadata::image::ClusterImage;
 use crate::metrics::{Histogram, Seconds};
 use crate::storage::reader::LogReader;
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
@@ -18,6 +22,8 @@ pub struct BrokerSettings {
     pub auto_create_topics: bool,
     /// Partitions of topics created without a count (`KAFSCALE_AUTO_CREATE_PARTITIONS`).
     pub default_partitions: i32,
+    /// What DescribeLogDirs calls the place where this cluster's objects are.
+    pub log_dir: String,
     /// Broker configs shown by DescribeConfigs that come from the environment: Kafka or `kafscale.` name, value.
     pub shown_configs: Vec<(String, String)>,
 }
@@ -51,6 +57,28 @@ impl Directory {
     }
 }
 
+/// Why a log start was not raised, or why that is not known.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RaiseError {
+    /// Another process owns a partition now, or its actor is restarting.
+    #[error("this broker does not serve the partition now; refresh metadata and retry")]
+    NotOwned,
+    /// The metadata store failed; the log start may have been raised.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+}
+
+/// What handlers ask of led partitions besides appending.
+#[async_trait]
+pub trait PartitionControl: Send + Sync + std::fmt::Debug {
+    /// Raises log starts (each at most to the high watermark): in the metadata store first, then for readers. Both have
+    /// happened when it returns. Each partition is named once.
+    async fn raise_log_starts(&self, raises: &[(PartitionKey, Offset)]) -> Result<(), RaiseError>;
+
+    /// What a partition remembers of idempotent producers, committed batches only; `None` if it is not running here.
+    async fn producers(&self, key: &PartitionKey) -> Option<Vec<ProducerSnapshot>>;
+}
+
 /// Shared by all connections of a broker.
 #[derive(Debug)]
 pub struct Broker {
@@ -66,10 +94,14 @@ pub struct Broker {
     pub image: Arc<ArcSwap<ClusterImage>>,
     /// Led partitions.
     pub directory: Arc<Directory>,
+    /// Changes of led partitions.
+    pub partitions: Arc<dyn PartitionControl>,
     /// Reads of committed data.
     pub reader: LogReader,
     /// Topics and producer ids.
     pub admin: Admin,
+    /// Consumer groups.
+    pub groups: Groups,
     /// How long requests take.
     pub latencies: RequestLatencies,
 }

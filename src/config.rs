@@ -8,10 +8,13 @@
 pub mod args;
 pub mod docs;
 mod tls;
+mod topic_defaults;
 mod validate;
 mod values;
 
+use crate::actors::group::state::CoordinatorLimits;
 use crate::ids::BrokerId;
+use crate::protocol::config_defaults::StaticDefault;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, FromArgMatches};
 use std::fmt;
@@ -171,10 +174,25 @@ pub struct NodeConfig {
     pub auto_create_topics: bool,
     /// Partitions of topics created without a count.
     pub auto_create_partitions: i32,
+    /// What topics fall back to, as the environment has it.
+    pub topic_defaults: Vec<StaticDefault>,
+    /// Consumer groups and their offsets.
+    pub groups: CoordinatorLimits,
     /// Bound of the start-up gate.
     pub startup_timeout: Duration,
     /// Broker configs for DescribeConfigs (Kafka's or a `kafscale.` name, value), without secrets.
     pub shown: Vec<(String, String)>,
+}
+
+impl NodeConfig {
+    /// What the place where the cluster's objects are is called.
+    pub fn log_dir(&self) -> String {
+        match &self.storage {
+            StorageConfig::Local { dir } => dir.join(&self.namespace).display().to_string(),
+            StorageConfig::S3 { bucket, .. } => format!("s3://{bucket}/{}", self.namespace),
+            StorageConfig::Memory => format!("memory:{}", self.namespace),
+        }
+    }
 }
 
 /// A checked configuration of a process.
@@ -273,13 +291,36 @@ fn shown(node: &NodeConfig, settings: &[Setting]) -> Vec<(String, String)> {
         ("auto.create.topics.enable".to_owned(), node.auto_create_topics.to_string()),
         ("num.partitions".to_owned(), node.auto_create_partitions.to_string()),
     ];
+    shown.extend(group_configs(&node.groups));
     shown.extend(node.rack.iter().map(|rack| ("broker.rack".to_owned(), rack.clone())));
     let own = settings.iter().filter_map(|s| Some((s.name.strip_prefix("KAFSCALE_")?, s.value.as_ref()?)));
-    let own = own.filter(|(_, value)| *value != REDACTED);
+    // What gives topics their defaults is shown under Kafka's names by whoever knows what is changed at run time.
+    let kafkas = |name: &str| {
+        let name = name.to_lowercase().replace('_', ".");
+        node.topic_defaults.iter().any(|default| default.broker_name == name)
+    };
+    let own = own.filter(|(name, value)| *value != REDACTED && !kafkas(name));
     shown.extend(
         own.map(|(name, value)| (format!("kafscale.{}", name.to_lowercase().replace('_', ".")), value.clone())),
     );
     shown
+}
+
+/// Those that differ from Kafka's defaults.
+fn group_configs(limits: &CoordinatorLimits) -> impl Iterator<Item = (String, String)> {
+    let named = |limits: &CoordinatorLimits| {
+        [
+            ("group.min.session.timeout.ms", limits.groups.session_timeout_ms_min as i64),
+            ("group.max.session.timeout.ms", limits.groups.session_timeout_ms_max as i64),
+            ("group.initial.rebalance.delay.ms", limits.groups.initial_rebalance_delay_ms as i64),
+            ("group.max.size", limits.groups.members_max as i64),
+            ("offsets.retention.minutes", limits.retention.retention_ms / 60_000),
+            ("offset.metadata.max.bytes", limits.offset_metadata_bytes_max as i64),
+        ]
+    };
+    let defaults = named(&CoordinatorLimits::default());
+    let set = named(limits).into_iter().zip(defaults).filter(|(set, default)| set != default);
+    set.map(|((name, value), _)| (name.to_owned(), value.to_string()))
 }
 
 #[cfg(test)]

@@ -14,11 +14,12 @@ mod requests;
 mod seeds;
 mod stored;
 
+use crate::actors::group::value;
 use crate::ids::{LeaderEpoch, Offset};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::{Keys, ParsedKey};
-use crate::metadata::model::{self, ClusterValue, CounterValue, DeletedTopicValue, LiveValue, PartitionValue};
-use crate::metadata::model::{TopicValue, WriterValue};
+use crate::metadata::model::{self, BrokerConfigsValue, ClusterValue, CounterValue, DeletedTopicValue, LiveValue};
+use crate::metadata::model::{PartitionValue, ShardValue, TopicValue, WriterValue};
 use crate::metadata::{Entry, WatchEvent};
 use crate::protocol::batch::{self, BatchHeader, StoredBatch};
 use crate::protocol::compression::{self, Codec};
@@ -156,7 +157,12 @@ pub fn metadata_key(data: &[u8]) -> bool {
         ParsedKey::Live(writer) => keys.live(*writer),
         ParsedKey::Partition(key) => keys.partition(key),
         ParsedKey::Topic(name) => keys.topic(name),
+        ParsedKey::BrokerConfigs(node) => keys.broker_configs(*node),
         ParsedKey::Deleted(topic) => keys.deleted(*topic),
+        ParsedKey::Shard(shard) => keys.shard(*shard),
+        ParsedKey::GroupWrites(writer) => keys.group_writes(*writer),
+        ParsedKey::Group(group) => keys.group(group),
+        ParsedKey::GroupOffsets(group, topic, block) => keys.group_offsets(group, topic, *block),
     };
     assert_eq!(formatted, text, "two keys must not mean the same");
     true
@@ -171,9 +177,23 @@ pub fn metadata_value(data: &[u8]) -> bool {
         value_survives::<LiveValue>(data),
         value_survives::<PartitionValue>(data),
         value_survives::<TopicValue>(data),
+        value_survives::<BrokerConfigsValue>(data),
         value_survives::<DeletedTopicValue>(data),
+        value_survives::<ShardValue>(data),
+        group_value_survives(data),
     ]
     .contains(&true)
+}
+
+/// A group's members or a block of its offsets.
+fn group_value_survives(data: &[u8]) -> bool {
+    let group = value::decode_group(data).map(|group| {
+        assert_eq!(value::decode_group(&value::encode_group(&group)), Ok(group));
+    });
+    let block = value::decode_block(data).map(|block| {
+        assert_eq!(value::decode_block(&value::encode_block(&block)), Ok(block));
+    });
+    group.is_ok() || block.is_ok()
 }
 
 fn value_survives<T: DeserializeOwned + Serialize + PartialEq + Debug>(data: &[u8]) -> bool {
@@ -197,6 +217,7 @@ pub fn metadata_image(data: &[u8]) -> bool {
     let known = image.topics_any_state().count() + image.lives().count();
     image.apply(&keys, WatchEvent::Delete { key: entry.key, revision: 4 });
     assert_eq!((image.topics_any_state().count(), image.lives().count()), (0, 0), "a deleted key leaves nothing");
+    assert!(image.defaults().is_static());
     assert!(known <= 1 && image.revision == 4);
     keys.parse(key).is_some() && warnings.is_empty()
 }

@@ -73,6 +73,12 @@ pub struct NodeContext {
     pub owned: RwLock<HashMap<PartitionKey, OwnedPartition>>,
 }
 
+impl std::fmt::Debug for NodeContext {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "NodeContext({})", self.registration.writer)
+    }
+}
+
 impl NodeContext {
     /// Owned partitions, in no order.
     pub fn owned_partitions(&self) -> Vec<(PartitionKey, OwnedPartition)> {

@@ -2,7 +2,9 @@
 
 pub mod compactor;
 pub mod context;
+pub mod control;
 pub mod flusher;
+pub mod group;
 pub mod leadership;
 pub mod membership;
 pub mod partition;

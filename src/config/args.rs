@@ -42,6 +42,51 @@ pub struct CommonArgs {
     /// Partitions of topics that are created without a count (1 to 10000).
     #[arg(long, env = "KAFSCALE_AUTO_CREATE_PARTITIONS", default_value = "1", value_name = "NUMBER")]
     pub auto_create_partitions: String,
+    /// Largest record batch that topics accept, bytes; Kafka's message.max.bytes; default: 1048588.
+    #[arg(long, env = "KAFSCALE_MESSAGE_MAX_BYTES", value_name = "BYTES")]
+    pub message_max_bytes: Option<String>,
+    /// Age in milliseconds at which topics delete records, -1 for never; Kafka's log.retention.ms; default: 604800000 (a week).
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_MS", value_name = "MS", allow_hyphen_values = true)]
+    pub log_retention_ms: Option<String>,
+    /// The same in minutes, if KAFSCALE_LOG_RETENTION_MS is not set.
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_MINUTES", value_name = "MINUTES", allow_hyphen_values = true)]
+    pub log_retention_minutes: Option<String>,
+    /// The same in hours, if neither milliseconds nor minutes are set.
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_HOURS", value_name = "HOURS", allow_hyphen_values = true)]
+    pub log_retention_hours: Option<String>,
+    /// Size of a partition in bytes above which topics delete records, -1 for no limit; Kafka's log.retention.bytes; default: -1.
+    #[arg(long, env = "KAFSCALE_LOG_RETENTION_BYTES", value_name = "BYTES", allow_hyphen_values = true)]
+    pub log_retention_bytes: Option<String>,
+    /// What topics do with old records: delete, compact, or both with a comma; Kafka's log.cleanup.policy; default: delete.
+    #[arg(long, env = "KAFSCALE_LOG_CLEANUP_POLICY", value_name = "LIST")]
+    pub log_cleanup_policy: Option<String>,
+    /// Whose time records of topics carry: CreateTime or LogAppendTime; Kafka's log.message.timestamp.type; default: CreateTime.
+    #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_TYPE", value_name = "TYPE")]
+    pub log_message_timestamp_type: Option<String>,
+    /// How far in the past a producer's timestamp may lie, ms; Kafka's log.message.timestamp.before.max.ms; default: no limit.
+    #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_BEFORE_MAX_MS", value_name = "MS")]
+    pub log_message_timestamp_before_max_ms: Option<String>,
+    /// How far in the future a producer's timestamp may lie, ms; Kafka's log.message.timestamp.after.max.ms; default: 3600000 (an hour).
+    #[arg(long, env = "KAFSCALE_LOG_MESSAGE_TIMESTAMP_AFTER_MAX_MS", value_name = "MS")]
+    pub log_message_timestamp_after_max_ms: Option<String>,
+    /// Shortest session timeout in milliseconds that a consumer may ask for (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS", default_value = "6000", value_name = "MS")]
+    pub group_min_session_timeout_ms: String,
+    /// Longest session timeout in milliseconds that a consumer may ask for (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS", default_value = "1800000", value_name = "MS")]
+    pub group_max_session_timeout_ms: String,
+    /// Milliseconds that the first rebalance of an empty group waits for more members (0 to 600000).
+    #[arg(long, env = "KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY_MS", default_value = "3000", value_name = "MS")]
+    pub group_initial_rebalance_delay_ms: String,
+    /// Most members of a consumer group (1 to 2147483647).
+    #[arg(long, env = "KAFSCALE_GROUP_MAX_SIZE", default_value = "2147483647", value_name = "NUMBER")]
+    pub group_max_size: String,
+    /// Minutes after which the offsets of a group without members are forgotten (1 to 2147483647).
+    #[arg(long, env = "KAFSCALE_OFFSETS_RETENTION_MINUTES", default_value = "10080", value_name = "MINUTES")]
+    pub offsets_retention_minutes: String,
+    /// Longest metadata string in bytes that a consumer may commit with an offset (0 to 16384).
+    #[arg(long, env = "KAFSCALE_OFFSET_METADATA_MAX_BYTES", default_value = "4096", value_name = "BYTES")]
+    pub offset_metadata_max_bytes: String,
     /// Least severe level that is logged: trace, debug, info, warn or error.
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,

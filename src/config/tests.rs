@@ -35,6 +35,7 @@ fn dev_needs_nothing() {
     assert_eq!((node.segment_bytes, node.flush_interval), (4 << 20, Duration::from_millis(500)));
     assert!(node.auto_create_topics);
     assert_eq!(node.auto_create_partitions, 1);
+    assert_eq!(node.log_dir(), "./.kafscale/objects/default");
 }
 
 #[test]
@@ -79,6 +80,12 @@ fn all_errors_are_reported_at_once() {
         assert!(errors.iter().any(|e| e.contains(part)), "{part} is missing in {errors:#?}");
     }
     assert_eq!(errors.len(), 13, "{errors:#?}");
+}
+
+#[test]
+fn the_log_directory_is_the_bucket_and_the_prefix() {
+    let node = node(report(Component::Broker, &broker_with(&["--s3-namespace=team-a"]), &[]));
+    assert_eq!(node.log_dir(), "s3://segments/team-a");
 }
 
 #[test]
@@ -184,6 +191,42 @@ fn service_links_of_kubernetes_are_not_settings() {
 fn nothing_like_a_known_name_gets_no_suggestion() {
     let errors = errors(report(Component::Dev, &[], &[("KAFSCALE_FROBNICATE_EVERYTHING", "1")]));
     assert_eq!(errors, ["KAFSCALE_FROBNICATE_EVERYTHING is not a known variable"]);
+}
+
+#[test]
+fn topics_get_their_defaults_from_kafkas_names() {
+    let environment = [
+        ("KAFSCALE_MESSAGE_MAX_BYTES", "5000"),
+        ("KAFSCALE_LOG_RETENTION_HOURS", "2"),
+        ("KAFSCALE_LOG_RETENTION_MINUTES", "-1"),
+        ("KAFSCALE_LOG_CLEANUP_POLICY", "compact,delete"),
+    ];
+    let flags: Vec<String> = environment
+        .iter()
+        .map(|(name, value)| format!("--{}={value}", name[9..].to_lowercase().replace('_', "-")))
+        .collect();
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let node = node(report(Component::Dev, &flags, &[]));
+    let found: Vec<_> =
+        node.topic_defaults.iter().map(|d| (d.config, d.broker_name, d.raw.as_str(), d.value.as_str())).collect();
+    let expected = [
+        ("max.message.bytes", "message.max.bytes", "5000", "5000"),
+        ("retention.ms", "log.retention.minutes", "-1", "-1"),
+        ("retention.ms", "log.retention.hours", "2", "7200000"),
+        ("cleanup.policy", "log.cleanup.policy", "compact,delete", "compact,delete"),
+    ];
+    assert_eq!(found, expected);
+    assert!(node.shown.iter().all(|(name, _)| !name.contains("log.retention") && !name.contains("message.max")));
+
+    let bad = [
+        "--message-max-bytes=-1",
+        "--log-retention-ms=-2",
+        "--log-retention-hours=9999999999999999",
+        "--log-retention-minutes=soon",
+        "--log-cleanup-policy=shred",
+        "--log-message-timestamp-type=mine",
+    ];
+    assert_eq!(errors(report(Component::Dev, &bad, &[])).len(), bad.len());
 }
 
 #[test]
@@ -301,4 +344,31 @@ fn every_variable_of_the_guide_is_known() {
     {
         assert!(known.contains(&format!("KAFSCALE_{name}").as_str()), "{name}");
     }
+}
+
+#[test]
+fn group_settings_are_those_of_kafka_and_shown_where_they_differ() {
+    let defaults = node(report(Component::Dev, &[], &[]));
+    assert_eq!(defaults.groups, CoordinatorLimits::default());
+    assert!(!defaults.shown.iter().any(|(name, _)| name.starts_with("group.")));
+    let flags = [
+        "--group-min-session-timeout-ms=1000",
+        "--group-initial-rebalance-delay-ms=0",
+        "--group-max-size=7",
+        "--offsets-retention-minutes=60",
+        "--offset-metadata-max-bytes=10",
+    ];
+    let set = node(report(Component::Dev, &flags, &[]));
+    assert_eq!(
+        (set.groups.groups.session_timeout_ms_min, set.groups.groups.session_timeout_ms_max),
+        (1_000, 1_800_000)
+    );
+    assert_eq!((set.groups.groups.initial_rebalance_delay_ms, set.groups.groups.members_max), (0, 7));
+    assert_eq!((set.groups.retention.retention_ms, set.groups.offset_metadata_bytes_max), (3_600_000, 10));
+    let shown: Vec<_> = set.shown.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    for part in ["group.min.session.timeout.ms=1000", "group.max.size=7", "offsets.retention.minutes=60"] {
+        assert!(shown.iter().any(|s| s == part), "{part} is missing in {shown:?}");
+    }
+    let errors = errors(report(Component::Dev, &["--group-min-session-timeout-ms=2000000"], &[]));
+    assert!(errors[0].contains("greater than KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS"), "{errors:#?}");
 }

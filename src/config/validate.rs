@@ -2,9 +2,14 @@
 
 use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
 use super::{
-    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, tls, values,
+    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, tls,
+    topic_defaults, values,
 };
+use crate::actors::group::classic::GroupLimits;
+use crate::actors::group::offsets::Retention;
+use crate::actors::group::state::CoordinatorLimits;
 use crate::ids::BrokerId;
+use crate::protocol::config_defaults::StaticDefault;
 use crate::sabotage;
 use clap::ArgMatches;
 use std::collections::BTreeSet;
@@ -115,7 +120,12 @@ impl Check {
         }
     }
 
-    fn parse<T>(&mut self, name: &'static str, text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub fn parse<T>(
+        &mut self,
+        name: &'static str,
+        text: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         if text.trim().is_empty() {
             return None; // reported by `empties`
         }
@@ -295,6 +305,8 @@ struct Common {
     readahead_segments: u32,
     auto_create_topics: bool,
     auto_create_partitions: i32,
+    topic_defaults: Vec<StaticDefault>,
+    groups: CoordinatorLimits,
     startup_timeout: Duration,
     log_level: tracing::Level,
     otlp_endpoint: Option<String>,
@@ -320,7 +332,10 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
     let cache_bytes = number("KAFSCALE_CACHE_BYTES", &args.cache_bytes, 1 << 20..=1 << 40);
     let readahead_segments = number("KAFSCALE_READAHEAD_SEGMENTS", &args.readahead_segments, 0..=64);
     let partitions = number("KAFSCALE_AUTO_CREATE_PARTITIONS", &args.auto_create_partitions, 1..=10_000);
+    let groups = groups(&mut number, args);
     let startup_timeout_sec = number("KAFSCALE_STARTUP_TIMEOUT_SEC", &args.startup_timeout_sec, 1..=3_600);
+    let topic_defaults = topic_defaults::checked(check, args);
+    let groups = groups.and_then(|limits| ordered(check, limits));
     let auto_create_topics = check.parse("KAFSCALE_AUTO_CREATE_TOPICS", &args.auto_create_topics, values::boolean);
     let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
     let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, |text| {
@@ -345,10 +360,48 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
         readahead_segments: readahead_segments? as u32,
         auto_create_topics: auto_create_topics?,
         auto_create_partitions: partitions? as i32,
+        topic_defaults: topic_defaults?,
+        groups: groups?,
         startup_timeout: Duration::from_secs(startup_timeout_sec?),
         log_level: log_level?,
         otlp_endpoint: otlp_endpoint?,
     })
+}
+
+fn groups(
+    number: &mut impl FnMut(&'static str, &str, std::ops::RangeInclusive<u64>) -> Option<u64>,
+    args: &CommonArgs,
+) -> Option<CoordinatorLimits> {
+    const DAY_MS: u64 = 86_400_000;
+    const INT_MAX: u64 = i32::MAX as u64;
+    let min = number("KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS", &args.group_min_session_timeout_ms, 1..=DAY_MS);
+    let max = number("KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS", &args.group_max_session_timeout_ms, 1..=DAY_MS);
+    let delay =
+        number("KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY_MS", &args.group_initial_rebalance_delay_ms, 0..=600_000);
+    let size = number("KAFSCALE_GROUP_MAX_SIZE", &args.group_max_size, 1..=INT_MAX);
+    let retention = number("KAFSCALE_OFFSETS_RETENTION_MINUTES", &args.offsets_retention_minutes, 1..=INT_MAX);
+    let metadata = number("KAFSCALE_OFFSET_METADATA_MAX_BYTES", &args.offset_metadata_max_bytes, 0..=16_384);
+    Some(CoordinatorLimits {
+        groups: GroupLimits {
+            session_timeout_ms_min: min? as i32,
+            session_timeout_ms_max: max? as i32,
+            initial_rebalance_delay_ms: delay?,
+            members_max: size? as usize,
+        },
+        offset_metadata_bytes_max: metadata? as usize,
+        retention: Retention { retention_ms: retention? as i64 * 60_000 },
+    })
+}
+
+fn ordered(check: &mut Check, limits: CoordinatorLimits) -> Option<CoordinatorLimits> {
+    let (min, max) = (limits.groups.session_timeout_ms_min, limits.groups.session_timeout_ms_max);
+    if min > max {
+        check.contradiction(format!(
+            "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS={min} is greater than KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS={max}"
+        ));
+        return None;
+    }
+    Some(limits)
 }
 
 /// Host and port that clients are told.
@@ -412,6 +465,8 @@ impl Common {
             readahead_segments: self.readahead_segments,
             auto_create_topics: self.auto_create_topics,
             auto_create_partitions: self.auto_create_partitions,
+            topic_defaults: self.topic_defaults,
+            groups: self.groups,
             startup_timeout: self.startup_timeout,
             shown: Vec::new(),
         };

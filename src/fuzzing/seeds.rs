@@ -2,11 +2,15 @@
 //! starts with `bad-` refused; so a change of a format shows here. Write them again with `make fuzz-seeds`.
 
 use super::TARGETS;
+use crate::actors::group::offsets::{Block, Committed};
+use crate::actors::group::value::{self, GroupValue, MemberValue, Phase, Protocol};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey, ProducerEpoch, ProducerId};
 use crate::ids::{Seq, TopicId, WriterId};
 use crate::metadata::keys::Keys;
-use crate::metadata::model::{self, CheckpointRef, ClusterValue, CounterValue, DeletedTopicValue, FORMAT, LiveValue};
-use crate::metadata::model::{PartitionValue, TopicState, TopicValue, WriterState, WriterValue};
+use crate::metadata::model::{self, BrokerConfigsValue, CheckpointRef, ClusterValue, CounterValue, DeletedTopicValue};
+use crate::metadata::model::{
+    FORMAT, LiveValue, PartitionValue, ShardValue, TopicState, TopicValue, WriterState, WriterValue,
+};
 use crate::protocol::api::{APIS, Api};
 use crate::protocol::compression::{Codec, compress};
 use crate::protocol::guard::tests::populated;
@@ -250,6 +254,28 @@ fn checkpoints() -> Vec<Seed> {
     ]
 }
 
+fn group() -> GroupValue {
+    let member = MemberValue {
+        id: "c-1".into(),
+        instance: Some("i".into()),
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        rebalance_timeout_ms: 300_000,
+        session_timeout_ms: 45_000,
+        protocols: vec![Protocol { name: "range".into(), metadata: Bytes::from_static(b"\0\0\0\0\0\0") }],
+        assignment: Bytes::from_static(b"\0\0\0\0\0\0"),
+    };
+    GroupValue {
+        generation: 3,
+        protocol_type: Some("consumer".into()),
+        protocol: Some("range".into()),
+        leader: Some("c-1".into()),
+        phase: Phase::Stable,
+        since_ms: super::NOW_MS,
+        members: vec![member],
+    }
+}
+
 fn metadata() -> Vec<Seed> {
     let topic = TopicId(uuid::Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef));
     let key = PartitionKey { topic, partition: PartitionIndex(12) };
@@ -277,7 +303,23 @@ fn metadata() -> Vec<Seed> {
     let writer =
         WriterValue { v: FORMAT, node: BrokerId(1), state: WriterState::Fenced, head: Seq(41), nonce, checkpoint };
     let deleted = DeletedTopicValue { v: FORMAT, name: "orders".into(), id: topic, partitions: 12, deleted_ms: 7 };
+    let dynamic = [("log.retention.ms", "1000"), ("message.max.bytes", "x"), ("num.partitions", "3")];
+    let dynamic = dynamic.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    let dynamic = BrokerConfigsValue { v: FORMAT, configs: dynamic };
+    let shard = ShardValue { v: FORMAT, owner: Some(WriterId(2)), epoch: LeaderEpoch(3) };
+    let committed = Committed {
+        offset: Offset(300),
+        leader_epoch: LeaderEpoch(-1),
+        metadata: "note".into(),
+        commit_ms: super::NOW_MS,
+        expire_ms: None,
+    };
+    let block = Block { topic, slots: [(5, committed)].into() };
     let mut out: Vec<Seed> = vec![
+        seed("metadata_value", "ok-broker-configs", model::encode(&dynamic)),
+        seed("metadata_key", "ok-broker-configs", keys.broker_configs(Some(BrokerId(7)))),
+        seed("metadata_key", "ok-default-configs", keys.broker_configs(None)),
+        seed("metadata_key", "bad-broker", format!("{}settings/-1", keys.root())),
         seed("metadata_value", "ok-cluster", model::encode(&ClusterValue { v: FORMAT, cluster_id: "AAAA".into() })),
         seed("metadata_value", "ok-counter", model::encode(&CounterValue { v: FORMAT, next: u64::MAX })),
         seed("metadata_value", "ok-writer", model::encode(&writer)),
@@ -293,12 +335,22 @@ fn metadata() -> Vec<Seed> {
         seed("metadata_key", "ok-partition", keys.partition(&key)),
         seed("metadata_key", "ok-topic", keys.topic("orders/x")),
         seed("metadata_key", "ok-deleted", keys.deleted(topic)),
+        seed("metadata_key", "ok-shard", keys.shard(49)),
+        seed("metadata_key", "ok-group", keys.group("a/o/t/1 ü")),
+        seed("metadata_key", "ok-group-offsets", keys.group_offsets("readers", "orders", 3)),
+        seed("metadata_key", "ok-group-writes", keys.group_writes(WriterId(0xabc))),
+        seed("metadata_key", "bad-group-second-spelling", format!("{}_g/%2f", keys.root())),
+        seed("metadata_value", "ok-shard", model::encode(&shard)),
+        seed("metadata_value", "ok-group", value::encode_group(&group())),
+        seed("metadata_value", "ok-offsets", value::encode_block(&block)),
+        seed("metadata_value", "bad-group-counts-4g", b"\x01\x02\0\0\0\0\0\xff\xff\xff\xff\x0f"),
         seed("metadata_key", "bad-other-cluster", Keys::new("other").topic("orders")),
         seed("metadata_key", "bad-second-spelling", format!("{}p/{topic}/+12", keys.root())),
         seed("metadata_key", "bad-braces", format!("{}deleted/{{{topic}}}", keys.root())),
     ];
     let change = |key: String, value: Bytes| [key.as_bytes(), b"\0", &value].concat();
     out.extend([
+        seed("metadata_image", "ok-configs", change(keys.broker_configs(None), model::encode(&dynamic))),
         seed("metadata_image", "ok-topic", change(keys.topic("orders"), model::encode(&named))),
         seed("metadata_image", "ok-partition", change(keys.partition(&key), model::encode(&partition))),
         seed("metadata_image", "ok-live", change(keys.live(WriterId(2)), model::encode(&live))),

@@ -5,10 +5,13 @@
 //! that the store is unavailable.
 
 use super::keys::Keys;
-use super::model::{self, ClusterValue, CounterValue, DeletedTopicValue, FORMAT, TopicState, TopicValue};
-use super::{Compare, MetadataError, MetadataStore, Op, Txn, TxnOutcome};
+use super::model::{self, BrokerConfigsValue, ClusterValue, CounterValue, DeletedTopicValue, FORMAT};
+use super::model::{TopicState, TopicValue};
+use super::{Compare, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::clock::Clock;
-use crate::ids::{ProducerId, TopicId, WriterId};
+use crate::ids::{BrokerId, ProducerId, TopicId, WriterId};
+use crate::protocol::config_change::ChangeError;
+use crate::protocol::config_defaults::Configs;
 use crate::rng;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -40,6 +43,19 @@ pub enum AdminError {
     /// No such topic.
     #[error("topic {0} does not exist")]
     UnknownTopic(String),
+    /// The number of partitions can only grow.
+    #[error("topic {topic} has {has} partition(s) already; {wanted} would not be more")]
+    NotMorePartitions {
+        /// The topic.
+        topic: String,
+        /// Partitions it has.
+        has: i32,
+        /// Partitions it was to have.
+        wanted: i32,
+    },
+    /// Configs are not changed like this.
+    #[error(transparent)]
+    Config(#[from] ChangeError),
     /// The store failed.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -83,7 +99,7 @@ impl Admin {
         let mut attempts = Attempts::default();
         loop {
             match attempts.txn(&*self.store, txn.clone()).await? {
-                Attempt::Committed => return Ok(value),
+                Attempt::Committed(_) => return Ok(value),
                 Attempt::Unknown => continue,
                 Attempt::Rejected => {}
             }
@@ -119,7 +135,104 @@ impl Admin {
                 ops: vec![Op::Delete(key.clone()), Op::Put(self.keys.deleted(id), model::encode(&deleted), None)],
             };
             match attempts.txn(&*self.store, txn).await? {
-                Attempt::Committed => return Ok(()),
+                Attempt::Committed(_) => return Ok(()),
+                Attempt::Unknown => {}
+                Attempt::Rejected => attempts.conflict(&key).await?,
+            }
+        }
+    }
+
+    /// Raises the number of partitions of the topic `name` to `partitions` if its id is (still) `id`. Returns the topic
+    /// and the revision at which it says so.
+    pub async fn create_partitions(
+        &self,
+        name: &str,
+        id: TopicId,
+        partitions: i32,
+    ) -> Result<(TopicValue, Revision), AdminError> {
+        self.update_topic(name, id, |topic, may_be_ours| {
+            if may_be_ours && topic.partitions == partitions {
+                return Ok(None);
+            }
+            if topic.partitions >= partitions {
+                let (topic, has) = (name.to_owned(), topic.partitions);
+                return Err(AdminError::NotMorePartitions { topic, has, wanted: partitions });
+            }
+            Ok(Some(TopicValue { partitions, ..topic.clone() }))
+        })
+        .await
+    }
+
+    /// Changes the configs of the topic `name` if its id is (still) `id`, or, with `validate_only`, only says whether
+    /// that can be done. `change` maps what is stored to what is to be stored; applied twice it must give the same.
+    /// Returns the revision that has the change.
+    pub async fn alter_topic_configs(
+        &self,
+        name: &str,
+        id: TopicId,
+        validate_only: bool,
+        change: impl Fn(&Configs) -> Result<Configs, ChangeError> + Send,
+    ) -> Result<Revision, AdminError> {
+        let decide = move |topic: &TopicValue, _: bool| {
+            let configs = change(&topic.configs)?;
+            let differs = configs != topic.configs && !validate_only;
+            Ok(differs.then(|| TopicValue { configs, ..topic.clone() }))
+        };
+        Ok(self.update_topic(name, id, decide).await?.1)
+    }
+
+    /// The same for the configs of a broker that are changed at run time, or with `None` of all brokers.
+    pub async fn alter_broker_configs(
+        &self,
+        node: Option<BrokerId>,
+        validate_only: bool,
+        change: impl Fn(&Configs) -> Result<Configs, ChangeError> + Send,
+    ) -> Result<Revision, AdminError> {
+        let key = self.keys.broker_configs(node);
+        let mut attempts = Attempts::default();
+        loop {
+            let found = attempts.read::<BrokerConfigsValue>(&*self.store, &key).await?;
+            let (before, mod_revision) = found.map_or_else(Default::default, |(value, r)| (value.configs, r));
+            let configs = change(&before)?;
+            if validate_only || configs == before {
+                return Ok(mod_revision);
+            }
+            let value = BrokerConfigsValue { v: FORMAT, configs };
+            let txn = Txn {
+                compares: vec![Compare::ModRevision(key.clone(), mod_revision)],
+                ops: vec![Op::Put(key.clone(), model::encode(&value), None)],
+            };
+            match attempts.txn(&*self.store, txn).await? {
+                Attempt::Committed(revision) => return Ok(revision),
+                Attempt::Unknown => {}
+                Attempt::Rejected => attempts.conflict(&key).await?,
+            }
+        }
+    }
+
+    /// Changes the topic `name` by compare-and-swap if its id is (still) `id`. `decide` gets the stored value, and
+    /// whether an earlier decision may be in it already; it returns the new value, or `None` to leave it. Returns what
+    /// is stored then, and the revision that has it.
+    async fn update_topic(
+        &self,
+        name: &str,
+        id: TopicId,
+        mut decide: impl FnMut(&TopicValue, bool) -> Result<Option<TopicValue>, AdminError> + Send,
+    ) -> Result<(TopicValue, Revision), AdminError> {
+        let key = self.keys.topic(name);
+        let mut attempts = Attempts::default();
+        loop {
+            let found = attempts.read::<TopicValue>(&*self.store, &key).await?;
+            let Some((topic, mod_revision)) = found.filter(|(topic, _)| topic.id == id) else {
+                return Err(AdminError::UnknownTopic(name.to_owned()));
+            };
+            let Some(value) = decide(&topic, attempts.any_unknown)? else { return Ok((topic, mod_revision)) };
+            let txn = Txn {
+                compares: vec![Compare::ModRevision(key.clone(), mod_revision)],
+                ops: vec![Op::Put(key.clone(), model::encode(&value), None)],
+            };
+            match attempts.txn(&*self.store, txn).await? {
+                Attempt::Committed(revision) => return Ok((value, revision)),
                 Attempt::Unknown => {}
                 Attempt::Rejected => attempts.conflict(&key).await?,
             }
@@ -190,7 +303,7 @@ pub async fn update<T: Serialize + DeserializeOwned>(
         let put = Op::Put(key.to_owned(), model::encode(&value), None);
         let txn = Txn { compares: vec![Compare::ModRevision(key.to_owned(), mod_revision)], ops: vec![put] };
         match attempts.txn(store, txn).await? {
-            Attempt::Committed => return Ok(value),
+            Attempt::Committed(_) => return Ok(value),
             Attempt::Unknown => {}
             Attempt::Rejected => attempts.conflict(key).await?,
         }
@@ -199,7 +312,7 @@ pub async fn update<T: Serialize + DeserializeOwned>(
 
 /// Outcome of one attempt at a transaction.
 enum Attempt {
-    Committed,
+    Committed(Revision),
     Rejected,
     Unknown,
 }
@@ -216,7 +329,7 @@ impl Attempts {
     /// One attempt; an unknown outcome is waited out, and an error once there were too many.
     async fn txn(&mut self, store: &dyn MetadataStore, txn: Txn) -> Result<Attempt, MetadataError> {
         match store.txn(txn).await {
-            Ok(TxnOutcome::Committed(_)) => Ok(Attempt::Committed),
+            Ok(TxnOutcome::Committed(revision)) => Ok(Attempt::Committed(revision)),
             Ok(TxnOutcome::Rejected(_)) => Ok(Attempt::Rejected),
             Err(error @ MetadataError::Unavailable { .. }) => {
                 self.any_unknown = true;

@@ -23,7 +23,10 @@ mod watch;
 /// How long a call may take unless [`EtcdSettings`] say otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Keys per page of a prefix read.
+/// What gRPC says of an answer above [`MESSAGE_BYTES_MAX`].
+const TOO_LARGE: &str = "message length too large";
+
+/// Keys per page of a prefix read, fewer where values are large.
 const PAGE_KEYS: i64 = 1000;
 
 /// How to reach etcd.
@@ -92,7 +95,7 @@ impl MetadataStore for EtcdStore {
     }
 
     async fn get_prefix(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), MetadataError> {
-        self.connections.get_prefix(prefix).await
+        self.connections.get_range(&KeyRange { first: prefix.to_owned(), end: prefix_end(prefix) }).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetadataError> {
@@ -118,8 +121,13 @@ impl MetadataStore for EtcdStore {
     }
 
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent> {
+        self.watch_from(prefix, prefix)
+    }
+
+    fn watch_from(&self, prefix: &str, first: &str) -> mpsc::Receiver<WatchEvent> {
         let (sender, receiver) = mpsc::channel(watch::EVENTS_MAX);
-        self.pool.spawn(watch::run(self.connections.clone(), prefix.to_owned(), sender));
+        let keys = KeyRange { first: first.to_owned(), end: prefix_end(prefix) };
+        self.pool.spawn(watch::run(self.connections.clone(), keys, sender));
         receiver
     }
 
@@ -150,21 +158,31 @@ impl MetadataStore for EtcdStore {
 }
 
 impl Connections {
-    /// All keys below `prefix` at one revision, in pages that fit a message.
-    async fn get_prefix(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), MetadataError> {
-        let options = GetOptions::new().with_prefix().with_limit(PAGE_KEYS);
-        let (mut entries, revision, mut more) = self.page(prefix.as_bytes().to_vec(), options).await?;
-        while more {
-            let last = entries.last().ok_or_else(|| MetadataError::Unavailable {
-                message: "etcd announces more keys and sends none".to_owned(),
-            })?;
-            let after_last = [last.key.as_bytes(), b"\0"].concat();
-            let options = GetOptions::new().with_range(prefix_end(prefix)).with_limit(PAGE_KEYS);
-            let (page, _, page_more) = self.page(after_last, options.with_revision(revision)).await?;
-            more = page_more && !page.is_empty();
+    /// All keys of the range at one revision, in pages that fit a message.
+    async fn get_range(&self, keys: &KeyRange) -> Result<(Vec<Entry>, Revision), MetadataError> {
+        let (mut entries, mut revision): (Vec<Entry>, _) = (Vec::new(), None);
+        let mut limit = PAGE_KEYS;
+        loop {
+            let from = match entries.last() {
+                Some(last) => [last.key.as_bytes(), b"\0"].concat(),
+                None => keys.start(),
+            };
+            let options = GetOptions::new().with_range(keys.end.clone()).with_limit(limit);
+            let options = revision.map_or(options.clone(), |revision| options.with_revision(revision));
+            let (page, at, more) = match self.page(from, options).await {
+                Err(error) if limit > 1 && error.to_string().contains(TOO_LARGE) => {
+                    limit = (limit / 4).max(1); // values of groups may have a megabyte each
+                    continue;
+                }
+                other => other?,
+            };
+            revision.get_or_insert(at);
+            let is_last = !more || page.is_empty();
             entries.extend(page);
+            if is_last {
+                return Ok((entries, revision.unwrap_or(at)));
+            }
         }
-        Ok((entries, revision))
     }
 
     async fn page(&self, key: Vec<u8>, options: GetOptions) -> Result<(Vec<Entry>, Revision, bool), MetadataError> {
@@ -177,6 +195,20 @@ impl Connections {
             }
         };
         self.call(request).await
+    }
+}
+
+/// Keys from `first` to before `end`.
+#[derive(Debug, Clone)]
+struct KeyRange {
+    first: String,
+    end: Vec<u8>,
+}
+
+impl KeyRange {
+    /// etcd has no empty key.
+    fn start(&self) -> Vec<u8> {
+        if self.first.is_empty() { vec![0] } else { self.first.clone().into_bytes() }
     }
 }
 

@@ -4,9 +4,10 @@
 //! Copies share what did not change: a change of one partition among 10,000 copies one shard of about 40.
 
 use super::keys::{Keys, ParsedKey};
-use super::model::{self, LiveValue, PartitionValue, TopicState, TopicValue};
+use super::model::{self, BrokerConfigsValue, LiveValue, PartitionValue, TopicState, TopicValue};
 use super::{Entry, MetadataError, Revision, WatchEvent};
 use crate::ids::{BrokerId, PartitionKey, TopicId, WriterId};
+use crate::protocol::config_defaults::Defaults;
 use crate::protocol::topic_config::TopicConfig;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ pub struct Topic {
     pub name: Arc<str>,
     /// Its stored value.
     pub value: TopicValue,
-    /// The configs that the broker acts on, parsed once per change of the topic.
+    /// The configs that the broker acts on, parsed once per change of the topic or of the defaults.
     pub config: TopicConfig,
 }
 
@@ -31,9 +32,21 @@ pub struct ClusterImage {
     names: Sharded<TopicId, Arc<str>>,
     partitions: Sharded<PartitionKey, Arc<PartitionValue>>,
     lives: Arc<BTreeMap<WriterId, Arc<LiveValue>>>,
+    /// What topics' configs fall back to in this process.
+    defaults: Arc<Defaults>,
 }
 
 impl ClusterImage {
+    /// An empty image whose topics will fall back to `defaults`.
+    pub fn with_defaults(defaults: Defaults) -> Self {
+        Self { defaults: Arc::new(defaults), ..Self::default() }
+    }
+
+    /// What topics' configs fall back to in this process.
+    pub fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
     /// The live topic of this name.
     pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
         self.topics.get(name).filter(|t| t.value.state == TopicState::Live)
@@ -81,6 +94,7 @@ impl ClusterImage {
         match event {
             WatchEvent::Snapshot { entries, revision } => {
                 let before = std::mem::take(self);
+                self.defaults = Arc::new(before.defaults.without_dynamic());
                 for entry in &entries {
                     if let Err(error) = self.put(keys, entry) {
                         warnings.push(error.to_string());
@@ -105,7 +119,7 @@ impl ClusterImage {
         match keys.parse(&entry.key) {
             Some(ParsedKey::Topic(name)) => {
                 let value: TopicValue = model::decode(entry)?;
-                let config = TopicConfig::from(&value.configs);
+                let config = TopicConfig::new(&value.configs, &self.defaults);
                 self.put_topic(Topic { name: name.into(), value, config });
             }
             Some(ParsedKey::Partition(key)) => self.partitions.insert(key, Arc::new(model::decode(entry)?)),
@@ -113,7 +127,11 @@ impl ClusterImage {
                 let live = Arc::new(model::decode(entry)?);
                 Arc::make_mut(&mut self.lives).insert(writer, live);
             }
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(ParsedKey::BrokerConfigs(node)) => {
+                let value: BrokerConfigsValue = model::decode(entry)?;
+                self.set_dynamic(node, &value.configs);
+            }
+            Some(_) | None => {} // no part of the image
         }
         Ok(())
     }
@@ -123,7 +141,8 @@ impl ClusterImage {
             Some(ParsedKey::Topic(name)) => self.remove_topic(&name),
             Some(ParsedKey::Partition(key)) => self.partitions.remove(&key),
             Some(ParsedKey::Live(writer)) => drop(Arc::make_mut(&mut self.lives).remove(&writer)),
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(ParsedKey::BrokerConfigs(node)) => self.set_dynamic(node, &BTreeMap::new()),
+            Some(_) | None => {} // no part of the image
         }
     }
 
@@ -145,8 +164,28 @@ impl ClusterImage {
                     Arc::make_mut(&mut self.lives).insert(writer, live.clone());
                 }
             }
-            Some(ParsedKey::Writer(_) | ParsedKey::Deleted(_)) | None => {}
+            Some(ParsedKey::BrokerConfigs(node)) => {
+                let kept = before.defaults.dynamic_of(node).cloned().unwrap_or_default();
+                self.set_dynamic(node, &kept);
+            }
+            Some(_) | None => {} // no part of the image
         }
+    }
+
+    /// Takes over dynamic broker configs; what topics do not set themselves changes with them.
+    fn set_dynamic(&mut self, node: Option<BrokerId>, configs: &BTreeMap<String, String>) {
+        let mut defaults = Defaults::clone(&self.defaults);
+        defaults.set_dynamic(node, configs);
+        if defaults == *self.defaults {
+            return;
+        }
+        for topic in Arc::make_mut(&mut self.topics).values_mut() {
+            let config = TopicConfig::new(&topic.value.configs, &defaults);
+            if config != topic.config {
+                Arc::make_mut(topic).config = config;
+            }
+        }
+        self.defaults = Arc::new(defaults);
     }
 
     fn put_topic(&mut self, topic: Topic) {
@@ -282,6 +321,38 @@ mod tests {
         assert!(image.topic("a").is_some(), "the old value is kept across a snapshot");
         image.apply(&keys, WatchEvent::Snapshot { entries: vec![], revision: 10 });
         assert!(image.topic("a").is_none(), "but not when the key is gone");
+    }
+
+    #[test]
+    fn topics_follow_dynamic_defaults() {
+        let (keys, mut image) = (KEYS(), ClusterImage::with_defaults(Defaults::new(BrokerId(1), Vec::new())));
+        let set = |value: &str| {
+            let configs = [("log.retention.ms".to_owned(), value.to_owned())].into();
+            model::encode(&BrokerConfigsValue { v: 1, configs })
+        };
+        let own = TopicValue { configs: [("retention.ms".to_owned(), "9".to_owned())].into(), ..topic(2) };
+        let retention = |image: &ClusterImage, name: &str| image.topic(name).unwrap().config.retention_ms;
+        let both = |image: &ClusterImage| (retention(image, "a"), retention(image, "own"));
+        image.apply(&keys, put(keys.topic("a"), model::encode(&topic(1)), 2));
+        image.apply(&keys, put(keys.topic("own"), model::encode(&own), 3));
+        assert_eq!(both(&image), (604_800_000, 9));
+        image.apply(&keys, put(keys.broker_configs(None), set("5"), 4));
+        assert_eq!(both(&image), (5, 9));
+        image.apply(&keys, put(keys.broker_configs(Some(BrokerId(2))), set("6"), 5));
+        assert_eq!(both(&image), (5, 9), "another broker's");
+        image.apply(&keys, put(keys.broker_configs(Some(BrokerId(1))), set("7"), 6));
+        assert_eq!(both(&image), (7, 9));
+        // An unreadable value leaves the old one, also across a snapshot; keys that are gone are forgotten.
+        let unreadable = put(keys.broker_configs(Some(BrokerId(1))), Bytes::from_static(b"x"), 7);
+        assert_eq!(image.apply(&keys, unreadable.clone()).len(), 1);
+        let WatchEvent::Put(unreadable) = unreadable else { unreachable!() };
+        let WatchEvent::Put(a) = put(keys.topic("a"), model::encode(&topic(1)), 2) else { unreachable!() };
+        let entries = vec![unreadable, a];
+        assert_eq!(image.apply(&keys, WatchEvent::Snapshot { entries, revision: 8 }).len(), 1);
+        assert_eq!(retention(&image, "a"), 7);
+        image.apply(&keys, WatchEvent::Delete { key: keys.broker_configs(Some(BrokerId(1))), revision: 9 });
+        assert_eq!(retention(&image, "a"), 604_800_000);
+        assert!(image.defaults().is_static());
     }
 
     #[test]

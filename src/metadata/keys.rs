@@ -9,9 +9,18 @@
 //! | `live/{writer}` | `LiveValue`, bound to a lease | at start |
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
+//! | `settings/{node}`, `settings/default` | `BrokerConfigsValue`: what was changed at run time | admin |
+//! | `c/{shard}` | `ShardValue`: who coordinates the groups of a shard | claim |
+//! | `_gw/{writer}` | `CounterValue`: number of the writer's last write of group keys | with each such write |
+//! | `_g/{group}` | a group's members (`actors::group::value`) | rebalance |
+//! | `_g/{group}/o/{topic}/{block}` | offsets of 64 partitions | commits, gathered |
 //! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
 
-use crate::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
+//!
+//! An underscore marks what changes all the time and is no part of the cluster image. It sorts before all letters, so that
+//! whoever follows the image can begin behind it.
+
+use crate::ids::{BrokerId, PartitionIndex, PartitionKey, TopicId, WriterId};
 
 /// Formats the keys of one cluster.
 #[derive(Debug, Clone)]
@@ -28,6 +37,11 @@ impl Keys {
     /// Prefix of every key of the cluster, with the trailing slash.
     pub fn root(&self) -> &str {
         &self.root
+    }
+
+    /// Where keys begin that may be part of the cluster image: behind those with an underscore.
+    pub fn image_first(&self) -> String {
+        format!("{}a", self.root)
     }
 
     /// The cluster's identity.
@@ -95,6 +109,15 @@ impl Keys {
         format!("{}t/", self.root)
     }
 
+    /// The configs of a broker that were changed at run time; with `None` those of all brokers. They sort beside what
+    /// else the cluster image is made of.
+    pub fn broker_configs(&self, node: Option<BrokerId>) -> String {
+        match node {
+            Some(node) => format!("{}settings/{node}", self.root),
+            None => format!("{}settings/default", self.root),
+        }
+    }
+
     /// A deleted topic whose data may still exist.
     pub fn deleted(&self, topic: TopicId) -> String {
         format!("{}deleted/{topic}", self.root)
@@ -105,6 +128,36 @@ impl Keys {
         format!("{}deleted/", self.root)
     }
 
+    /// A coordinator shard's owner.
+    pub fn shard(&self, shard: u32) -> String {
+        format!("{}c/{shard}", self.root)
+    }
+
+    /// Prefix of all coordinator shards.
+    pub fn shards(&self) -> String {
+        format!("{}c/", self.root)
+    }
+
+    /// Counts a writer's writes of group keys.
+    pub fn group_writes(&self, writer: WriterId) -> String {
+        format!("{}_gw/{:016x}", self.root, writer.0)
+    }
+
+    /// Prefix of everything stored of groups.
+    pub fn groups(&self) -> String {
+        format!("{}_g/", self.root)
+    }
+
+    /// A group's members.
+    pub fn group(&self, group: &str) -> String {
+        format!("{}_g/{}", self.root, escape(group))
+    }
+
+    /// A block of a group's offsets of a topic.
+    pub fn group_offsets(&self, group: &str, topic: &str, block: i32) -> String {
+        format!("{}_g/{}/o/{topic}/{block}", self.root, escape(group))
+    }
+
     /// What kind of key this is, or `None` for a key of a kind this version does not know.
     pub fn parse(&self, key: &str) -> Option<ParsedKey> {
         let rest = key.strip_prefix(&self.root)?;
@@ -113,6 +166,11 @@ impl Keys {
             "w" => parse_writer(rest).map(ParsedKey::Writer),
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
+            "settings" if rest == "default" => Some(ParsedKey::BrokerConfigs(None)),
+            "settings" => parse_number(rest).map(|node| ParsedKey::BrokerConfigs(Some(BrokerId(node)))),
+            "c" => parse_number(rest).map(ParsedKey::Shard),
+            "_gw" => parse_writer(rest).map(ParsedKey::GroupWrites),
+            "_g" => parse_group(rest),
             "deleted" => parse_topic(rest).map(ParsedKey::Deleted),
             "p" => {
                 let (topic, partition) = rest.split_once('/')?;
@@ -132,8 +190,52 @@ fn parse_topic(id: &str) -> Option<TopicId> {
 }
 
 fn parse_partition(index: &str) -> Option<PartitionIndex> {
-    let is_ours = index.bytes().all(|b| b.is_ascii_digit()) && (index == "0" || !index.starts_with('0'));
-    is_ours.then(|| index.parse().ok().map(PartitionIndex))?
+    parse_number(index).map(PartitionIndex)
+}
+
+fn parse_number<T: std::str::FromStr>(digits: &str) -> Option<T> {
+    let is_ours = digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    is_ours.then(|| digits.parse().ok())?
+}
+
+fn parse_group(rest: &str) -> Option<ParsedKey> {
+    let mut parts = rest.split('/');
+    let group = unescape(parts.next()?)?;
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (None, ..) => Some(ParsedKey::Group(group)),
+        (Some("o"), Some(topic), Some(block), None) if !topic.is_empty() => {
+            Some(ParsedKey::GroupOffsets(group, topic.to_owned(), parse_number(block)?))
+        }
+        _ => None,
+    }
+}
+
+/// Group ids may hold any character; what could be mistaken for the structure of a key becomes `%XX`.
+fn escape(group: &str) -> String {
+    let mut escaped = String::with_capacity(group.len());
+    for byte in group.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' => escaped.push(char::from(byte)),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
+}
+
+fn unescape(escaped: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(escaped.len());
+    let mut rest = escaped.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |b: Option<u8>| char::from(b?).to_digit(16);
+        let (high, low) = (digit(rest.next())?, digit(rest.next())?);
+        bytes.push((high * 16 + low) as u8);
+    }
+    let group = String::from_utf8(bytes).ok()?;
+    (escape(&group) == escaped).then_some(group)
 }
 
 fn parse_writer(hex: &str) -> Option<WriterId> {
@@ -152,6 +254,54 @@ pub enum ParsedKey {
     Partition(PartitionKey),
     /// `t/{name}`
     Topic(String),
+    /// `settings/{node}`, or `settings/default`
+    BrokerConfigs(Option<BrokerId>),
     /// `deleted/{topic_id}`
     Deleted(TopicId),
+    /// `c/{shard}`
+    Shard(u32),
+    /// `_gw/{writer}`
+    GroupWrites(WriterId),
+    /// `_g/{group}`
+    Group(String),
+    /// `_g/{group}/o/{topic}/{block}`
+    GroupOffsets(String, String, i32),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_sort_before_what_the_image_is_made_of() {
+        let keys = Keys::new("test");
+        let topic = TopicId(uuid::Uuid::from_u128(1));
+        let partition = keys.partition(&PartitionKey { topic, partition: PartitionIndex(0) });
+        for key in [keys.cluster(), keys.shard(0), keys.live(WriterId(1)), partition, keys.topic("a")] {
+            assert!(key >= keys.image_first(), "{key}");
+        }
+        let busy = [keys.group("zz"), keys.group_offsets("zz", "t", 1), keys.group_writes(WriterId(1))];
+        for key in busy {
+            assert!(key < keys.image_first(), "{key}");
+        }
+    }
+
+    #[test]
+    fn group_keys_of_any_id_are_unambiguous() {
+        let keys = Keys::new("test");
+        let group = "a/o/t/3 ü%";
+        assert_eq!(keys.group(group), "/kafscale/test/_g/a%2Fo%2Ft%2F3%20%C3%BC%25");
+        for group in [group, "", "plain-1._", "%2F", "\0\n"] {
+            assert_eq!(keys.parse(&keys.group(group)), Some(ParsedKey::Group(group.into())));
+            let offsets = keys.group_offsets(group, "t", 7);
+            assert_eq!(keys.parse(&offsets), Some(ParsedKey::GroupOffsets(group.into(), "t".into(), 7)));
+        }
+        for other in
+            ["_g/%2f", "_g/%", "_g/%zz", "_g/a b", "_g/a/o/t/07", "_g/a/o/t", "_g/a/o//1", "_g/a/o/t/1/2", "_g/a/x/t/1"]
+        {
+            assert_eq!(keys.parse(&format!("{}{other}", keys.root())), None, "{other}");
+        }
+        assert_eq!(keys.parse(&keys.shard(49)), Some(ParsedKey::Shard(49)));
+        assert_eq!(keys.parse(&keys.group_writes(WriterId(5))), Some(ParsedKey::GroupWrites(WriterId(5))));
+    }
 }

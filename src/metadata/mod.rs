@@ -4,6 +4,7 @@
 //! for `kafscale dev` (or in memory for simulations). One conformance suite runs against all of them.
 
 pub mod admin;
+pub mod coordination;
 pub mod embedded;
 pub mod etcd;
 pub mod image;
@@ -187,6 +188,12 @@ pub trait MetadataStore: Send + Sync + fmt::Debug + 'static {
     /// reconnection (with a new snapshot where events may have been missed). Ends when the receiver is dropped. A slow
     /// receiver gets a new snapshot, never an unbounded queue.
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent>;
+
+    /// The same for the keys below `prefix` from `first` on. A store may report the others, too.
+    fn watch_from(&self, prefix: &str, first: &str) -> mpsc::Receiver<WatchEvent> {
+        let _unused = first;
+        self.watch(prefix)
+    }
 
     /// Grants a lease that ends `ttl` after its last renewal.
     async fn lease_grant(&self, ttl: Duration) -> Result<LeaseId, MetadataError>;

@@ -102,6 +102,17 @@ pub struct PartitionValue {
     pub log_start: Offset,
 }
 
+/// Who coordinates the groups of a shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardValue {
+    /// Format number.
+    pub v: u32,
+    /// The writer that owns the shard, if any.
+    pub owner: Option<WriterId>,
+    /// Rises by one with every claim.
+    pub epoch: LeaderEpoch,
+}
+
 /// Life of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -126,6 +137,15 @@ pub struct TopicValue {
     pub configs: BTreeMap<String, String>,
     /// Whether it can be used.
     pub state: TopicState,
+}
+
+/// Broker configs that were changed at run time, of one broker or of all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerConfigsValue {
+    /// Format number.
+    pub v: u32,
+    /// By Kafka's names.
+    pub configs: BTreeMap<String, String>,
 }
 
 /// A deleted topic: its name is free, its data has still to be collected.

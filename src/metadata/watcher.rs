@@ -7,6 +7,7 @@
 use super::image::ClusterImage;
 use super::keys::{Keys, ParsedKey};
 use super::{Entry, MetadataStore, Revision, WatchEvent};
+use crate::protocol::config_defaults::Defaults;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,6 +38,11 @@ impl ImageFeed {
     pub fn new(image: Arc<ArcSwap<ClusterImage>>) -> Self {
         let revision = image.load().revision;
         Self { image, revision: Arc::new(watch::Sender::new(revision)) }
+    }
+
+    /// A feed whose topics fall back to `defaults`.
+    pub fn with_defaults(defaults: Defaults) -> Self {
+        Self::new(Arc::new(ArcSwap::from_pointee(ClusterImage::with_defaults(defaults))))
     }
 
     /// Where the image is published.
@@ -79,14 +85,15 @@ impl ImageFeed {
 
 /// Follows the cluster until the store ends the watch. Safe to start again at any time: a watch opens with a snapshot.
 pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
-    let mut watch = store.watch(keys.root());
+    let mut watch = store.watch_from(keys.root(), &keys.image_first());
     // The watch, not this function, keeps going; holding the store here would keep it alive for its own watcher.
     drop(store);
     let mut events = Vec::new();
     let mut warned = HashSet::new();
     while watch.recv_many(&mut events, BATCH_EVENTS_MAX).await > 0 {
-        // A writer's head moves with every flush and is no part of the image: not worth a copy, nor waking anybody.
-        events.retain(|event| !is_head(&keys, event));
+        // A writer's head moves with every flush, groups change with commits; neither is part of the image: not worth a
+        // copy, nor waking anybody.
+        events.retain(|event| !is_busy(&keys, event));
         if events.is_empty() {
             continue;
         }
@@ -103,10 +110,11 @@ pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
     }
 }
 
-fn is_head(keys: &Keys, event: &WatchEvent) -> bool {
+fn is_busy(keys: &Keys, event: &WatchEvent) -> bool {
+    use ParsedKey::{Group, GroupOffsets, GroupWrites, Writer};
     match event {
         WatchEvent::Put(Entry { key, .. }) | WatchEvent::Delete { key, .. } => {
-            matches!(keys.parse(key), Some(ParsedKey::Writer(_)))
+            matches!(keys.parse(key), Some(Writer(_) | Group(_) | GroupOffsets(..) | GroupWrites(_)))
         }
         WatchEvent::Snapshot { .. } => false,
     }

@@ -13,9 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Adds the broker's parts to every scrape.
-pub fn register(metrics: &Metrics, context: &Arc<NodeContext>, edge: &Arc<EdgeContext>, stores: &Stores) {
+pub fn register(
+    metrics: &Metrics,
+    context: &Arc<NodeContext>,
+    broker: &Arc<Broker>,
+    edge: &Arc<EdgeContext>,
+    stores: &Stores,
+) {
     let shared = context.clone();
     metrics.register("writer", move |families| writer(families, &shared));
+    let shared = broker.clone();
+    metrics.register("groups", move |families| groups(families, &shared));
     let shared = edge.clone();
     metrics.register("edge", move |families| connections(families, &shared));
     let shared = edge.broker.clone();
@@ -105,6 +113,14 @@ fn requests(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
     let reads = broker.reader.stats();
     let results = [(&[("result", "hit")][..], load(&reads.hits)), (&[("result", "miss")], load(&reads.misses))];
     families.counters("kafscale_cache_reads", "Chunks looked for in the block cache", results)
+}
+
+fn groups(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
+    let stats = broker.groups.stats();
+    families.gauge("kafscale_groups", "Consumer groups, those without members included", load(&stats.groups) as f64)?;
+    families.gauge("kafscale_group_members", "Members of consumer groups", load(&stats.members) as f64)?;
+    families.counter("kafscale_group_writes", "Transactions with groups and their offsets", load(&stats.writes))?;
+    families.counter("kafscale_group_keys_written", "Keys in these transactions", load(&stats.keys_written))
 }
 
 fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Result {

@@ -12,6 +12,7 @@ use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
 use crate::actors::context::NodeContext;
 use crate::actors::flusher::state::FlushLimits;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
+use crate::actors::group::{self, GroupConfig};
 use crate::actors::leadership;
 use crate::actors::membership::{LEASE_TTL, Membership};
 use crate::actors::runtime::{IoPool, Placement};
@@ -27,6 +28,7 @@ use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue};
 use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::watcher::{self, ImageFeed};
+use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
 use crate::storage::layout::Layout;
@@ -193,7 +195,7 @@ impl Node {
         let broker = start_loops(&config, &context, &stores, &maintenance, live, on_fatal).await?;
         let edge =
             Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
-        metrics::register(&state.metrics, &context, &edge, &stores);
+        metrics::register(&state.metrics, &context, &broker, &edge, &stores);
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);
         state.readiness.pass("startup");
@@ -241,6 +243,8 @@ impl Node {
         self.readiness.readiness.fail("startup", "stopping");
         self.shutdown.cancel();
         let finish = async {
+            // While connections are there to take the answers of those who wait for other members.
+            self.broker.groups.drain().await;
             for served in self.served {
                 drop(served.await);
             }
@@ -390,12 +394,16 @@ async fn start_loops(
     live: LiveValue,
     on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 ) -> Result<Arc<Broker>, NodeError> {
-    let feed = ImageFeed::default();
+    let feed = ImageFeed::with_defaults(Defaults::new(config.broker_id, config.topic_defaults.clone()));
     let (io, registry) = (&context.io, &context.registry);
     let (store, keys, followed) = (context.metadata.clone(), context.keys.clone(), feed.clone());
     supervise_loop("metadata-watcher", registry, io, move || {
         watcher::run(store.clone(), keys.clone(), followed.clone())
     });
+    let group_config = GroupConfig::of(context, feed.image().clone(), config.groups, on_fatal.clone());
+    let shard = context.shards.last().expect("there is a shard");
+    let groups = group::start(group_config, shard, registry.clone()).await;
+    let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;
     let limits = ReaderLimits {
         cache_bytes: config.cache_bytes - config.cache_bytes / 4,
         readahead_segments: config.readahead_segments as usize,
@@ -408,14 +416,17 @@ async fn start_loops(
         settings: BrokerSettings {
             auto_create_topics: config.auto_create_topics,
             default_partitions: config.auto_create_partitions,
+            log_dir: config.log_dir(),
             shown_configs: config.shown.clone(),
         },
         clock: context.clock,
         image: feed.image().clone(),
         directory: context.directory.clone(),
+        partitions: context.clone(),
         reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
         latencies: Default::default(),
+        groups,
     });
     // Clients must find the partitions' leaders in the first answer they get.
     feed.wait_until(Duration::from_secs(3600), |image| !image.brokers().is_empty()).await;

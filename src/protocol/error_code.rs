@@ -3,8 +3,11 @@
 //! Everything that may pass is answered with a code that clients retry. `UNKNOWN_SERVER_ERROR` is never used: the Java
 //! producer gives up on it, and what was in flight is then lost or written twice.
 
+use crate::actors::group::error::GroupError;
 use crate::actors::partition::handle::AppendError;
+use crate::broker::RaiseError;
 use crate::metadata::admin::AdminError;
+use crate::protocol::config_change::ChangeError;
 use crate::protocol::validate::RejectedBatch;
 use crate::storage::reader::ReadError;
 pub use kafka_protocol::ResponseError as ErrorCode;
@@ -58,8 +61,52 @@ pub fn of_admin(error: &AdminError) -> ErrorCode {
     match error {
         AdminError::TopicExists(_) => ErrorCode::TopicAlreadyExists,
         AdminError::UnknownTopic(_) => ErrorCode::UnknownTopicOrPartition,
+        AdminError::NotMorePartitions { .. } => ErrorCode::InvalidPartitions,
+        AdminError::Config(error) => of_change(error),
         // The change may have been applied; a retry finds out.
         AdminError::Metadata(_) => ErrorCode::RequestTimedOut,
+    }
+}
+
+/// Why configs are not changed.
+pub fn of_change(error: &ChangeError) -> ErrorCode {
+    match error {
+        ChangeError::Duplicate(_)
+        | ChangeError::NoValue(_)
+        | ChangeError::NotDynamic(_)
+        | ChangeError::BrokerValue(_) => ErrorCode::InvalidRequest,
+        ChangeError::NotAList(_) | ChangeError::Topic(_) => ErrorCode::InvalidConfig,
+    }
+}
+
+/// Why a log start was not raised, or why that is not known.
+pub fn of_raise(error: &RaiseError) -> ErrorCode {
+    match error {
+        RaiseError::NotOwned => ErrorCode::NotLeaderOrFollower,
+        RaiseError::Metadata(_) => ErrorCode::RequestTimedOut,
+    }
+}
+
+/// Why a group call failed.
+pub fn of_group(error: GroupError) -> ErrorCode {
+    match error {
+        GroupError::InvalidGroupId => ErrorCode::InvalidGroupId,
+        GroupError::InvalidSessionTimeout => ErrorCode::InvalidSessionTimeout,
+        GroupError::InconsistentProtocol => ErrorCode::InconsistentGroupProtocol,
+        GroupError::UnknownMemberId => ErrorCode::UnknownMemberId,
+        GroupError::IllegalGeneration => ErrorCode::IllegalGeneration,
+        GroupError::RebalanceInProgress => ErrorCode::RebalanceInProgress,
+        GroupError::MemberIdRequired => ErrorCode::MemberIdRequired,
+        GroupError::MaxSizeReached => ErrorCode::GroupMaxSizeReached,
+        GroupError::FencedInstanceId => ErrorCode::FencedInstanceId,
+        GroupError::GroupIdNotFound => ErrorCode::GroupIdNotFound,
+        GroupError::NonEmptyGroup => ErrorCode::NonEmptyGroup,
+        GroupError::SubscribedToTopic => ErrorCode::GroupSubscribedToTopic,
+        GroupError::OffsetMetadataTooLarge => ErrorCode::OffsetMetadataTooLarge,
+        GroupError::TooManyOffsets => ErrorCode::InvalidCommitOffsetSize,
+        GroupError::Loading => ErrorCode::CoordinatorLoadInProgress,
+        GroupError::NotCoordinator => ErrorCode::NotCoordinator,
+        GroupError::NotAvailable => ErrorCode::CoordinatorNotAvailable,
     }
 }
 
@@ -74,9 +121,13 @@ mod tests {
         use AppendError::{Interrupted, NotLeader, Overloaded, PredecessorMissing};
         let appends = [NotLeader, Interrupted, Overloaded, PredecessorMissing];
         assert!(appends.iter().all(|e| of_append(e).is_retriable()));
+        let groups = [GroupError::Loading, GroupError::NotCoordinator, GroupError::NotAvailable];
+        assert!(groups.iter().all(|e| of_group(*e).is_retriable()));
         let read = ReadError::Store(StoreError::Unavailable { message: String::new() });
         assert!(of_read(&read).is_retriable());
         let admin = AdminError::Metadata(MetadataError::Unavailable { message: String::new() });
         assert!(of_admin(&admin).is_retriable());
+        let unknown = RaiseError::Metadata(MetadataError::Unavailable { message: String::new() });
+        assert!([RaiseError::NotOwned, unknown].iter().all(|e| of_raise(e).is_retriable()));
     }
 }

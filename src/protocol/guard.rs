@@ -112,6 +112,9 @@ const I32: Kind = Fixed(4);
 const I64: Kind = Fixed(8);
 const UUID: Kind = Fixed(16);
 
+/// A topic's name and some of its partitions.
+const PARTITIONS_OF_TOPIC: Kind = Struct(&[always(Str), always(Array(&I32))]);
+
 const fn between(min: i16, max: i16, kind: Kind) -> Field {
     Field { min, max, tag: None, kind }
 }
@@ -202,6 +205,81 @@ const SCHEMAS: &[Schema] = &[
             since(8, BOOL),
         ],
     },
+    Schema {
+        key: ApiKey::OffsetCommit,
+        flexible: 8,
+        body: &[
+            always(Str),
+            always(I32),
+            always(Str),
+            since(7, Str),
+            between(2, 4, I64),
+            always(Array(&Struct(&[
+                until(9, Str),
+                since(10, UUID),
+                always(Array(&Struct(&[always(I32), always(I64), since(6, I32), always(Str)]))),
+            ]))),
+        ],
+    },
+    Schema {
+        key: ApiKey::OffsetFetch,
+        flexible: 6,
+        body: &[
+            until(7, Str),
+            until(7, Array(&Struct(&[always(Str), always(Array(&I32))]))),
+            since(
+                8,
+                Array(&Struct(&[
+                    always(Str),
+                    since(9, Str),
+                    since(9, I32),
+                    always(Array(&Struct(&[until(9, Str), since(10, UUID), always(Array(&I32))]))),
+                ])),
+            ),
+            since(7, BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::JoinGroup,
+        flexible: 6,
+        body: &[
+            always(Str),
+            always(I32),
+            since(1, I32),
+            always(Str),
+            since(5, Str),
+            always(Str),
+            always(Array(&Struct(&[always(Str), always(Blob)]))),
+            since(8, Str),
+        ],
+    },
+    Schema { key: ApiKey::Heartbeat, flexible: 4, body: &[always(Str), always(I32), always(Str), since(3, Str)] },
+    Schema {
+        key: ApiKey::LeaveGroup,
+        flexible: 4,
+        body: &[always(Str), until(2, Str), since(3, Array(&Struct(&[always(Str), always(Str), since(5, Str)])))],
+    },
+    Schema {
+        key: ApiKey::SyncGroup,
+        flexible: 4,
+        body: &[
+            always(Str),
+            always(I32),
+            always(Str),
+            since(3, Str),
+            since(5, Str),
+            since(5, Str),
+            always(Array(&Struct(&[always(Str), always(Blob)]))),
+        ],
+    },
+    Schema { key: ApiKey::DescribeGroups, flexible: 5, body: &[always(Array(&Str)), since(3, BOOL)] },
+    Schema { key: ApiKey::ListGroups, flexible: 3, body: &[since(4, Array(&Str)), since(5, Array(&Str))] },
+    Schema { key: ApiKey::DeleteGroups, flexible: 2, body: &[always(Array(&Str))] },
+    Schema {
+        key: ApiKey::OffsetDelete,
+        flexible: i16::MAX,
+        body: &[always(Str), always(Array(&Struct(&[always(Str), always(Array(&Struct(&[always(I32)])))])))],
+    },
     Schema { key: ApiKey::FindCoordinator, flexible: 3, body: &[until(3, Str), since(1, I8), since(4, Array(&Str))] },
     Schema { key: ApiKey::ApiVersions, flexible: 3, body: &[since(3, Str), since(3, Str)] },
     Schema {
@@ -225,6 +303,14 @@ const SCHEMAS: &[Schema] = &[
         body: &[since(6, Array(&Struct(&[always(Str), always(UUID)]))), until(5, Array(&Str)), always(I32)],
     },
     Schema {
+        key: ApiKey::DeleteRecords,
+        flexible: 2,
+        body: &[
+            always(Array(&Struct(&[always(Str), always(Array(&Struct(&[always(I32), always(I64)])))]))),
+            always(I32),
+        ],
+    },
+    Schema {
         key: ApiKey::InitProducerId,
         flexible: 2,
         body: &[always(Str), always(I32), since(3, I64), since(3, I16)],
@@ -242,7 +328,72 @@ const SCHEMAS: &[Schema] = &[
         flexible: 4,
         body: &[always(Array(&Struct(&[always(I8), always(Str), always(Array(&Str))]))), always(BOOL), since(3, BOOL)],
     },
+    Schema {
+        key: ApiKey::AlterConfigs,
+        flexible: 2,
+        body: &[
+            always(Array(&Struct(&[always(I8), always(Str), always(Array(&Struct(&[always(Str), always(Str)])))]))),
+            always(BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::AlterReplicaLogDirs,
+        flexible: 2,
+        body: &[always(Array(&Struct(&[always(Str), always(Array(&PARTITIONS_OF_TOPIC))])))],
+    },
+    Schema { key: ApiKey::DescribeLogDirs, flexible: 2, body: &[always(Array(&PARTITIONS_OF_TOPIC))] },
+    Schema {
+        key: ApiKey::CreatePartitions,
+        flexible: 2,
+        body: &[
+            always(Array(&Struct(&[always(Str), always(I32), always(Array(&Struct(&[always(Array(&I32))])))]))),
+            always(I32),
+            always(BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::ElectLeaders,
+        flexible: 2,
+        body: &[since(1, I8), always(Array(&PARTITIONS_OF_TOPIC)), always(I32)],
+    },
+    Schema {
+        key: ApiKey::IncrementalAlterConfigs,
+        flexible: 1,
+        body: &[
+            always(Array(&Struct(&[
+                always(I8),
+                always(Str),
+                always(Array(&Struct(&[always(Str), always(I8), always(Str)]))),
+            ]))),
+            always(BOOL),
+        ],
+    },
+    Schema {
+        key: ApiKey::AlterPartitionReassignments,
+        flexible: 0,
+        body: &[
+            always(I32),
+            since(1, BOOL),
+            always(Array(&Struct(&[always(Str), always(Array(&Struct(&[always(I32), always(Array(&I32))])))]))),
+        ],
+    },
+    Schema {
+        key: ApiKey::ListPartitionReassignments,
+        flexible: 0,
+        body: &[always(I32), always(Array(&PARTITIONS_OF_TOPIC))],
+    },
+    Schema {
+        key: ApiKey::UpdateFeatures,
+        flexible: 0,
+        body: &[
+            always(I32),
+            always(Array(&Struct(&[always(Str), always(I16), until(0, BOOL), since(1, I8)]))),
+            since(1, BOOL),
+        ],
+    },
     Schema { key: ApiKey::DescribeCluster, flexible: 0, body: &[always(BOOL), since(1, I8), since(2, BOOL)] },
+    Schema { key: ApiKey::DescribeProducers, flexible: 0, body: &[always(Array(&PARTITIONS_OF_TOPIC))] },
+    Schema { key: ApiKey::ListConfigResources, flexible: 0, body: &[since(1, Array(&I8))] },
     Schema {
         key: ApiKey::DescribeTopicPartitions,
         flexible: 0,

@@ -3,17 +3,27 @@
 use super::*;
 use crate::protocol::api::APIS;
 use bytes::{Bytes, BytesMut};
+use kafka_protocol::messages::create_partitions_request::{CreatePartitionsAssignment, CreatePartitionsTopic};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic, ReplicaState};
+use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
+use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::sync_group_request::SyncGroupRequestAssignment;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use proptest::prelude::*;
@@ -26,6 +36,10 @@ fn text(s: &'static str) -> StrBytes {
 
 fn topic(s: &'static str) -> TopicName {
     TopicName(text(s))
+}
+
+fn group(s: &'static str) -> GroupId {
+    GroupId(text(s))
 }
 
 const ID: Uuid = Uuid::from_u128(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
@@ -49,13 +63,35 @@ fn decoded_len(key: ApiKey, version: i16, body: &Bytes) -> Option<usize> {
         ApiKey::ListOffsets => len::<ListOffsetsRequest>(version, body),
         ApiKey::Metadata => len::<MetadataRequest>(version, body),
         ApiKey::FindCoordinator => len::<FindCoordinatorRequest>(version, body),
+        ApiKey::OffsetCommit => len::<OffsetCommitRequest>(version, body),
+        ApiKey::OffsetFetch => len::<OffsetFetchRequest>(version, body),
+        ApiKey::JoinGroup => len::<JoinGroupRequest>(version, body),
+        ApiKey::Heartbeat => len::<HeartbeatRequest>(version, body),
+        ApiKey::LeaveGroup => len::<LeaveGroupRequest>(version, body),
+        ApiKey::SyncGroup => len::<SyncGroupRequest>(version, body),
+        ApiKey::DescribeGroups => len::<DescribeGroupsRequest>(version, body),
+        ApiKey::ListGroups => len::<ListGroupsRequest>(version, body),
+        ApiKey::DeleteGroups => len::<DeleteGroupsRequest>(version, body),
+        ApiKey::OffsetDelete => len::<OffsetDeleteRequest>(version, body),
         ApiKey::ApiVersions => len::<ApiVersionsRequest>(version, body),
         ApiKey::CreateTopics => len::<CreateTopicsRequest>(version, body),
         ApiKey::DeleteTopics => len::<DeleteTopicsRequest>(version, body),
+        ApiKey::DeleteRecords => len::<DeleteRecordsRequest>(version, body),
         ApiKey::InitProducerId => len::<InitProducerIdRequest>(version, body),
         ApiKey::OffsetForLeaderEpoch => len::<OffsetForLeaderEpochRequest>(version, body),
         ApiKey::DescribeConfigs => len::<DescribeConfigsRequest>(version, body),
+        ApiKey::AlterConfigs => len::<AlterConfigsRequest>(version, body),
+        ApiKey::AlterReplicaLogDirs => len::<AlterReplicaLogDirsRequest>(version, body),
+        ApiKey::DescribeLogDirs => len::<DescribeLogDirsRequest>(version, body),
+        ApiKey::CreatePartitions => len::<CreatePartitionsRequest>(version, body),
+        ApiKey::ElectLeaders => len::<ElectLeadersRequest>(version, body),
+        ApiKey::IncrementalAlterConfigs => len::<IncrementalAlterConfigsRequest>(version, body),
+        ApiKey::AlterPartitionReassignments => len::<AlterPartitionReassignmentsRequest>(version, body),
+        ApiKey::ListPartitionReassignments => len::<ListPartitionReassignmentsRequest>(version, body),
+        ApiKey::UpdateFeatures => len::<UpdateFeaturesRequest>(version, body),
         ApiKey::DescribeCluster => len::<DescribeClusterRequest>(version, body),
+        ApiKey::DescribeProducers => len::<DescribeProducersRequest>(version, body),
+        ApiKey::ListConfigResources => len::<ListConfigResourcesRequest>(version, body),
         ApiKey::DescribeTopicPartitions => len::<DescribeTopicPartitionsRequest>(version, body),
         other => panic!("{other:?} has a schema but no case here"),
     }
@@ -162,6 +198,11 @@ pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
             };
             encoded(request, version)
         }
+        ApiKey::DeleteRecords => {
+            let partitions = vec![DeleteRecordsPartition::default().with_partition_index(1).with_offset(-1); 2];
+            let asked = DeleteRecordsTopic::default().with_name(topic("orders")).with_partitions(partitions);
+            encoded(DeleteRecordsRequest::default().with_topics(vec![asked]), version)
+        }
         ApiKey::InitProducerId => {
             let request = InitProducerIdRequest::default().with_transactional_id(Some(TransactionalId(text("tx"))));
             encoded(request, version)
@@ -178,14 +219,183 @@ pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
                 vec![resource.clone().with_configuration_keys(keys), resource.with_configuration_keys(None)];
             encoded(DescribeConfigsRequest::default().with_resources(resources), version)
         }
+        ApiKey::AlterConfigs => {
+            let config =
+                |value| alter_configs_request::AlterableConfig::default().with_name(text("a")).with_value(value);
+            let resource = alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("orders"))
+                .with_configs(vec![config(Some(text("1"))), config(None)]);
+            encoded(AlterConfigsRequest::default().with_resources(vec![resource; 2]), version)
+        }
+        ApiKey::AlterReplicaLogDirs => {
+            let asked = alter_replica_log_dirs_request::AlterReplicaLogDirTopic::default()
+                .with_name(topic("orders"))
+                .with_partitions(vec![1, 2]);
+            let dir = alter_replica_log_dirs_request::AlterReplicaLogDir::default()
+                .with_path(text("/logs"))
+                .with_topics(vec![asked; 2]);
+            encoded(AlterReplicaLogDirsRequest::default().with_dirs(vec![dir; 2]), version)
+        }
+        ApiKey::DescribeLogDirs => {
+            let asked = describe_log_dirs_request::DescribableLogDirTopic::default()
+                .with_topic(topic("orders"))
+                .with_partitions(vec![1, 2]);
+            encoded(DescribeLogDirsRequest::default().with_topics(Some(vec![asked; 2])), version)
+        }
+        ApiKey::CreatePartitions => {
+            let assignment = CreatePartitionsAssignment::default().with_broker_ids(vec![BrokerId(1), BrokerId(2)]);
+            let asked = CreatePartitionsTopic::default().with_name(topic("orders")).with_count(3);
+            let topics = vec![asked.clone().with_assignments(Some(vec![assignment])), asked.with_assignments(None)];
+            encoded(CreatePartitionsRequest::default().with_topics(topics), version)
+        }
+        ApiKey::ElectLeaders => {
+            let asked = elect_leaders_request::TopicPartitions::default()
+                .with_topic(topic("orders"))
+                .with_partitions(vec![1, 2]);
+            let kind = i8::from(version >= 1);
+            let request = ElectLeadersRequest::default().with_election_type(kind);
+            encoded(request.with_topic_partitions(Some(vec![asked; 2])), version)
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let config = incremental_alter_configs_request::AlterableConfig::default().with_name(text("a"));
+            let configs =
+                vec![config.clone().with_config_operation(2).with_value(Some(text("b"))), config.with_value(None)];
+            let resource = incremental_alter_configs_request::AlterConfigsResource::default()
+                .with_resource_type(2)
+                .with_resource_name(text("orders"))
+                .with_configs(configs);
+            encoded(IncrementalAlterConfigsRequest::default().with_resources(vec![resource; 2]), version)
+        }
+        ApiKey::AlterPartitionReassignments => {
+            let partition = alter_partition_reassignments_request::ReassignablePartition::default();
+            let partitions =
+                vec![partition.clone().with_replicas(Some(vec![BrokerId(1)])), partition.with_replicas(None)];
+            let asked = alter_partition_reassignments_request::ReassignableTopic::default()
+                .with_name(topic("orders"))
+                .with_partitions(partitions);
+            encoded(AlterPartitionReassignmentsRequest::default().with_topics(vec![asked; 2]), version)
+        }
+        ApiKey::ListPartitionReassignments => {
+            let asked = list_partition_reassignments_request::ListPartitionReassignmentsTopics::default()
+                .with_name(topic("orders"))
+                .with_partition_indexes(vec![1, 2]);
+            encoded(ListPartitionReassignmentsRequest::default().with_topics(Some(vec![asked])), version)
+        }
+        ApiKey::UpdateFeatures => {
+            let update = update_features_request::FeatureUpdateKey::default().with_feature(text("group.version"));
+            encoded(UpdateFeaturesRequest::default().with_feature_updates(vec![update; 2]), version)
+        }
         ApiKey::DescribeCluster => encoded(DescribeClusterRequest::default(), version),
+        ApiKey::DescribeProducers => {
+            let asked = describe_producers_request::TopicRequest::default()
+                .with_name(topic("orders"))
+                .with_partition_indexes(vec![1, 2]);
+            encoded(DescribeProducersRequest::default().with_topics(vec![asked; 2]), version)
+        }
+        ApiKey::ListConfigResources => {
+            let types = if version >= 1 { vec![2, 4] } else { vec![] };
+            encoded(ListConfigResourcesRequest::default().with_resource_types(types), version)
+        }
         ApiKey::DescribeTopicPartitions => {
             let cursor = Cursor::default().with_topic_name(topic("orders")).with_partition_index(4);
             let topics = vec![TopicRequest::default().with_name(topic("orders")); 2];
             let request = DescribeTopicPartitionsRequest::default().with_topics(topics).with_cursor(Some(cursor));
             encoded(request, version)
         }
+        ApiKey::OffsetCommit => encoded(offset_commit(version), version),
+        ApiKey::OffsetFetch => encoded(offset_fetch(version), version),
+        ApiKey::JoinGroup => encoded(join_group(version), version),
+        ApiKey::Heartbeat => {
+            let request = HeartbeatRequest::default().with_group_id(group("g")).with_member_id(text("m"));
+            encoded(request.with_group_instance_id((version >= 3).then(|| text("i"))), version)
+        }
+        ApiKey::LeaveGroup => encoded(leave_group(version), version),
+        ApiKey::SyncGroup => encoded(sync_group(version), version),
+        ApiKey::DescribeGroups | ApiKey::ListGroups | ApiKey::DeleteGroups | ApiKey::OffsetDelete => {
+            populated_group_admin(key, version)
+        }
         other => panic!("{other:?} has a schema but no case here"),
+    }
+}
+
+fn offset_commit(version: i16) -> OffsetCommitRequest {
+    let partition = OffsetCommitRequestPartition::default().with_committed_metadata(Some(text("note")));
+    let partitions = vec![partition.clone(), partition.with_committed_metadata(None)];
+    let asked = OffsetCommitRequestTopic::default().with_name(topic("orders")).with_partitions(partitions);
+    let request =
+        OffsetCommitRequest::default().with_group_id(group("g")).with_member_id(text("m")).with_topics(vec![asked]);
+    let instance = (version >= 7).then(|| text("i"));
+    request.with_group_instance_id(instance)
+}
+
+fn offset_fetch(version: i16) -> OffsetFetchRequest {
+    if version < 8 {
+        let asked = OffsetFetchRequestTopic::default().with_name(topic("orders")).with_partition_indexes(vec![1, 2]);
+        return OffsetFetchRequest::default().with_group_id(group("g")).with_topics(Some(vec![asked]));
+    }
+    let asked = OffsetFetchRequestTopics::default().with_name(topic("orders")).with_partition_indexes(vec![1, 2]);
+    let mut one = OffsetFetchRequestGroup::default().with_group_id(group("g"));
+    if version >= 9 {
+        one = one.with_member_id(Some(text("m"))).with_member_epoch(3);
+    }
+    let groups = vec![one.clone().with_topics(Some(vec![asked])), one.with_topics(None)];
+    OffsetFetchRequest::default().with_groups(groups).with_require_stable(true)
+}
+
+fn join_group(version: i16) -> JoinGroupRequest {
+    let protocol = JoinGroupRequestProtocol::default().with_name(text("range"));
+    let protocols = vec![protocol.clone().with_metadata(Bytes::from_static(b"abc")), protocol];
+    let request = JoinGroupRequest::default()
+        .with_group_id(group("g"))
+        .with_member_id(text("m"))
+        .with_protocol_type(text("consumer"))
+        .with_protocols(protocols);
+    let request = request.with_group_instance_id((version >= 5).then(|| text("i")));
+    request.with_reason((version >= 8).then(|| text("because")))
+}
+
+fn leave_group(version: i16) -> LeaveGroupRequest {
+    let request = LeaveGroupRequest::default().with_group_id(group("g"));
+    if version < 3 {
+        return request.with_member_id(text("m"));
+    }
+    let member = MemberIdentity::default().with_member_id(text("m")).with_group_instance_id(Some(text("i")));
+    request.with_members(vec![member.clone(), member.with_reason((version >= 5).then(|| text("because")))])
+}
+
+fn sync_group(version: i16) -> SyncGroupRequest {
+    let assignment = SyncGroupRequestAssignment::default().with_member_id(text("m"));
+    let request = SyncGroupRequest::default()
+        .with_group_id(group("g"))
+        .with_member_id(text("m"))
+        .with_assignments(vec![assignment.clone().with_assignment(Bytes::from_static(b"abc")), assignment]);
+    let request = request.with_group_instance_id((version >= 3).then(|| text("i")));
+    let named = (version >= 5).then(|| text("range"));
+    request.with_protocol_type(named.clone()).with_protocol_name(named)
+}
+
+fn populated_group_admin(key: ApiKey, version: i16) -> Bytes {
+    let groups = vec![group("a"), group("orders")];
+    match key {
+        ApiKey::DescribeGroups => encoded(DescribeGroupsRequest::default().with_groups(groups), version),
+        ApiKey::ListGroups => {
+            let mut request = ListGroupsRequest::default();
+            if version >= 4 {
+                request = request.with_states_filter(vec![text("Stable"), text("Empty")]);
+            }
+            if version >= 5 {
+                request = request.with_types_filter(vec![text("classic")]);
+            }
+            encoded(request, version)
+        }
+        ApiKey::DeleteGroups => encoded(DeleteGroupsRequest::default().with_groups_names(groups), version),
+        _ => {
+            let partitions = vec![OffsetDeleteRequestPartition::default().with_partition_index(4); 2];
+            let asked = OffsetDeleteRequestTopic::default().with_name(topic("orders")).with_partitions(partitions);
+            let request = OffsetDeleteRequest::default().with_group_id(group("g")).with_topics(vec![asked]);
+            encoded(request, version)
+        }
     }
 }
 
@@ -272,10 +482,37 @@ fn the_estimate_covers_the_codecs_structures() {
         size_of::<CreatableTopicConfig>(),
         size_of::<CreatableReplicaAssignment>(),
         size_of::<DeleteTopicState>(),
+        size_of::<CreatePartitionsTopic>(),
+        size_of::<CreatePartitionsAssignment>(),
+        size_of::<DeleteRecordsTopic>(),
+        size_of::<DeleteRecordsPartition>(),
         size_of::<OffsetForLeaderTopic>(),
         size_of::<OffsetForLeaderPartition>(),
         size_of::<DescribeConfigsResource>(),
+        size_of::<alter_configs_request::AlterConfigsResource>(),
+        size_of::<alter_configs_request::AlterableConfig>(),
+        size_of::<alter_replica_log_dirs_request::AlterReplicaLogDir>(),
+        size_of::<alter_replica_log_dirs_request::AlterReplicaLogDirTopic>(),
+        size_of::<describe_log_dirs_request::DescribableLogDirTopic>(),
+        size_of::<elect_leaders_request::TopicPartitions>(),
+        size_of::<alter_partition_reassignments_request::ReassignableTopic>(),
+        size_of::<alter_partition_reassignments_request::ReassignablePartition>(),
+        size_of::<list_partition_reassignments_request::ListPartitionReassignmentsTopics>(),
+        size_of::<update_features_request::FeatureUpdateKey>(),
+        size_of::<describe_producers_request::TopicRequest>(),
+        size_of::<incremental_alter_configs_request::AlterConfigsResource>(),
+        size_of::<incremental_alter_configs_request::AlterableConfig>(),
         size_of::<TopicRequest>(),
+        size_of::<OffsetCommitRequestTopic>(),
+        size_of::<OffsetCommitRequestPartition>(),
+        size_of::<OffsetFetchRequestTopic>(),
+        size_of::<OffsetFetchRequestTopics>(),
+        size_of::<OffsetFetchRequestGroup>(),
+        size_of::<JoinGroupRequestProtocol>(),
+        size_of::<MemberIdentity>(),
+        size_of::<SyncGroupRequestAssignment>(),
+        size_of::<OffsetDeleteRequestTopic>(),
+        size_of::<OffsetDeleteRequestPartition>(),
     ];
     assert!(sizes.iter().all(|s| *s <= STRUCT_BYTES), "{sizes:?}");
     assert!(size_of::<StrBytes>() <= STRING_BYTES && size_of::<TopicName>() <= STRING_BYTES);

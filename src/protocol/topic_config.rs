@@ -3,8 +3,9 @@
 //! Every name that Kafka accepts is accepted, checked as Kafka checks it, stored and shown, so that tools which set it
 //! work. [`Effect`] says whether it does anything here: a broker whose segments live in an object store has no use for,
 //! say, `preallocate`. Values are checked when a topic is created or altered; [`TopicConfig`] is computed once per
-//! change of a topic (by the cluster image), never per request.
+//! change of a topic or of the defaults (by the cluster image), never per request.
 
+use super::config_defaults::{Configs, Defaults};
 use std::collections::BTreeMap;
 
 /// Kafka's config types, with their numbers in DescribeConfigs.
@@ -197,11 +198,7 @@ pub fn definition(name: &str) -> Option<&'static ConfigDef> {
 /// Checks one value.
 pub fn check(name: &str, value: &str) -> Result<(), ConfigError> {
     let def = definition(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()))?;
-    def.check_value(value.trim()).map_err(|message| ConfigError::Value {
-        name: name.to_owned(),
-        value: value.to_owned(),
-        message,
-    })
+    def.check(value).map_err(|message| ConfigError::Value { name: name.to_owned(), value: value.to_owned(), message })
 }
 
 /// Checks all configs of a topic, each alone and then together.
@@ -227,6 +224,11 @@ fn effective<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
 }
 
 impl ConfigDef {
+    /// Says what is wrong with a value, if anything.
+    pub fn check(&self, value: &str) -> Result<(), String> {
+        self.check_value(value.trim())
+    }
+
     fn check_value(&self, value: &str) -> Result<(), String> {
         let number = match self.kind {
             ConfigType::Int => value.parse::<i32>().map(i64::from).map_err(|_| "not a 32-bit number")?,
@@ -273,7 +275,7 @@ impl ConfigDef {
 }
 
 /// The words of a list value.
-fn list(value: &str) -> impl Iterator<Item = &str> {
+pub fn list(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim).filter(|w| !w.is_empty())
 }
 
@@ -314,25 +316,33 @@ impl Default for TopicConfig {
     }
 }
 
-impl From<&BTreeMap<String, String>> for TopicConfig {
-    /// Values that do not parse (written by a later version) count as not set.
-    fn from(configs: &BTreeMap<String, String>) -> Self {
-        let default = Self::default();
-        let text = |name: &str| configs.get(name).map(|v| v.trim());
-        let long = |name: &str, default: i64| text(name).and_then(|v| v.parse().ok()).unwrap_or(default);
-        let policy = text("cleanup.policy").unwrap_or("delete");
+impl TopicConfig {
+    /// The values of a topic with these configs. One that is not valid (written by a later version) counts as not set.
+    pub fn new(configs: &Configs, defaults: &Defaults) -> Self {
+        let builtin = Self::default();
+        let text = |name: &str| {
+            let def = definition(name).expect("every name here is in the table");
+            let own = configs.get(name).filter(|value| def.check(value).is_ok());
+            own.map_or_else(|| defaults.value(def).0, String::as_str).trim()
+        };
+        let long = |name: &str, default: i64| text(name).parse().unwrap_or(default);
+        let policy = text("cleanup.policy");
         Self {
-            max_message_bytes: text("max.message.bytes")
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(default.max_message_bytes),
-            log_append_time: text("message.timestamp.type") == Some("LogAppendTime"),
-            timestamp_before_max_ms: long("message.timestamp.before.max.ms", default.timestamp_before_max_ms),
-            timestamp_after_max_ms: long("message.timestamp.after.max.ms", default.timestamp_after_max_ms),
-            retention_ms: long("retention.ms", default.retention_ms),
-            retention_bytes: long("retention.bytes", default.retention_bytes),
+            max_message_bytes: text("max.message.bytes").parse().unwrap_or(builtin.max_message_bytes),
+            log_append_time: text("message.timestamp.type") == "LogAppendTime",
+            timestamp_before_max_ms: long("message.timestamp.before.max.ms", builtin.timestamp_before_max_ms),
+            timestamp_after_max_ms: long("message.timestamp.after.max.ms", builtin.timestamp_after_max_ms),
+            retention_ms: long("retention.ms", builtin.retention_ms),
+            retention_bytes: long("retention.bytes", builtin.retention_bytes),
             delete: list(policy).any(|w| w == "delete"),
             compact: list(policy).any(|w| w == "compact"),
         }
+    }
+}
+
+impl From<&Configs> for TopicConfig {
+    fn from(configs: &Configs) -> Self {
+        Self::new(configs, &Defaults::default())
     }
 }
 

@@ -86,8 +86,29 @@ async function consume(bootstrap, topic, partition, count) {
   await cluster.disconnect();
 }
 
+async function group(bootstrap, topic, groupId, count) {
+  const consumer = client(bootstrap).consumer({ groupId });
+  await consumer.connect();
+  await consumer.subscribe({ topics: [topic], fromBeginning: true });
+  let read = 0;
+  await new Promise((resolve, reject) => {
+    process.stdin.resume().on("end", resolve);
+    consumer
+      .run({
+        autoCommitThreshold: 20,
+        eachMessage: async ({ partition, message }) => {
+          console.log(`${partition} ${message.offset} ${message.value}`);
+          read += 1;
+          if (read === Number(count)) resolve();
+        },
+      })
+      .catch(reject);
+  });
+  await consumer.disconnect(); // after the messages it has are handled and committed
+}
+
 const [command, ...args] = process.argv.slice(2);
-({ produce, consume })[command](...args).catch((error) => {
+({ produce, consume, group })[command](...args).catch((error) => {
   console.error(error);
   process.exitCode = 1;
 });

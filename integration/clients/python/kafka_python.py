@@ -1,9 +1,11 @@
 """Producer and consumer on kafka-python; see ../README.md for the arguments."""
 
 import sys
+import threading
 import time
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import CommitFailedError, RebalanceInProgressError
 
 DEADLINE_SEC = 60
 
@@ -38,5 +40,27 @@ def consume(bootstrap, topic, partition, count):
     consumer.close()
 
 
+def group(bootstrap, topic, group_id, count):
+    stop = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    consumer = KafkaConsumer(
+        bootstrap_servers=bootstrap, group_id=group_id, auto_offset_reset="earliest", enable_auto_commit=False
+    )
+    consumer.subscribe([topic])
+    read, committed = 0, False
+    while not committed or not (stop.is_set() or read == int(count) > 0):
+        left = int(count) - read if int(count) else 20
+        for messages in consumer.poll(100, max_records=max(1, min(left, 20))).values():
+            for message in messages:
+                print(message.partition, message.offset, message.value.decode(), flush=True)
+                read += 1
+        try:
+            consumer.commit()
+            committed = True
+        except (CommitFailedError, RebalanceInProgressError):
+            committed = False  # polling completes the rebalance; what was not committed is read again
+    consumer.close()
+
+
 if __name__ == "__main__":
-    {"produce": produce, "consume": consume}[sys.argv[1]](*sys.argv[2:])
+    {"produce": produce, "consume": consume, "group": group}[sys.argv[1]](*sys.argv[2:])

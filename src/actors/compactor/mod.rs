@@ -16,10 +16,10 @@ pub mod scrub;
 
 use crate::actors::context::NodeContext;
 use crate::actors::flusher::PointToCheckpoint;
+use crate::actors::partition::TakeSnapshot;
 use crate::actors::partition::view::{Extent, ObjectRef};
-use crate::actors::partition::{TakeSnapshot, Trimmed};
 use crate::actors::recovery::{self, Seed, WriterLog};
-use crate::broker::Broker;
+use crate::broker::{Broker, PartitionControl, RaiseError};
 use crate::ids::{Offset, PartitionKey, Seq};
 use crate::metadata::model::{CheckpointRef, WriterState};
 use crate::metadata::{MetadataError, Op, Revision, TXN_OPS_MAX, Txn};
@@ -82,6 +82,9 @@ pub enum MaintenanceError {
     /// The metadata store failed.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// A log start could not be raised.
+    #[error(transparent)]
+    Raise(#[from] RaiseError),
     /// A partition is restarting; its state is needed.
     #[error("partition {0} is not running; maintenance waits for it")]
     PartitionDown(PartitionKey),
@@ -289,26 +292,11 @@ impl Maintenance {
             let raised = plan::retained_log_start(&extents, log_start, ms, bytes, now_ms);
             raises.extend(raised.map(|to| (partition.key, to)));
         }
-        self.raise_log_starts(&raises).await
-    }
-
-    /// Raises log starts: in the metadata store first, then for readers.
-    pub async fn raise_log_starts(&mut self, raises: &[(PartitionKey, Offset)]) -> Result<(), MaintenanceError> {
         if raises.is_empty() {
             return Ok(());
         }
-        let context = &self.context;
-        let raised = context.ownership.raise_log_starts(&context.registration, raises).await;
-        match raised.map_err(|e| MetadataError::Unavailable { message: e.to_string() })? {
-            false => return Err(MaintenanceError::WriterStopped),
-            true => tracing::info!(partitions = raises.len(), "log start raised"),
-        }
-        let owned: BTreeMap<_, _> = context.owned_partitions().into_iter().collect();
-        for (key, log_start) in raises {
-            if let Some(addr) = owned.get(key).and_then(|o| o.actor.addr()) {
-                addr.do_send(Trimmed(*log_start));
-            }
-        }
+        self.context.raise_log_starts(&raises).await?;
+        tracing::info!(partitions = raises.len(), "log start raised by retention");
         Ok(())
     }
 

@@ -19,8 +19,9 @@ use crate::ids::Offset;
 use crate::sabotage::{self, Sabotage};
 use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
 use crate::trace::SpanLink;
-use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, Recipient};
+use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
 use handle::{Append, AppendError, AppendSink, Appended};
+use producers::ProducerSnapshot;
 use state::{Effect, Event, PartitionState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -55,6 +56,11 @@ pub struct Trimmed(pub Offset);
 #[derive(Debug, Message)]
 #[rtype(result = "PartitionSnapshot")]
 pub struct TakeSnapshot;
+
+/// Asks for the idempotent producers, committed batches only.
+#[derive(Debug, Message)]
+#[rtype(result = "Vec<ProducerSnapshot>")]
+pub struct ListProducers;
 
 /// The committed state of a partition; extents still name their objects.
 #[derive(Debug, actix::MessageResponse)]
@@ -233,6 +239,17 @@ impl Handler<TakeSnapshot> for Partition {
         let checkpoint =
             PartitionCheckpoint { key, log_start, next_offset: high_watermark, epochs, extents: Vec::new(), producers };
         PartitionSnapshot { checkpoint, extents }
+    }
+}
+
+impl Handler<ListProducers> for Partition {
+    type Result = MessageResult<ListProducers>;
+
+    fn handle(&mut self, _: ListProducers, _: &mut Self::Context) -> Self::Result {
+        let (high_watermark, now_ms) = (self.state.high_watermark(), self.clock.wall_ms());
+        let producers = self.state.producers_mut();
+        producers.expire(high_watermark, now_ms);
+        MessageResult(producers.snapshot(high_watermark))
     }
 }
 

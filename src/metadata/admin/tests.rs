@@ -81,6 +81,73 @@ async fn topics_are_created_once_and_deleted_by_id() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn partitions_only_grow() {
+    let admin = Admin::new(Arc::new(EmbeddedStore::in_memory()), keys());
+    let topic = create(&admin, "a").await.unwrap();
+    let (grown, revision) = admin.create_partitions("a", topic.id, 5).await.unwrap();
+    assert_eq!((grown.partitions, grown.id, revision > 0), (5, topic.id, true));
+    for wanted in [5, 4] {
+        let refused = admin.create_partitions("a", topic.id, wanted).await;
+        assert!(matches!(refused, Err(AdminError::NotMorePartitions { has: 5, .. })), "{wanted}: {refused:?}");
+    }
+    let other = TopicId(uuid::Uuid::from_u128(1));
+    assert!(matches!(admin.create_partitions("a", other, 9).await, Err(AdminError::UnknownTopic(_))));
+    assert!(matches!(admin.create_partitions("b", topic.id, 9).await, Err(AdminError::UnknownTopic(_))));
+}
+
+fn set(value: &str) -> impl Fn(&Configs) -> Result<Configs, ChangeError> {
+    let configs = Configs::from([("log.retention.ms".to_owned(), value.to_owned())]);
+    move |_| Ok(configs.clone())
+}
+
+#[tokio::test(start_paused = true)]
+async fn configs_change_or_are_only_checked() {
+    let store = Arc::new(EmbeddedStore::in_memory());
+    let admin = Admin::new(store.clone(), keys());
+    let refuse = |_: &Configs| Err(ChangeError::NotDynamic("x".to_owned()));
+    assert_eq!(admin.alter_broker_configs(None, true, set("5")).await.unwrap(), 0);
+    assert!(store.get(&keys().broker_configs(None)).await.unwrap().is_none());
+    let revision = admin.alter_broker_configs(None, false, set("5")).await.unwrap();
+    assert_eq!(admin.alter_broker_configs(None, false, set("5")).await.unwrap(), revision, "nothing to write");
+    let stored = store.get(&keys().broker_configs(None)).await.unwrap().unwrap();
+    assert_eq!(model::decode::<BrokerConfigsValue>(&stored).unwrap().configs["log.retention.ms"], "5");
+    assert!(matches!(admin.alter_broker_configs(None, false, refuse).await, Err(AdminError::Config(_))));
+
+    let topic = create(&admin, "a").await.unwrap();
+    let configs = async || {
+        let stored = store.get(&keys().topic("a")).await.unwrap().unwrap();
+        model::decode::<TopicValue>(&stored).unwrap().configs
+    };
+    admin.alter_topic_configs("a", topic.id, true, set("6")).await.unwrap();
+    assert!(configs().await.is_empty());
+    admin.alter_topic_configs("a", topic.id, false, set("6")).await.unwrap();
+    assert_eq!(configs().await["log.retention.ms"], "6");
+    let gone = admin.alter_topic_configs("b", topic.id, false, set("6")).await;
+    assert!(matches!(gone, Err(AdminError::UnknownTopic(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_of_a_config_change_is_resolved() {
+    for applied in [false, true] {
+        let admin = Admin::new(LosesAnswers::new(1..2, applied), keys());
+        assert!(
+            admin.alter_broker_configs(Some(BrokerId(1)), false, set("5")).await.unwrap() > 0,
+            "applied: {applied}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_answer_of_growing_is_resolved() {
+    for applied in [false, true] {
+        let admin = Admin::new(LosesAnswers::new(2..3, applied), keys());
+        let topic = create(&admin, "a").await.unwrap();
+        let (grown, _) = admin.create_partitions("a", topic.id, 5).await.unwrap();
+        assert_eq!(grown.partitions, 5, "applied: {applied}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn lost_answers_of_create_and_delete_are_resolved() {
     for applied in [false, true] {
         let admin = Admin::new(LosesAnswers::new(1..2, applied), keys());

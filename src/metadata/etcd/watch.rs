@@ -2,7 +2,7 @@
 //! whenever that chain may be broken (connection lost, member without leader, compaction, slow receiver).
 
 use super::connection::{Connection, Connections, Failure, text};
-use super::{MESSAGE_BYTES_MAX, entry};
+use super::{KeyRange, MESSAGE_BYTES_MAX, entry};
 use crate::metadata::{Revision, WatchEvent};
 use crate::rng;
 use etcd_client::{EventType, WatchOptions, WatchResponse, WatchStream};
@@ -32,11 +32,12 @@ enum End {
 }
 
 /// Runs until the receiver is dropped.
-pub(super) async fn run(connections: Arc<Connections>, prefix: String, sender: mpsc::Sender<WatchEvent>) {
+pub(super) async fn run(connections: Arc<Connections>, keys: KeyRange, sender: mpsc::Sender<WatchEvent>) {
+    let prefix = &keys.first;
     let mut backoff_ms = BACKOFF_MS_MIN;
     loop {
         let end = tokio::select! {
-            end = watch_once(&connections, &prefix, &sender) => end,
+            end = watch_once(&connections, &keys, &sender) => end,
             () = sender.closed() => End::ReceiverGone,
         };
         match end {
@@ -54,10 +55,10 @@ pub(super) async fn run(connections: Arc<Connections>, prefix: String, sender: m
     }
 }
 
-async fn watch_once(connections: &Connections, prefix: &str, sender: &mpsc::Sender<WatchEvent>) -> End {
+async fn watch_once(connections: &Connections, keys: &KeyRange, sender: &mpsc::Sender<WatchEvent>) -> End {
     // Room first: a snapshot that waited for a slow receiver would be old.
     let Ok(permit) = sender.reserve().await else { return End::ReceiverGone };
-    let (entries, revision) = match connections.get_prefix(prefix).await {
+    let (entries, revision) = match connections.get_range(keys).await {
         Ok(found) => found,
         Err(error) => return End::Failed { message: error.to_string(), delivered: false },
     };
@@ -67,7 +68,7 @@ async fn watch_once(connections: &Connections, prefix: &str, sender: &mpsc::Send
         Err(error) => return End::Failed { message: error.to_string(), delivered: false },
     };
     let limit = connections.request_timeout();
-    let (message, delivered) = match timeout(limit, open(&connection, prefix, revision + 1)).await {
+    let (message, delivered) = match timeout(limit, open(&connection, keys, revision + 1)).await {
         Ok(Ok(stream)) => match follow(stream, limit, sender).await {
             End::Failed { message, delivered } => (message, delivered),
             end => return end,
@@ -81,10 +82,10 @@ async fn watch_once(connections: &Connections, prefix: &str, sender: &mpsc::Send
     End::Failed { message, delivered }
 }
 
-async fn open(connection: &Connection, prefix: &str, from: Revision) -> Result<WatchStream, String> {
-    let options = WatchOptions::new().with_prefix().with_start_revision(from);
+async fn open(connection: &Connection, keys: &KeyRange, from: Revision) -> Result<WatchStream, String> {
+    let options = WatchOptions::new().with_range(keys.end.clone()).with_start_revision(from);
     let mut client = connection.client().watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX);
-    client.watch(prefix, Some(options)).await.map_err(|e| text(&e))
+    client.watch(keys.start(), Some(options)).await.map_err(|e| text(&e))
 }
 
 async fn follow(mut stream: WatchStream, limit: Duration, sender: &mpsc::Sender<WatchEvent>) -> End {

@@ -25,6 +25,10 @@ fn golden<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: T, json: &
 
 #[test]
 fn values_are_stored_as_ever() {
+    golden(
+        BrokerConfigsValue { v: 1, configs: [("log.retention.ms".to_owned(), "5".to_owned())].into() },
+        r#"{"v":1,"configs":{"log.retention.ms":"5"}}"#,
+    );
     golden(ClusterValue { v: 1, cluster_id: "a".repeat(22) }, r#"{"v":1,"cluster_id":"aaaaaaaaaaaaaaaaaaaaaa"}"#);
     golden(CounterValue { v: 1, next: 1001 }, r#"{"v":1,"next":1001}"#);
     golden(

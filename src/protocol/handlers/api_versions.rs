@@ -4,7 +4,8 @@ use super::ConnectionContext;
 use super::common::Call;
 use crate::protocol::api::APIS;
 use crate::protocol::error_code::ErrorCode;
-use kafka_protocol::messages::api_versions_response::ApiVersion;
+use crate::protocol::features;
+use kafka_protocol::messages::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use kafka_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use std::rc::Rc;
 
@@ -23,7 +24,25 @@ pub(super) async fn api_versions(
             .with_min_version(api.advertised_min)
             .with_max_version(api.max)
     });
-    ApiVersionsResponse::default().with_api_keys(keys.collect())
+    let features = features::supported();
+    // Clients of version 3 cannot read a feature that may be absent (level 0).
+    let readable = features.iter().filter(|f| call.version >= 4 || f.min > 0).map(|f| {
+        SupportedFeatureKey::default().with_name(f.name.into()).with_min_version(f.min).with_max_version(f.max)
+    });
+    let finalized = features.iter().map(|f| {
+        FinalizedFeatureKey::default()
+            .with_name(f.name.into())
+            .with_min_version_level(f.level)
+            .with_max_version_level(f.level)
+    });
+    let response = ApiVersionsResponse::default().with_api_keys(keys.collect());
+    if call.version < 3 || features.is_empty() {
+        return response;
+    }
+    response
+        .with_supported_features(readable.collect())
+        .with_finalized_features(finalized.collect())
+        .with_finalized_features_epoch(features::EPOCH)
 }
 
 /// Letters, digits, '-' and '.', with a letter or digit at both ends (KIP-511).

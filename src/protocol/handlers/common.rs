@@ -5,19 +5,24 @@ use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::view::PartitionView;
 use crate::broker::Broker;
 use crate::ids::{BrokerId, LeaderEpoch, PartitionIndex, PartitionKey, TopicId};
+use crate::metadata::admin::AdminError;
 use crate::metadata::image::{ClusterImage, Topic};
-use crate::protocol::error_code::ErrorCode;
+use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice;
 use futures::future::LocalBoxFuture;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often a handler that waits for the cluster image looks at it.
 const IMAGE_POLL_INTERVAL_MS: u64 = 5;
+/// How long a handler waits for the image to show its own change.
+const IMAGE_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// Decodes a request, or says why the connection must close: what follows cannot be understood either.
 pub(super) fn decode<Q: Decodable>(request: &Request) -> Result<Q, Reply> {
@@ -74,6 +79,47 @@ impl Call {
     pub fn deadline(&self, timeout_ms: i32, max: Duration) -> Instant {
         self.received + Duration::from_millis(timeout_ms.max(0) as u64).min(max)
     }
+}
+
+/// Why a part of an administrative request is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub code: ErrorCode,
+    /// For people; where the response has no room for it, only the code is sent.
+    pub message: String,
+}
+
+/// Refuses a part of a request.
+pub(super) fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { code, message: message.into() })
+}
+
+impl From<AdminError> for Refusal {
+    fn from(error: AdminError) -> Self {
+        Self { code: error_code::of_admin(&error), message: error.to_string() }
+    }
+}
+
+/// The topic of this name; one that no topic can have is simply not known, as in Kafka.
+pub(super) fn find_topic<'a>(image: &'a ClusterImage, name: &str) -> Result<&'a Arc<Topic>, Refusal> {
+    image.topic(name).ok_or_else(|| Refusal {
+        code: ErrorCode::UnknownTopicOrPartition,
+        message: format!("topic {name} does not exist"),
+    })
+}
+
+/// Values that are there more than once.
+pub(super) fn duplicates<'a>(names: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
+    let mut seen = BTreeSet::new();
+    names.filter(|name| !seen.insert(*name)).collect()
+}
+
+/// True if a manual assignment names different live brokers, at least one.
+pub(super) fn are_live(image: &ClusterImage, brokers: &[kafka_protocol::messages::BrokerId]) -> bool {
+    let live = image.brokers();
+    let different: BTreeSet<i32> = brokers.iter().map(|b| b.0).collect();
+    let all_live = different.iter().all(|b| live.contains_key(&BrokerId(*b)));
+    !different.is_empty() && different.len() == brokers.len() && all_live
 }
 
 /// A string of a response.
@@ -148,6 +194,11 @@ pub(super) fn nodes(ctx: &ConnectionContext, image: &ClusterImage) -> Vec<Node> 
         nodes.sort_by_key(|n| n.id);
     }
     nodes
+}
+
+/// Until when to wait for the image to show a change of our own that the metadata store has already.
+pub(super) fn soon() -> Instant {
+    crate::clock::monotonic() + IMAGE_WAIT_MAX
 }
 
 /// Waits until `done`, at most until `deadline`; says whether it came to be.

@@ -5,13 +5,22 @@
 //! order; **produce handlers append to their partitions before they await anything**. Replies are written in request
 //! order whatever order the futures finish in. A connection that closes drops its unfinished futures.
 
+mod alter_configs;
 mod api_versions;
 mod common;
 mod configs;
+mod delete_records;
+mod describe_producers;
+mod features;
 mod fetch;
 pub mod fetch_session;
+mod group_offsets;
+mod groups;
+mod log_dirs;
 mod metadata;
 mod offsets;
+mod partitions;
+mod placement;
 mod produce;
 mod producer_ids;
 #[cfg(test)]
@@ -84,7 +93,33 @@ pub fn dispatch(ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<
         Ok(ApiKey::InitProducerId) => serve(ctx, request, producer_ids::init_producer_id),
         Ok(ApiKey::CreateTopics) => serve(ctx, request, topics::create_topics),
         Ok(ApiKey::DeleteTopics) => serve(ctx, request, topics::delete_topics),
+        Ok(ApiKey::DeleteRecords) => serve(ctx, request, delete_records::delete_records),
+        Ok(ApiKey::AlterConfigs) => serve(ctx, request, alter_configs::alter_configs),
+        Ok(ApiKey::CreatePartitions) => serve(ctx, request, partitions::create_partitions),
         Ok(ApiKey::DescribeConfigs) => serve(ctx, request, configs::describe_configs),
+        Ok(ApiKey::AlterReplicaLogDirs) => serve(ctx, request, log_dirs::alter_replica_log_dirs),
+        Ok(ApiKey::DescribeLogDirs) => serve(ctx, request, log_dirs::describe_log_dirs),
+        Ok(ApiKey::ElectLeaders) => serve(ctx, request, placement::elect_leaders),
+        Ok(ApiKey::IncrementalAlterConfigs) => serve(ctx, request, alter_configs::incremental_alter_configs),
+        Ok(ApiKey::AlterPartitionReassignments) => serve(ctx, request, placement::alter_partition_reassignments),
+        Ok(ApiKey::ListPartitionReassignments) => serve(ctx, request, placement::list_partition_reassignments),
+        Ok(ApiKey::UpdateFeatures) => serve(ctx, request, features::update_features),
+        Ok(ApiKey::DescribeProducers) => serve(ctx, request, describe_producers::describe_producers),
+        Ok(ApiKey::ListConfigResources) => serve(ctx, request, configs::list_config_resources),
+        Ok(ApiKey::FindCoordinator) => serve(ctx, request, groups::find_coordinator),
+        Ok(ApiKey::JoinGroup) => {
+            let client_id = request.client_id.clone();
+            serve(ctx, request, move |ctx, join, call| groups::join_group(ctx, client_id, join, call))
+        }
+        Ok(ApiKey::SyncGroup) => serve(ctx, request, groups::sync_group),
+        Ok(ApiKey::Heartbeat) => serve(ctx, request, groups::heartbeat),
+        Ok(ApiKey::LeaveGroup) => serve(ctx, request, groups::leave_group),
+        Ok(ApiKey::DescribeGroups) => serve(ctx, request, groups::describe_groups),
+        Ok(ApiKey::ListGroups) => serve(ctx, request, groups::list_groups),
+        Ok(ApiKey::DeleteGroups) => serve(ctx, request, groups::delete_groups),
+        Ok(ApiKey::OffsetCommit) => serve(ctx, request, group_offsets::offset_commit),
+        Ok(ApiKey::OffsetFetch) => serve(ctx, request, group_offsets::offset_fetch),
+        Ok(ApiKey::OffsetDelete) => serve(ctx, request, group_offsets::offset_delete),
         _ => Box::pin(async move { Reply::Close(format!("api key {} has no handler", request.api_key)) }),
     }
 }

@@ -5,11 +5,12 @@
 //! and reported as 1: the object store keeps the copies.
 
 use super::ConnectionContext;
-use super::common::{self, Call, text};
+use super::common::{self, Call, Refusal, refuse, text};
 use crate::ids::TopicId;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::metadata::model::TopicValue;
-use crate::protocol::error_code::{self, ErrorCode};
+use crate::protocol::config_defaults::{Defaults, Source};
+use crate::protocol::error_code::ErrorCode;
 use crate::protocol::topic_config::{self, TOPIC_CONFIGS};
 use crate::protocol::topic_name;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
@@ -23,22 +24,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Partitions of one topic. Each is a metadata key; the whole cluster is meant to have some ten thousand.
-const PARTITIONS_MAX: i32 = 10_000;
+pub(super) const PARTITIONS_MAX: i32 = 10_000;
 /// Longest wait for leaders that a client may ask for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// What every topic's replication factor is reported as.
 const REPLICATION_FACTOR: i16 = 1;
-
-/// Why a topic is not created or deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Refusal {
-    code: ErrorCode,
-    message: String,
-}
-
-fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal { code, message: message.into() })
-}
 
 /// A topic to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +52,7 @@ pub(super) async fn create_topics(
     call: Call,
 ) -> CreateTopicsResponse {
     let deadline = call.deadline(request.timeout_ms, WAIT_MAX);
+    let image = ctx.broker.image.load_full();
     let mut count: HashMap<String, usize> = HashMap::new();
     request.topics.iter().for_each(|t| *count.entry(t.name.to_string()).or_default() += 1);
     let mut results = Vec::with_capacity(request.topics.len());
@@ -71,7 +62,7 @@ pub(super) async fn create_topics(
             // Like Kafka: one row for a name that was sent more than once.
             if count.remove(topic.name.as_str()).is_some() {
                 let refused = refuse(ErrorCode::InvalidRequest, "the request names this topic more than once");
-                results.push(creation_result(&topic.name, refused));
+                results.push(creation_result(&topic.name, refused, image.defaults()));
             }
             continue;
         }
@@ -79,7 +70,7 @@ pub(super) async fn create_topics(
         if let Ok((plan, Some(value))) = &outcome {
             created.push((plan.name.clone(), value.id));
         }
-        results.push(creation_result(&topic.name, outcome));
+        results.push(creation_result(&topic.name, outcome, image.defaults()));
     }
     if !created.is_empty() {
         let led = || created.iter().all(|(name, id)| common::is_led(&ctx.broker, name, *id));
@@ -98,10 +89,8 @@ async fn create(
     if validate_only {
         return Ok((plan, None));
     }
-    match ctx.broker.admin.create_topic(&plan.name, plan.partitions, plan.configs.clone()).await {
-        Ok(value) => Ok((plan, Some(value))),
-        Err(error) => refuse(error_code::of_admin(&error), error.to_string()),
-    }
+    let value = ctx.broker.admin.create_topic(&plan.name, plan.partitions, plan.configs.clone()).await?;
+    Ok((plan, Some(value)))
 }
 
 /// Checks a topic to create and fills in the defaults.
@@ -160,12 +149,9 @@ fn assigned_count(image: &ClusterImage, topic: &CreatableTopic) -> Result<i32, R
         let message = "manual assignments must name every partition from 0 on once";
         return refuse(ErrorCode::InvalidReplicaAssignment, message);
     }
-    let live = image.brokers();
     let factor = topic.assignments[0].broker_ids.len();
     for assignment in &topic.assignments {
-        let brokers: BTreeSet<i32> = assignment.broker_ids.iter().map(|b| b.0).collect();
-        let known = brokers.iter().all(|b| live.contains_key(&crate::ids::BrokerId(*b)));
-        if brokers.is_empty() || brokers.len() != assignment.broker_ids.len() || brokers.len() != factor || !known {
+        if assignment.broker_ids.len() != factor || !common::are_live(image, &assignment.broker_ids) {
             let index = assignment.partition_index;
             let message =
                 format!("assignment of partition {index} must name the same number of different live brokers");
@@ -175,7 +161,11 @@ fn assigned_count(image: &ClusterImage, topic: &CreatableTopic) -> Result<i32, R
     Ok(count as i32)
 }
 
-fn creation_result(name: &str, outcome: Result<(Plan, Option<TopicValue>), Refusal>) -> CreatableTopicResult {
+fn creation_result(
+    name: &str,
+    outcome: Result<(Plan, Option<TopicValue>), Refusal>,
+    defaults: &Defaults,
+) -> CreatableTopicResult {
     let result = CreatableTopicResult::default().with_name(common::topic_name(name));
     match outcome {
         Ok((plan, value)) => result
@@ -183,21 +173,21 @@ fn creation_result(name: &str, outcome: Result<(Plan, Option<TopicValue>), Refus
             .with_topic_id(value.map_or_else(uuid::Uuid::nil, |v| v.id.0))
             .with_num_partitions(plan.partitions)
             .with_replication_factor(REPLICATION_FACTOR)
-            .with_configs(Some(all_configs(&plan.configs))),
+            .with_configs(Some(all_configs(&plan.configs, defaults))),
         Err(refusal) => result.with_error_code(refusal.code.code()).with_error_message(Some(refusal.message.into())),
     }
 }
 
-fn all_configs(overrides: &BTreeMap<String, String>) -> Vec<CreatableTopicConfigs> {
+fn all_configs(overrides: &BTreeMap<String, String>, defaults: &Defaults) -> Vec<CreatableTopicConfigs> {
     TOPIC_CONFIGS
         .iter()
         .map(|def| {
-            let set = overrides.get(def.name);
-            let source = if set.is_some() { super::configs::SOURCE_TOPIC } else { super::configs::SOURCE_DEFAULT };
+            let own = overrides.get(def.name).map(|value| (value.as_str(), Source::Topic));
+            let (value, source) = own.unwrap_or_else(|| defaults.value(def));
             CreatableTopicConfigs::default()
                 .with_name(kafka_protocol::protocol::StrBytes::from_static_str(def.name))
-                .with_value(Some(text(set.map_or(def.default, String::as_str))))
-                .with_config_source(source)
+                .with_value(Some(text(value)))
+                .with_config_source(source as i8)
         })
         .collect()
 }
@@ -209,10 +199,19 @@ pub(super) async fn delete_topics(
 ) -> DeleteTopicsResponse {
     let deadline = call.deadline(request.timeout_ms, WAIT_MAX);
     let by_name = request.topic_names.into_iter().map(|name| DeleteTopicState::default().with_name(Some(name)));
+    let states: Vec<DeleteTopicState> = request.topics.into_iter().chain(by_name).collect();
+    let named = |state: &DeleteTopicState| (state.name.as_ref().map(|n| n.to_string()), state.topic_id);
+    let mut count: HashMap<_, usize> = HashMap::new();
+    states.iter().for_each(|state| *count.entry(named(state)).or_default() += 1);
     let mut deleted = Vec::new();
     let mut results = Vec::new();
-    for state in request.topics.into_iter().chain(by_name) {
-        let outcome = delete(&ctx, &state).await;
+    for state in states {
+        let outcome = match count.remove(&named(&state)) {
+            Some(1) => delete(&ctx, &state).await,
+            // Like Kafka: one row for a topic that was sent more than once, and it stays.
+            Some(_) => refuse(ErrorCode::InvalidRequest, "the request names this topic more than once"),
+            None => continue,
+        };
         let result = DeletableTopicResult::default();
         results.push(match outcome {
             Ok((name, id)) => {
@@ -244,10 +243,8 @@ pub(super) async fn delete_topics(
 async fn delete(ctx: &ConnectionContext, state: &DeleteTopicState) -> Result<(String, TopicId), Refusal> {
     let image = ctx.broker.image.load_full();
     let (name, id) = to_delete(&image, state)?;
-    match ctx.broker.admin.delete_topic(&name, id).await {
-        Ok(()) => Ok((name, id)),
-        Err(error) => refuse(error_code::of_admin(&error), error.to_string()),
-    }
+    ctx.broker.admin.delete_topic(&name, id).await?;
+    Ok((name, id))
 }
 
 fn to_delete(image: &ClusterImage, state: &DeleteTopicState) -> Result<(String, TopicId), Refusal> {
@@ -375,7 +372,7 @@ mod tests {
     #[test]
     fn every_config_is_reported() {
         let overrides = BTreeMap::from([("retention.ms".to_owned(), "5".to_owned())]);
-        let configs = all_configs(&overrides);
+        let configs = all_configs(&overrides, &Defaults::default());
         assert_eq!(configs.len(), TOPIC_CONFIGS.len());
         let set: Vec<_> = configs.iter().filter(|c| c.config_source == 1).collect();
         assert_eq!((set.len(), set[0].name.as_str(), set[0].value.as_deref()), (1, "retention.ms", Some("5")));

@@ -3,23 +3,38 @@
 //! [`Bed`] is a broker with in-memory stores. Its partitions append at once, or when told, or fail; the rest is real.
 
 mod admin;
+mod configs;
+mod data;
 mod fetch;
+mod groups;
+mod placement;
 mod produce;
+mod refusals;
 mod versions;
 
 use super::fetch_session::SessionCache;
 use super::{ConnectionContext, Reply, Request, dispatch};
+use crate::actors::group::handle::Groups;
+use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::group::{self, GroupConfig};
 use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef, ValidBatch};
+use crate::actors::partition::producers::{ProducerBatch, ProducerSnapshot};
 use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, PartitionView};
-use crate::broker::{Broker, BrokerSettings, Directory};
+use crate::actors::runtime::{IoPool, Placement};
+use crate::broker::{Broker, BrokerSettings, Directory, PartitionControl, RaiseError};
 use crate::clock::{Clock, monotonic};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey};
+use crate::ids::{ProducerEpoch, ProducerId, WriterId};
 use crate::metadata::admin::Admin;
+use crate::metadata::coordination::Coordination;
 use crate::metadata::embedded::EmbeddedStore;
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::Keys;
-use crate::metadata::watcher;
+use crate::metadata::model::LiveValue;
+use crate::metadata::ownership::Ownership;
+use crate::metadata::{MetadataStore, watcher};
 use crate::protocol::batch::StoredBatch;
+use crate::protocol::config_defaults::Defaults;
 use crate::storage::memory::MemoryStore;
 use crate::storage::reader::{LogReader, ReaderLimits};
 use crate::storage::{ObjectKey, ObjectStore};
@@ -32,6 +47,7 @@ use kafka_protocol::protocol::{Decodable, Request as KafkaRequest, StrBytes};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Wall time at the start of each test.
@@ -51,6 +67,7 @@ enum Behaviour {
 }
 
 /// A partition without actor and flusher.
+#[derive(Debug)]
 struct FakePartition {
     view: Arc<PartitionView>,
     behaviour: Mutex<Behaviour>,
@@ -101,10 +118,67 @@ impl AppendSink for FakePartition {
 /// Fakes of all partitions, as the broker's controller would have made them.
 type Partitions = Arc<Mutex<BTreeMap<PartitionKey, Arc<FakePartition>>>>;
 
+/// Trims the fakes' views, unless it is told to fail.
+#[derive(Debug, Default)]
+struct FakeControl {
+    partitions: Partitions,
+    failure: Mutex<Option<RaiseError>>,
+}
+
+#[async_trait::async_trait]
+impl PartitionControl for FakeControl {
+    async fn raise_log_starts(&self, raises: &[(PartitionKey, Offset)]) -> Result<(), RaiseError> {
+        if let Some(error) = self.failure.lock().unwrap().clone() {
+            return Err(error);
+        }
+        for (key, log_start) in raises {
+            let view = self.partitions.lock().unwrap()[key].view.clone();
+            view.update(view.high_watermark(), *log_start, |log| log.trim(*log_start));
+        }
+        Ok(())
+    }
+
+    async fn producers(&self, key: &PartitionKey) -> Option<Vec<ProducerSnapshot>> {
+        let next = self.partitions.lock().unwrap()[key].view.high_watermark();
+        if next == Offset(0) {
+            return Some(Vec::new());
+        }
+        let batch = ProducerBatch {
+            epoch: ProducerEpoch(2),
+            first_sequence: 5,
+            last_sequence: 7,
+            base: Offset(next.0 - 1),
+            next,
+        };
+        Some(vec![ProducerSnapshot { id: ProducerId(9), last_append_ms: NOW_MS, batches: vec![batch] }])
+    }
+}
+
+/// A real coordinator.
+async fn groups(store: Arc<dyn MetadataStore>, keys: &Keys, image: Arc<ArcSwap<ClusterImage>>, clock: Clock) -> Groups {
+    let live = LiveValue { v: 1, node: BrokerId(1), host: "h".into(), port: 1, rack: None, version: "0".into() };
+    let ownership = Ownership::new(store.clone(), keys.clone());
+    let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
+    let config = GroupConfig {
+        limits: CoordinatorLimits::default(),
+        coordination: Coordination::new(store.clone(), keys.clone(), &registration),
+        metadata: store,
+        image,
+        io: IoPool::current(),
+        clock,
+        suspended: Arc::default(),
+        stats: Arc::default(),
+        on_fatal: Arc::new(|fatal| panic!("{fatal}")),
+        shards: Arc::default(),
+    };
+    group::start(config, &Placement::Here, Arc::default()).await.unwrap()
+}
+
 /// A broker to talk to.
 struct Bed {
     ctx: Rc<ConnectionContext>,
     partitions: Partitions,
+    control: Arc<FakeControl>,
 }
 
 impl Bed {
@@ -112,21 +186,30 @@ impl Bed {
     async fn new(auto_create_topics: bool) -> Self {
         let clock = Clock::simulated(NOW_MS);
         let keys = Keys::new("test");
-        let store = Arc::new(EmbeddedStore::in_memory());
-        let feed = watcher::ImageFeed::default();
+        let store: Arc<dyn MetadataStore> = Arc::new(EmbeddedStore::in_memory());
+        let feed = watcher::ImageFeed::with_defaults(Defaults::new(BrokerId(1), Vec::new()));
         let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock));
+        let partitions = Partitions::default();
+        let control = Arc::new(FakeControl { partitions: partitions.clone(), ..FakeControl::default() });
+        let groups = groups(store.clone(), &keys, feed.image().clone(), clock).await;
         let broker = Arc::new(Broker {
             cluster_id: "test-cluster".into(),
             node: BrokerId(1),
-            settings: BrokerSettings { auto_create_topics, default_partitions: 2, shown_configs: Vec::new() },
+            settings: BrokerSettings {
+                auto_create_topics,
+                default_partitions: 2,
+                log_dir: "s3://bucket/test".into(),
+                shown_configs: Vec::new(),
+            },
             clock,
             image: feed.image().clone(),
             directory: Arc::new(Directory::default()),
+            partitions: control.clone(),
             reader: LogReader::new(objects, ReaderLimits { cache_bytes: 1 << 20, readahead_segments: 0 }),
             admin: Admin::new(store.clone(), keys.clone()),
             latencies: Default::default(),
+            groups,
         });
-        let partitions = Partitions::default();
         let mut revisions = feed.subscribe();
         tokio::task::spawn_local(async move { watcher::run(store, keys, feed).await });
         let (leader, led) = (broker.clone(), partitions.clone());
@@ -139,7 +222,7 @@ impl Bed {
         let peer = ([127, 0, 0, 1], 40_000).into();
         let sessions = Arc::new(SessionCache::default());
         let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded: Rc::new(|| false) };
-        Self { ctx: Rc::new(ctx), partitions }
+        Self { ctx: Rc::new(ctx), partitions, control }
     }
 
     /// Creates a topic and waits until it is led.

@@ -1,0 +1,275 @@
+//! What is not durable yet, and who waits for it. Pure.
+//!
+//! A key that changed is written once, with what it holds when its transaction begins, however often it changed before.
+//! One transaction is under way at a time, and two begin at least [`INTERVAL_MS`] apart; the first after a pause begins at
+//! once. So the number of writes depends on time, not on the number of commits. A key waits its turn: those that changed
+//! first are written first.
+
+use super::classic::Ms;
+use super::offsets::BlockKey;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Least time between the beginnings of two transactions, ms.
+pub const INTERVAL_MS: u64 = 50;
+/// Keys of one transaction; with the coordinator's own they stay below etcd's 128 operations.
+pub const KEYS_MAX: usize = 124;
+/// Bytes of one transaction's values, below etcd's limit for a request. One value may exceed it.
+pub const BATCH_BYTES_MAX: usize = 1_200_000;
+
+/// A group's id.
+pub type GroupId = Arc<str>;
+
+/// What of a group a key holds. The order matters: a group's state is its first key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// Its members.
+    State,
+    /// A block of its offsets.
+    Offsets(BlockKey),
+}
+
+/// A key to write.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WriteKey {
+    /// The group.
+    pub group: GroupId,
+    /// What of it.
+    pub part: Part,
+}
+
+impl WriteKey {
+    /// Most bytes of the metadata key.
+    fn len_max(&self) -> usize {
+        let topic = match &self.part {
+            Part::State => 0,
+            Part::Offsets((topic, _)) => topic.len(),
+        };
+        128 + 3 * self.group.len() + topic
+    }
+}
+
+type WaiterId = u64;
+
+struct Waiter<R> {
+    /// Keys that must be written first.
+    keys: usize,
+    since_ms: Ms,
+    reply: R,
+}
+
+/// See the module's documentation. `R` is what to do for a waiter.
+pub struct Writes<R> {
+    queue: VecDeque<WriteKey>,
+    dirty: BTreeMap<WriteKey, Vec<WaiterId>>,
+    in_flight: BTreeMap<WriteKey, Vec<WaiterId>>,
+    waiters: BTreeMap<WaiterId, Waiter<R>>,
+    next_waiter: WaiterId,
+    began_ms: Option<Ms>,
+}
+
+impl<R> Default for Writes<R> {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            dirty: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            next_waiter: 0,
+            began_ms: None,
+        }
+    }
+}
+
+impl<R> Writes<R> {
+    /// The key changed.
+    pub fn mark(&mut self, group: &GroupId, part: Part) {
+        let key = WriteKey { group: group.clone(), part };
+        if !self.dirty.contains_key(&key) {
+            self.queue.push_back(key.clone());
+            self.dirty.insert(key, Vec::new());
+        }
+    }
+
+    /// Keeps `reply` until everything that has changed of the group so far is durable; gives it back if it is.
+    pub fn wait(&mut self, now_ms: Ms, group: &GroupId, reply: R) -> Option<R> {
+        let id = self.next_waiter;
+        let mut keys = 0;
+        for map in [&mut self.dirty, &mut self.in_flight] {
+            let first = WriteKey { group: group.clone(), part: Part::State };
+            for (_, waiting) in map.range_mut(first..).take_while(|(key, _)| key.group == *group) {
+                waiting.push(id);
+                keys += 1;
+            }
+        }
+        if keys == 0 {
+            return Some(reply);
+        }
+        self.next_waiter += 1;
+        self.waiters.insert(id, Waiter { keys, since_ms: now_ms, reply });
+        None
+    }
+
+    /// When the next transaction may begin, if there is something to write and none is under way.
+    pub fn next_begin(&self) -> Option<Ms> {
+        let idle = self.in_flight.is_empty() && !self.queue.is_empty();
+        idle.then(|| self.began_ms.map_or(0, |ms| ms + INTERVAL_MS))
+    }
+
+    /// Keys with their values for the next transaction, if it is time; `value` is asked for each (`None`: delete it).
+    pub fn begin(
+        &mut self,
+        now_ms: Ms,
+        value: impl Fn(&WriteKey) -> Option<Bytes>,
+    ) -> Option<Vec<(WriteKey, Option<Bytes>)>> {
+        self.next_begin().filter(|at| *at <= now_ms)?;
+        self.began_ms = Some(now_ms);
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        while let Some(key) = self.queue.front().filter(|_| batch.len() < KEYS_MAX) {
+            let value = value(key);
+            let len = value.as_ref().map_or(0, Bytes::len) + key.len_max();
+            if bytes + len > BATCH_BYTES_MAX && !batch.is_empty() {
+                break;
+            }
+            bytes += len;
+            let key = self.queue.pop_front().expect("just looked at");
+            let waiting = self.dirty.remove(&key).expect("queued keys are dirty");
+            self.in_flight.insert(key.clone(), waiting);
+            batch.push((key, value));
+        }
+        Some(batch)
+    }
+
+    /// The transaction under way is durable; returns those who waited for nothing else.
+    pub fn committed(&mut self) -> Vec<R> {
+        let mut ready = Vec::new();
+        for id in std::mem::take(&mut self.in_flight).into_values().flatten() {
+            let Some(waiter) = self.waiters.get_mut(&id) else { continue }; // it did not want to wait any longer
+            waiter.keys -= 1;
+            if waiter.keys == 0 {
+                ready.extend(self.waiters.remove(&id).map(|w| w.reply));
+            }
+        }
+        ready
+    }
+
+    /// Those who wait since before `ms`. They wait no more; the keys are written all the same.
+    pub fn expire(&mut self, before_ms: Ms) -> Vec<R> {
+        let old: Vec<WaiterId> =
+            self.waiters.iter().take_while(|(_, w)| w.since_ms < before_ms).map(|(id, _)| *id).collect();
+        old.iter().filter_map(|id| self.waiters.remove(id)).map(|w| w.reply).collect()
+    }
+
+    /// Everybody who waits; nobody does afterwards.
+    pub fn take_waiters(&mut self) -> Vec<R> {
+        std::mem::take(&mut self.waiters).into_values().map(|w| w.reply).collect()
+    }
+
+    /// True if everything is durable.
+    pub fn is_clean(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::group::offsets::BlockIndex;
+
+    fn id(n: usize) -> GroupId {
+        format!("g{n}").into()
+    }
+
+    fn block(n: i32) -> Part {
+        Part::Offsets(("t".into(), BlockIndex(n)))
+    }
+
+    fn small(_: &WriteKey) -> Option<Bytes> {
+        Some(Bytes::from_static(b"x"))
+    }
+
+    #[test]
+    fn a_reply_waits_for_the_keys_of_its_group() {
+        let mut writes = Writes::default();
+        assert_eq!(writes.wait(0, &id(1), "nothing to wait for"), Some("nothing to wait for"));
+        writes.mark(&id(1), Part::State);
+        writes.mark(&id(1), block(0));
+        writes.mark(&id(2), block(0));
+        assert_eq!(writes.wait(0, &id(1), "first"), None);
+        assert_eq!(writes.begin(0, small).unwrap().len(), 3);
+        assert_eq!(writes.wait(1, &id(1), "of what is under way"), None);
+        writes.mark(&id(1), block(0)); // changed again meanwhile
+        assert_eq!(writes.wait(1, &id(1), "second"), None);
+        assert_eq!(writes.begin(1_000, small), None, "one at a time");
+        assert_eq!(writes.committed(), ["first", "of what is under way"]);
+        assert_eq!(writes.begin(1_000, small).unwrap().len(), 1);
+        assert_eq!(writes.committed(), ["second"]);
+        assert!(writes.is_clean());
+    }
+
+    #[test]
+    fn the_first_write_begins_at_once_and_the_next_after_the_interval() {
+        let mut writes: Writes<()> = Writes::default();
+        assert_eq!(writes.next_begin(), None);
+        writes.mark(&id(1), Part::State);
+        assert!(writes.begin(7, small).is_some());
+        writes.committed();
+        writes.mark(&id(1), Part::State);
+        assert_eq!(writes.next_begin(), Some(7 + INTERVAL_MS));
+        assert!(writes.begin(6 + INTERVAL_MS, small).is_none());
+        assert!(writes.begin(7 + INTERVAL_MS, small).is_some());
+    }
+
+    #[test]
+    fn many_changes_of_a_key_are_one_write_and_batches_are_bounded() {
+        let mut writes: Writes<()> = Writes::default();
+        for round in 0..3 {
+            for n in 0..KEYS_MAX + 10 {
+                writes.mark(&id(n), block(round / 3));
+            }
+        }
+        assert_eq!(writes.begin(0, small).unwrap().len(), KEYS_MAX);
+        writes.committed();
+        assert_eq!(writes.begin(INTERVAL_MS, small).unwrap().len(), 10);
+        writes.committed();
+        let large = |_: &WriteKey| Some(Bytes::from(vec![0; BATCH_BYTES_MAX / 2 + 1]));
+        (0..3).for_each(|n| writes.mark(&id(n), Part::State));
+        assert_eq!(writes.begin(2 * INTERVAL_MS, large).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn who_has_waited_too_long_waits_no_more() {
+        let mut writes = Writes::default();
+        writes.mark(&id(1), Part::State);
+        writes.wait(5, &id(1), "old");
+        writes.wait(6, &id(1), "new");
+        assert_eq!(writes.expire(6), ["old"]);
+        writes.begin(10, small).unwrap();
+        assert_eq!(writes.committed(), ["new"]);
+        writes.mark(&id(1), Part::State);
+        writes.wait(6, &id(1), "cut off");
+        assert_eq!(writes.take_waiters(), ["cut off"]);
+    }
+
+    #[test]
+    fn five_thousand_commits_per_second_of_five_hundred_groups_are_twenty_writes() {
+        let mut writes: Writes<()> = Writes::default();
+        let (mut begun, mut waited) = (0, 0);
+        for ms in 0..10_000u64 {
+            for n in 0..5 {
+                let group = id((ms as usize * 5 + n) * 7 % 500);
+                writes.mark(&group, block(0));
+                waited += usize::from(writes.wait(ms, &group, ()).is_none());
+            }
+            if writes.begin(ms, small).is_some() {
+                begun += 1;
+                waited -= writes.committed().len(); // as fast as can be
+            }
+            assert!(writes.expire(ms.saturating_sub(300)).is_empty(), "nobody waits longer than 300 ms");
+        }
+        assert!((180..=200).contains(&begun), "{begun}");
+        assert!(waited <= 1_500, "{waited}");
+    }
+}
