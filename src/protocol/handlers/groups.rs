@@ -1,7 +1,7 @@
 //! Consumer groups: who coordinates them, their members, and what administrators see and delete.
 
 use super::ConnectionContext;
-use super::common::{Call, nodes, text};
+use super::common::{Call, Node, nodes, text};
 use crate::actors::group::call::{Answer, Call as GroupCall, Caller, Description, Listing};
 use crate::actors::group::classic::{JoinReply, JoinRequest, State, SyncReply, SyncRequest};
 use crate::actors::group::error::GroupError;
@@ -37,7 +37,9 @@ pub(super) async fn find_coordinator(
     call: Call,
 ) -> FindCoordinatorResponse {
     let kind = if call.version == 0 { KEY_GROUP } else { request.key_type };
-    let found = |key: &StrBytes| find(&ctx, kind, key);
+    let nodes = nodes(&ctx, &ctx.broker.image.load());
+    let own = nodes.into_iter().find(|n| n.id == ctx.broker.node).expect("this broker is among them");
+    let found = |key: &StrBytes| find(&ctx, &own, kind, key);
     if call.version >= 4 {
         let coordinators = request.coordinator_keys.iter().map(found).collect();
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
@@ -51,7 +53,7 @@ pub(super) async fn find_coordinator(
         .with_port(one.port)
 }
 
-fn find(ctx: &ConnectionContext, kind: i8, key: &StrBytes) -> Coordinator {
+fn find(ctx: &ConnectionContext, own: &Node, kind: i8, key: &StrBytes) -> Coordinator {
     let refused = |code: ErrorCode, message: &str| {
         Coordinator::default()
             .with_key(key.clone())
@@ -65,16 +67,12 @@ fn find(ctx: &ConnectionContext, kind: i8, key: &StrBytes) -> Coordinator {
             refused(ErrorCode::CoordinatorNotAvailable, "the group's coordinator is being moved; try again")
         }
         // Whoever looks for the coordinator of transactions learns from InitProducerId that there are none.
-        KEY_GROUP | KEY_TRANSACTION => {
-            let nodes = nodes(ctx, &ctx.broker.image.load());
-            let own = nodes.into_iter().find(|n| n.id == ctx.broker.node).expect("this broker is among them");
-            Coordinator::default()
-                .with_key(key.clone())
-                .with_node_id(BrokerId(own.id.0))
-                .with_host(own.host)
-                .with_port(own.port)
-                .with_error_message(None)
-        }
+        KEY_GROUP | KEY_TRANSACTION => Coordinator::default()
+            .with_key(key.clone())
+            .with_node_id(BrokerId(own.id.0))
+            .with_host(own.host.clone())
+            .with_port(own.port)
+            .with_error_message(None),
         other => refused(ErrorCode::InvalidRequest, &format!("key type {other} is not supported: use 0 for groups")),
     }
 }
