@@ -216,7 +216,7 @@ fn topics_get_their_defaults_from_kafkas_names() {
         ("cleanup.policy", "log.cleanup.policy", "compact,delete", "compact,delete"),
     ];
     assert_eq!(found, expected);
-    assert!(node.shown.iter().all(|(name, _)| !name.contains("retention") && !name.contains("message.max")));
+    assert!(node.shown.iter().all(|(name, _)| !name.contains("log.retention") && !name.contains("message.max")));
 
     let bad = [
         "--message-max-bytes=-1",
