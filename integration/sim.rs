@@ -253,6 +253,7 @@ async fn boot(world: &World) -> Result<Booted, String> {
             interval_ms: 20,
             linger_ms: 2,
             stall_ms: 10,
+            lone_ms: None,
             uploads_max: 4,
             burst: 4,
             cost_bounded: false,

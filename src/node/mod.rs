@@ -369,6 +369,7 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
         interval_ms,
         linger_ms: 3,
         stall_ms: 8,
+        lone_ms: None,
         uploads_max: UPLOADS_MAX,
         burst: 4,
         cost_bounded: true,
@@ -379,6 +380,7 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
             interval_ms: interval_ms.min(LOCAL_INTERVAL_MS),
             linger_ms: 1,
             stall_ms: 2,
+            lone_ms: Some(8),
             uploads_max: 3,
             ..charged
         },

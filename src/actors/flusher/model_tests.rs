@@ -61,6 +61,7 @@ impl Model {
             interval_ms,
             linger_ms: 3,
             stall_ms: 8,
+            lone_ms: None,
             uploads_max: 8,
             burst: 4,
             cost_bounded: true,

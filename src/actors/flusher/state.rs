@@ -11,8 +11,9 @@
 //! Clients keep few requests in flight (five if they are idempotent), so a producer that waits for its acks would wait
 //! out the interval each time, with records piling up behind it. Silence for `stall_ms` is taken for that. Then the
 //! segment is cut if the data has paid for it: every half segment appended pays for one such cut. Over time a PUT
-//! therefore carries half a segment, or is one that the interval allows. A store without request costs is written
-//! whenever an upload slot is free.
+//! therefore carries half a segment, or is one that the interval allows. A store whose requests cost no money cuts a
+//! single batch after `lone_ms` of silence, too: its producer waits for every ack. A store without any request costs is
+//! written whenever an upload slot is free.
 
 use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq};
 use crate::protocol::batch::StoredBatch;
@@ -34,6 +35,8 @@ pub struct FlushLimits {
     pub linger_ms: u64,
     /// Silence after which producers are taken to be waiting for us.
     pub stall_ms: u64,
+    /// Silence after which a single batch is cut without being paid for; longer than clients linger.
+    pub lone_ms: Option<u64>,
     /// Uploads in flight.
     pub uploads_max: usize,
     /// Tokens the bucket holds, in PUTs.
@@ -115,6 +118,7 @@ pub struct FlusherState<P> {
     limits: FlushLimits,
     open: Extents<P>,
     open_bytes: u64,
+    open_batches: u64,
     opened_ms: u64,
     last_append_ms: u64,
     draining: bool,
@@ -138,6 +142,7 @@ impl<P> FlusherState<P> {
             limits,
             open: BTreeMap::new(),
             open_bytes: 0,
+            open_batches: 0,
             opened_ms: now_ms,
             last_append_ms: now_ms,
             draining: false,
@@ -213,6 +218,9 @@ impl<P> FlusherState<P> {
         if self.may_cut_for_stalled() {
             at = at.min(self.last_append_ms + l.stall_ms);
         }
+        if let Some(lone_ms) = l.lone_ms.filter(|_| self.open_batches == 1) {
+            at = at.min(self.last_append_ms + lone_ms);
+        }
         Some(at.max(now_ms))
     }
 
@@ -223,6 +231,7 @@ impl<P> FlusherState<P> {
         self.last_append_ms = now_ms;
         let bytes = batch.byte_len() as u64;
         self.open_bytes += bytes;
+        self.open_batches += 1;
         self.stall_credit_bytes = (self.stall_credit_bytes + bytes).min(STALL_CUTS_MAX * self.stall_cost_bytes());
         let extent = self.open.entry(key).or_insert_with(|| OpenExtent { port, leader_epoch, batches: Vec::new() });
         if let Some(last) = extent.batches.last() {
@@ -237,18 +246,21 @@ impl<P> FlusherState<P> {
             return;
         }
         let tokens = self.tokens_at(now_ms);
+        let silence_ms = now_ms.saturating_sub(self.last_append_ms);
+        let lone = self.open_batches == 1 && self.limits.lone_ms.is_some_and(|lone_ms| silence_ms >= lone_ms);
         if self.is_due(now_ms, tokens) {
             self.millitokens = tokens.saturating_sub(1_000);
             self.refilled_ms = now_ms;
-        } else if self.may_cut_for_stalled() && now_ms.saturating_sub(self.last_append_ms) >= self.limits.stall_ms {
+        } else if self.may_cut_for_stalled() && silence_ms >= self.limits.stall_ms {
             self.stall_credit_bytes -= self.stall_cost_bytes();
-        } else {
+        } else if !lone {
             return;
         }
         let seq = self.next_seq;
         self.next_seq = seq.next();
         self.slots.push_back(Slot { seq, uploaded: false });
         self.open_bytes = 0;
+        self.open_batches = 0;
         self.draining = false;
         effects.push(Effect::Upload { seq, extents: std::mem::take(&mut self.open) });
     }
@@ -304,6 +316,7 @@ mod tests {
         interval_ms: 500,
         linger_ms: 2,
         stall_ms: 20,
+        lone_ms: None,
         uploads_max: 4,
         burst: 2,
         cost_bounded: true,
@@ -416,6 +429,20 @@ mod tests {
         assert_eq!(bench.sleep_until(800), [720], "what was saved up pays");
         bench.event(append(0, 4, 1));
         assert!(bench.sleep_until(1_299).is_empty());
+    }
+
+    #[test]
+    fn where_requests_cost_no_money_a_producer_that_waits_for_each_ack_does_not_wait_for_tokens() {
+        let mut bench = Bench::new(FlushLimits { burst: 0, lone_ms: Some(8), ..LIMITS });
+        for n in 0..5 {
+            bench.event(append(0, n, 1));
+            let sent_ms = bench.now_ms;
+            assert_eq!(bench.sleep_until(sent_ms + 20), [sent_ms + 8]);
+            bench.finish(n as u64 + 1);
+        }
+        bench.event(append(0, 5, 1));
+        bench.event(append(1, 0, 1));
+        assert_eq!(bench.sleep_until(1_000), [600], "two batches wait for their token or the interval");
     }
 
     #[test]
