@@ -196,7 +196,12 @@ impl Tries {
         self.attempts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A second request was sent beside a slow one.
+    /// True after an attempt that failed.
+    pub fn is_repeated(&self) -> bool {
+        self.attempts.load(Ordering::Relaxed) > 1
+    }
+
+    /// A second request was sent beside the first.
     pub fn hedge(&self) {
         self.hedged.store(true, Ordering::Relaxed);
     }

@@ -47,6 +47,9 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
 const LOCAL_INTERVAL_MS: u64 = 50;
+/// Up to this interval the time of a PUT is most of the latency, and what the interval allows is better spent on sending
+/// segments twice than on sending them earlier.
+const TWICE_INTERVAL_MS_MAX: u64 = 100;
 /// Uploads in flight to a store with request latency.
 const UPLOADS_MAX: usize = 8;
 
@@ -369,10 +372,12 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
         interval_ms,
         linger_ms: 3,
         stall_ms: 8,
+        full_ms: 2,
         lone_ms: None,
         uploads_max: UPLOADS_MAX,
         burst: 4,
         cost_bounded: true,
+        twice: interval_ms <= TWICE_INTERVAL_MS_MAX,
     };
     match config.storage {
         StorageConfig::S3 { .. } => charged,
@@ -382,9 +387,12 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
             stall_ms: 2,
             lone_ms: Some(8),
             uploads_max: 3,
+            twice: false,
             ..charged
         },
-        StorageConfig::Memory => FlushLimits { linger_ms: 0, uploads_max: 2, cost_bounded: false, ..charged },
+        StorageConfig::Memory => {
+            FlushLimits { linger_ms: 0, uploads_max: 2, cost_bounded: false, twice: false, ..charged }
+        }
     }
 }
 

@@ -311,6 +311,7 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             client_id: header.client_id,
             body,
             received: frame.received,
+            ahead: self.in_flight.get(),
         };
         let state = self.start(request).await;
         let tagged_header = header.api.response_header_version(version) >= 1;

@@ -60,6 +60,8 @@ pub struct Payload {
     /// Random identity of the creator, stored beside the object: after an ambiguous failure it tells whether the
     /// object under the key is ours.
     pub nonce: u64,
+    /// Send the first attempt twice at once and take the first answer; the creator has paid for it.
+    pub twice: bool,
 }
 
 /// What is known of a stored object without reading its body.
@@ -169,7 +171,7 @@ impl Payload {
             digest.update(chunk);
         }
         let len = chunks.iter().map(|c| c.len() as u64).sum();
-        Self { chunks: chunks.into(), len, crc32c: digest.finalize() as u32, nonce }
+        Self { chunks: chunks.into(), len, crc32c: digest.finalize() as u32, nonce, twice: false }
     }
 }
 

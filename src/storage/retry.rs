@@ -7,6 +7,9 @@
 //! create meets it and the key is read again. A create is retried until it is resolved or the token is cancelled;
 //! only `Refused` ends it early (nothing is lost: the same create may be called again).
 //!
+//! **Twice.** A payload that says so is sent twice at once, and the first answer counts. The slower attempt is not cut off,
+//! which would cost its connection, but goes on by itself; there is a bound on how many do.
+//!
 //! **Everything else** is retried a bounded number of times, and only while the budget lasts.
 //!
 //! **Budget.** Each call earns a fraction of a retry and a smaller fraction of a hedge, so that retries cannot
@@ -20,17 +23,22 @@ mod tests;
 use self::budget::Budget;
 use self::latency::Latencies;
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
+use crate::actors::runtime::IoPool;
 use crate::trace::Tries;
 use crate::{clock, rng};
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::FutureExt;
 use futures::future::{self, Either};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// How a [`RetryingStore`] behaves.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +90,8 @@ pub struct RetryStats {
     pub creates_resolved: AtomicU64,
 }
 
+/// Payloads that may be on their way twice, and hold their bytes.
+const TWICE_MAX: usize = 8;
 /// How long hedging stays off after the store has throttled.
 const HEDGE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -93,6 +103,8 @@ pub struct RetryingStore {
     cancel: CancellationToken,
     budget: Budget,
     latencies: Latencies,
+    /// One permit per payload that is on its way twice, until both attempts have ended.
+    twice: Arc<Semaphore>,
     /// Milliseconds since `start` until which hedging is off.
     throttled_until_ms: AtomicU64,
     start: Instant,
@@ -115,6 +127,7 @@ impl RetryingStore {
             cancel,
             budget: Budget::default(),
             latencies: Latencies::default(),
+            twice: Arc::new(Semaphore::new(TWICE_MAX)),
             throttled_until_ms: AtomicU64::new(0),
             start: clock::monotonic(),
             stats: Arc::default(),
@@ -221,6 +234,13 @@ impl RetryingStore {
 
     /// One attempt, with a hedge if it is slow. Feeds the latency estimate.
     async fn attempt(&self, key: &ObjectKey, payload: &Payload, tries: &Tries) -> Result<(), StoreError> {
+        if payload.twice
+            && !tries.is_repeated()
+            && !self.is_throttled()
+            && let Ok(permit) = self.twice.clone().try_acquire_owned()
+        {
+            return self.attempt_twice(key, payload, tries, permit).await;
+        }
         let start = clock::monotonic();
         let result = match self.hedge_delay(payload.len) {
             Some(delay) => self.attempt_hedged(key, payload, delay, tries).await,
@@ -235,11 +255,39 @@ impl RetryingStore {
     /// How long to wait for the first attempt before a second one, or `None` for no hedge.
     fn hedge_delay(&self, len: u64) -> Option<Duration> {
         let hedge = self.policy.hedge?;
-        if (self.start.elapsed().as_millis() as u64) < self.throttled_until_ms.load(Ordering::Relaxed) {
+        if self.is_throttled() {
             return None;
         }
         let slow = self.latencies.quantile(len, hedge.quantile)?;
         Some(slow.max(hedge.delay_min))
+    }
+
+    fn is_throttled(&self) -> bool {
+        (self.start.elapsed().as_millis() as u64) < self.throttled_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Two attempts at once, each in a task of its own.
+    async fn attempt_twice(
+        &self,
+        key: &ObjectKey,
+        payload: &Payload,
+        tries: &Tries,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(), StoreError> {
+        let permit = Arc::new(permit);
+        let attempt = || {
+            let (inner, key, payload) = (self.inner.clone(), key.clone(), payload.clone());
+            let permit = permit.clone();
+            let attempt = async move {
+                let result = inner.create(&key, &payload).await;
+                drop(permit);
+                result
+            };
+            IoPool::current().spawn(attempt.in_current_span()).map(joined)
+        };
+        self.stats.hedges.fetch_add(1, Ordering::Relaxed);
+        tries.hedge();
+        self.first_of(attempt(), attempt(), payload).await
     }
 
     async fn attempt_hedged(
@@ -259,14 +307,22 @@ impl RetryingStore {
         }
         self.stats.hedges.fetch_add(1, Ordering::Relaxed);
         tries.hedge();
-        let second = self.inner.create(key, payload);
+        self.first_of(first, self.inner.create(key, payload), payload).await
+    }
+
+    /// The outcome of two attempts of which either may answer first.
+    async fn first_of<A, B>(&self, first: A, second: B, payload: &Payload) -> Result<(), StoreError>
+    where
+        A: Future<Output = Result<(), StoreError>> + Unpin,
+        B: Future<Output = Result<(), StoreError>> + Unpin,
+    {
         let (result, other) = match future::select(first, second).await {
-            Either::Left(done) => done,
+            Either::Left((result, second)) => (result, Either::Right(second)),
             Either::Right((result, first)) => {
                 if result.is_ok() {
                     self.stats.hedges_won.fetch_add(1, Ordering::Relaxed);
                 }
-                (result, first)
+                (result, Either::Left(first))
             }
         };
         match result {
@@ -296,6 +352,14 @@ impl RetryingStore {
             _ => Err(StoreError::AlreadyExists { key: key.clone() }),
         }
     }
+}
+
+/// The outcome of an attempt in a task of its own; its panic is ours.
+fn joined(result: Result<Result<(), StoreError>, JoinError>) -> Result<(), StoreError> {
+    result.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Err(StoreError::Unavailable { message: format!("the attempt was stopped: {error}") }),
+    })
 }
 
 /// True if the object is the one that `payload` describes. Nonce and checksum both have to agree where the store

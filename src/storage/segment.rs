@@ -332,7 +332,13 @@ impl<'a> Builder<'a> {
         self.chunks.push(self.small.freeze());
         let len = self.position + end.len() as u64;
         debug_assert_eq!(len, self.chunks.iter().map(|c| c.len() as u64).sum::<u64>());
-        let payload = Payload { chunks: self.chunks.into(), len, crc32c: self.crc.value(), nonce: self.header.nonce };
+        let payload = Payload {
+            chunks: self.chunks.into(),
+            len,
+            crc32c: self.crc.value(),
+            nonce: self.header.nonce,
+            twice: false,
+        };
         (payload, index)
     }
 }

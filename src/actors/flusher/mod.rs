@@ -9,7 +9,7 @@ mod arrivals;
 pub mod state;
 
 use crate::actors::partition::view::ObjectRef;
-use crate::actors::partition::{Committed, Port};
+use crate::actors::partition::{Committed, Origin, Port};
 use crate::actors::recovery::extent;
 use crate::actors::runtime::IoPool;
 use crate::actors::supervisor::panic_message;
@@ -25,7 +25,7 @@ use crate::sabotage;
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentInput, SegmentHeader, SegmentIndex};
 use crate::storage::{ObjectStore, StoreError};
-use crate::trace::{self, SegmentShape, SpanLink};
+use crate::trace::{self, SegmentShape};
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use arrivals::Arrivals;
 use futures::FutureExt;
@@ -79,8 +79,8 @@ pub struct Store {
     pub port: Arc<Port>,
     /// The batch.
     pub batch: StoredBatch,
-    /// Leads to the span of the request that brought it.
-    pub link: SpanLink,
+    /// The request that brought it.
+    pub origin: Origin,
 }
 
 /// Points the writer's key to a new checkpoint; answered with the writer's value once that is committed.
@@ -192,7 +192,7 @@ impl Flusher {
         self.state.step(now_ms, event, &mut effects);
         for effect in effects.drain(..) {
             match effect {
-                Effect::Upload { seq, extents } => self.upload(seq, extents, ctx.address()),
+                Effect::Upload { seq, extents, twice } => self.upload(seq, extents, twice, ctx.address()),
                 Effect::Commit(seq) => {
                     self.commit_wanted = Some(seq);
                     self.commit_next(ctx.address());
@@ -223,7 +223,7 @@ impl Flusher {
         });
     }
 
-    fn upload(&mut self, seq: Seq, extents: Extents<Arc<Port>>, flusher: Addr<Self>) {
+    fn upload(&mut self, seq: Seq, extents: Extents<Arc<Port>>, twice: bool, flusher: Addr<Self>) {
         failpoint::hit("flusher.upload");
         let mut ports = Vec::with_capacity(extents.len());
         let mut inputs = Vec::with_capacity(extents.len());
@@ -247,7 +247,7 @@ impl Flusher {
         self.slots.insert(seq, Slot { ports, bytes, uploaded: None, arrivals, span: span.clone() });
         let config = self.config.clone();
         self.spawn_io(async move {
-            let (index, object) = upload(&config, seq, inputs, span).await?;
+            let (index, object) = upload(&config, seq, inputs, twice, span).await?;
             flusher.do_send(Uploaded { seq, index, object });
             Ok(())
         });
@@ -362,6 +362,7 @@ async fn upload(
     config: &FlusherConfig,
     seq: Seq,
     inputs: Vec<ExtentInput>,
+    twice: bool,
     flush: Span,
 ) -> Result<(SegmentIndex, Arc<ObjectRef>), Fatal> {
     let r = &config.registration;
@@ -374,7 +375,8 @@ async fn upload(
         revision_seen: r.revision,
     };
     let key = config.layout.wal(r.writer, r.nonce, seq);
-    let (payload, index) = segment::build(&header, inputs);
+    let (mut payload, index) = segment::build(&header, inputs);
+    payload.twice = twice;
     let put = trace::put(&flush, &key, payload.len);
     let mut wait_ms = 50;
     loop {
@@ -451,14 +453,15 @@ impl Actor for Flusher {
 impl Handler<Store> for Flusher {
     type Result = ();
 
-    fn handle(&mut self, Store { port, batch, link }: Store, ctx: &mut Self::Context) {
+    fn handle(&mut self, Store { port, batch, origin }: Store, ctx: &mut Self::Context) {
         failpoint::hit("flusher.store");
-        self.arrivals.add(self.now_us(), link);
+        self.arrivals.add(self.now_us(), origin.link);
         if self.state.is_idle() {
             self.note_oldest(self.state.head().next());
         }
         let (key, leader_epoch) = (port.view.key, port.view.leader_epoch);
-        self.step(Event::Append { key, port, leader_epoch, batch }, ctx);
+        let client_waits = origin.client_waits;
+        self.step(Event::Append { key, port, leader_epoch, batch, client_waits }, ctx);
     }
 }
 

@@ -61,10 +61,12 @@ impl Model {
             interval_ms,
             linger_ms: 3,
             stall_ms: 8,
+            full_ms: 2,
             lone_ms: None,
             uploads_max: 8,
             burst: 4,
             cost_bounded: true,
+            twice: interval_ms <= 100,
         };
         let mut model = Self {
             state: FlusherState::new(limits, 0),
@@ -125,7 +127,8 @@ impl Model {
             let (base, next) = (Offset(base as i64), Offset(next as i64));
             let batch = StoredBatch { base, next, max_timestamp: 0, head, tail: Bytes::new() };
             let key = PartitionKey { topic: TopicId(uuid::Uuid::from_u128(1)), partition: PartitionIndex(0) };
-            self.step(Event::Append { key, port: (), leader_epoch: LeaderEpoch(0), batch });
+            let client_waits = self.requests.len() >= self.in_flight_max;
+            self.step(Event::Append { key, port: (), leader_epoch: LeaderEpoch(0), batch, client_waits });
             self.send();
         }
     }
@@ -136,13 +139,15 @@ impl Model {
         self.state.step(now_ms, event, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Upload { seq, .. } => {
-                    self.puts += 1;
+                Effect::Upload { seq, twice, .. } => {
+                    self.puts += 1 + u64::from(twice);
                     self.requests
                         .iter_mut()
                         .filter(|(_, slot)| slot.is_none())
                         .for_each(|(_, slot)| *slot = Some(seq.0));
-                    let done = self.now_us + self.rng.put_us();
+                    let first_us = self.rng.put_us();
+                    let put_us = if twice { first_us.min(self.rng.put_us()) } else { first_us };
+                    let done = self.now_us + put_us;
                     self.queue.push(Reverse((done, Happens::Uploaded(seq.0))));
                 }
                 Effect::Commit(seq) => self.queue.push(Reverse((self.now_us + COMMIT_US, Happens::Committed(seq.0)))),
@@ -164,8 +169,9 @@ fn a_client_with_five_requests_in_flight_waits_less_than_the_interval() {
     assert!(puts_per_s <= 2.0 + 5.3e6 / f64::from(2 << 20) + 0.1, "{puts_per_s} PUT/s");
     let (p50_ms, p99_ms, puts_per_s) = Model::run(50, 5, 120);
     println!("50 ms: p50 {p50_ms} ms, p99 {p99_ms} ms, {puts_per_s:.1} PUT/s");
-    assert!(p50_ms <= 130 && p99_ms <= 330, "p50 {p50_ms} ms, p99 {p99_ms} ms");
-    assert!(puts_per_s <= 20.0 + 5.3e6 / f64::from(2 << 20) + 0.1, "{puts_per_s} PUT/s");
+    assert!(p50_ms <= 100 && p99_ms <= 250, "p50 {p50_ms} ms, p99 {p99_ms} ms");
+    // Twenty a second by time, and the second sending of one segment per MiB.
+    assert!(puts_per_s <= 20.0 + 5.3e6 / f64::from(1 << 20) + 0.3, "{puts_per_s} PUT/s");
 }
 
 /// What five requests in flight cost is the client's: with many it waits for half the interval and a PUT.
@@ -176,5 +182,8 @@ fn a_client_that_never_waits_pays_half_the_interval() {
     assert!((300..=350).contains(&p50_ms) && puts_per_s <= 2.1, "p50 {p50_ms} ms, {puts_per_s} PUT/s");
     let (p50_ms, p99_ms, puts_per_s) = Model::run(50, usize::MAX, 120);
     println!("50 ms: p50 {p50_ms} ms, p99 {p99_ms} ms, {puts_per_s:.1} PUT/s");
-    assert!(p50_ms <= 112 && puts_per_s <= 20.1, "p50 {p50_ms} ms, {puts_per_s} PUT/s");
+    assert!(
+        p50_ms <= 105 && puts_per_s <= 20.0 + 5.3e6 / f64::from(1 << 20) + 0.3,
+        "p50 {p50_ms} ms, {puts_per_s} PUT/s"
+    );
 }

@@ -9,11 +9,17 @@
 //! producer thus pays the PUT's latency only, a steady one causes no more PUTs than the fixed interval would.
 //!
 //! Clients keep few requests in flight (five if they are idempotent), so a producer that waits for its acks would wait
-//! out the interval each time, with records piling up behind it. Silence for `stall_ms` is taken for that. Then the
-//! segment is cut if the data has paid for it: every half segment appended pays for one such cut. Over time a PUT
-//! therefore carries half a segment, or is one that the interval allows. A store whose requests cost no money cuts a
-//! single batch after `lone_ms` of silence, too: its producer waits for every ack. A store without any request costs is
-//! written whenever an upload slot is free.
+//! out the interval each time, with records piling up behind it. Silence for `stall_ms` is taken for that, or for
+//! `full_ms` if the last batch came with as many requests as a client keeps in flight. Then the segment is cut if the
+//! data has paid for it: every half segment appended pays for one such cut. Over time a PUT therefore carries half a
+//! segment, or is one that the interval allows. A store whose requests cost no money cuts a single batch after `lone_ms`
+//! of silence, too: its producer waits for every ack. A store without any request costs is written whenever an upload
+//! slot is free.
+//!
+//! With an interval so short that the time of a PUT is most of the latency (`twice`), a PUT is better spent on sending a
+//! segment a second time at once than on cutting earlier. Small segments are then sent twice as far as tokens are left
+//! or the data pays: every quarter of a segment appended pays for one. Tokens are not spent on cutting after `linger_ms`
+//! then, but on what producers wait for.
 
 use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq};
 use crate::protocol::batch::StoredBatch;
@@ -21,6 +27,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Cuts for waiting producers that can be saved up.
 const STALL_CUTS_MAX: u64 = 2;
+/// Second sendings that can be saved up.
+const TWICE_MAX: u64 = 2;
 /// Uploads on their way at which a silence still counts as producers waiting.
 const STALL_UPLOADS_MAX: usize = 1;
 
@@ -35,6 +43,8 @@ pub struct FlushLimits {
     pub linger_ms: u64,
     /// Silence after which producers are taken to be waiting for us.
     pub stall_ms: u64,
+    /// The same when the last batch's client is known to wait.
+    pub full_ms: u64,
     /// Silence after which a single batch is cut without being paid for; longer than clients linger.
     pub lone_ms: Option<u64>,
     /// Uploads in flight.
@@ -43,6 +53,8 @@ pub struct FlushLimits {
     pub burst: u64,
     /// False for stores whose requests cost nothing.
     pub cost_bounded: bool,
+    /// Small segments are sent twice at once, as far as that is paid for.
+    pub twice: bool,
 }
 
 /// One partition's batches in an open or uploading segment.
@@ -79,6 +91,8 @@ pub enum Event<P> {
         leader_epoch: LeaderEpoch,
         /// The batch.
         batch: StoredBatch,
+        /// Its client sends nothing more before an ack.
+        client_waits: bool,
     },
     /// The wake-up asked for has come.
     Tick,
@@ -99,6 +113,8 @@ pub enum Effect<P> {
         seq: Seq,
         /// Its contents.
         extents: Extents<P>,
+        /// Send it twice at once.
+        twice: bool,
     },
     /// Commit the head up to `seq`.
     Commit(Seq),
@@ -121,6 +137,8 @@ pub struct FlusherState<P> {
     open_batches: u64,
     opened_ms: u64,
     last_append_ms: u64,
+    /// The client of the last batch is known to wait.
+    client_waits: bool,
     draining: bool,
     /// Cut and not yet committed, in order.
     slots: VecDeque<Slot>,
@@ -131,6 +149,8 @@ pub struct FlusherState<P> {
     millitokens: u64,
     /// Bytes appended and not yet spent on cutting for producers that wait.
     stall_credit_bytes: u64,
+    /// Bytes appended and not yet spent on sending segments twice.
+    twice_credit_bytes: u64,
     refilled_ms: u64,
 }
 
@@ -145,6 +165,7 @@ impl<P> FlusherState<P> {
             open_batches: 0,
             opened_ms: now_ms,
             last_append_ms: now_ms,
+            client_waits: false,
             draining: false,
             slots: VecDeque::new(),
             next_seq: Seq(1),
@@ -152,6 +173,7 @@ impl<P> FlusherState<P> {
             committing: false,
             millitokens: limits.burst * 1_000,
             stall_credit_bytes: 0,
+            twice_credit_bytes: 0,
             refilled_ms: now_ms,
         }
     }
@@ -179,7 +201,10 @@ impl<P> FlusherState<P> {
     /// Takes one event; appends what follows from it to `effects`.
     pub fn step(&mut self, now_ms: u64, event: Event<P>, effects: &mut Vec<Effect<P>>) {
         match event {
-            Event::Append { key, port, leader_epoch, batch } => self.append(now_ms, key, port, leader_epoch, batch),
+            Event::Append { key, port, leader_epoch, batch, client_waits } => {
+                self.client_waits = client_waits;
+                self.append(now_ms, key, port, leader_epoch, batch);
+            }
             Event::Tick => {}
             Event::Uploaded(seq) => {
                 let slot = self.slots.iter_mut().find(|s| s.seq == seq);
@@ -214,9 +239,15 @@ impl<P> FlusherState<P> {
         }
         let missing = 1_000u64.saturating_sub(self.tokens_at(now_ms));
         let token = now_ms + (missing * l.interval_ms).div_ceil(1_000);
-        let mut at = (self.opened_ms + l.interval_ms).min(lingered.max(token));
+        let silent = self.last_append_ms + self.silence_ms();
+        let mut at = self.opened_ms + l.interval_ms;
+        if !l.twice {
+            at = at.min(lingered.max(token));
+        } else if self.few_uploads() {
+            at = at.min(silent.max(token));
+        }
         if self.may_cut_for_stalled() {
-            at = at.min(self.last_append_ms + l.stall_ms);
+            at = at.min(silent);
         }
         if let Some(lone_ms) = l.lone_ms.filter(|_| self.open_batches == 1) {
             at = at.min(self.last_append_ms + lone_ms);
@@ -233,6 +264,7 @@ impl<P> FlusherState<P> {
         self.open_bytes += bytes;
         self.open_batches += 1;
         self.stall_credit_bytes = (self.stall_credit_bytes + bytes).min(STALL_CUTS_MAX * self.stall_cost_bytes());
+        self.twice_credit_bytes = (self.twice_credit_bytes + bytes).min(TWICE_MAX * self.twice_cost_bytes());
         let extent = self.open.entry(key).or_insert_with(|| OpenExtent { port, leader_epoch, batches: Vec::new() });
         if let Some(last) = extent.batches.last() {
             assert_eq!(last.next, batch.base, "{key}: batches reached the writer out of order");
@@ -248,39 +280,78 @@ impl<P> FlusherState<P> {
         let tokens = self.tokens_at(now_ms);
         let silence_ms = now_ms.saturating_sub(self.last_append_ms);
         let lone = self.open_batches == 1 && self.limits.lone_ms.is_some_and(|lone_ms| silence_ms >= lone_ms);
+        let stalled = silence_ms >= self.silence_ms();
         if self.is_due(now_ms, tokens) {
-            self.millitokens = tokens.saturating_sub(1_000);
-            self.refilled_ms = now_ms;
-        } else if self.may_cut_for_stalled() && silence_ms >= self.limits.stall_ms {
+            self.spend_token(now_ms);
+        } else if stalled && self.may_cut_for_stalled() {
             self.stall_credit_bytes -= self.stall_cost_bytes();
+        } else if stalled && self.limits.twice && tokens >= 1_000 && self.few_uploads() {
+            self.spend_token(now_ms);
         } else if !lone {
             return;
         }
+        let twice = self.limits.twice && self.pay_for_twice(now_ms);
         let seq = self.next_seq;
         self.next_seq = seq.next();
         self.slots.push_back(Slot { seq, uploaded: false });
         self.open_bytes = 0;
         self.open_batches = 0;
         self.draining = false;
-        effects.push(Effect::Upload { seq, extents: std::mem::take(&mut self.open) });
+        effects.push(Effect::Upload { seq, extents: std::mem::take(&mut self.open), twice });
     }
 
     fn is_due(&self, now_ms: u64, millitokens: u64) -> bool {
         let l = &self.limits;
         let age_ms = now_ms.saturating_sub(self.opened_ms);
         let full = self.open_bytes >= l.segment_bytes || age_ms >= l.interval_ms || self.draining;
-        full || (age_ms >= l.linger_ms && (!l.cost_bounded || millitokens >= 1_000))
+        full || (age_ms >= l.linger_ms && (!l.cost_bounded || (millitokens >= 1_000 && !l.twice)))
+    }
+
+    /// How long nothing arrives before producers are taken to be waiting.
+    fn silence_ms(&self) -> u64 {
+        if self.client_waits { self.limits.full_ms } else { self.limits.stall_ms }
+    }
+
+    fn spend_token(&mut self, now_ms: u64) {
+        self.millitokens = self.tokens_at(now_ms).saturating_sub(1_000);
+        self.refilled_ms = now_ms;
+    }
+
+    /// Pays for sending the open segment twice, if it is small and there is something to pay with.
+    fn pay_for_twice(&mut self, now_ms: u64) -> bool {
+        let cost = self.twice_cost_bytes();
+        if self.open_bytes > cost {
+            return false;
+        }
+        if self.twice_credit_bytes >= cost {
+            self.twice_credit_bytes -= cost;
+            return true;
+        }
+        let paid = self.tokens_at(now_ms) >= 1_000;
+        if paid {
+            self.spend_token(now_ms);
+        }
+        paid
     }
 
     /// True if the data pays for a cut as soon as producers fall silent. With more uploads on their way, silence says
     /// little: the acks of one of them will bring new requests anyway.
     fn may_cut_for_stalled(&self) -> bool {
-        self.stall_credit_bytes >= self.stall_cost_bytes() && self.slots.len() <= STALL_UPLOADS_MAX
+        self.stall_credit_bytes >= self.stall_cost_bytes() && self.few_uploads()
+    }
+
+    fn few_uploads(&self) -> bool {
+        self.slots.len() <= STALL_UPLOADS_MAX
     }
 
     /// Bytes that pay for one cut.
     fn stall_cost_bytes(&self) -> u64 {
         (self.limits.segment_bytes / 2).max(1)
+    }
+
+    /// Bytes that pay for sending a segment twice, and the size up to which that is done.
+    fn twice_cost_bytes(&self) -> u64 {
+        (self.limits.segment_bytes / 4).max(1)
     }
 
     fn tokens_at(&self, now_ms: u64) -> u64 {
@@ -305,228 +376,5 @@ impl<P> FlusherState<P> {
 mod model_tests;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::{PartitionIndex, TopicId};
-    use bytes::Bytes;
-    use proptest::prelude::*;
-
-    const LIMITS: FlushLimits = FlushLimits {
-        segment_bytes: 1_000,
-        interval_ms: 500,
-        linger_ms: 2,
-        stall_ms: 20,
-        lone_ms: None,
-        uploads_max: 4,
-        burst: 2,
-        cost_bounded: true,
-    };
-
-    fn key(n: i32) -> PartitionKey {
-        PartitionKey { topic: TopicId(uuid::Uuid::from_u128(1)), partition: PartitionIndex(n) }
-    }
-
-    fn append(partition: i32, base: i64, len: usize) -> Event<i32> {
-        let head = Bytes::from(vec![0; len]);
-        let (base, next) = (Offset(base), Offset(base + 1));
-        let batch = StoredBatch { base, next, max_timestamp: 0, head, tail: Bytes::new() };
-        Event::Append { key: key(partition), port: partition, leader_epoch: LeaderEpoch(0), batch }
-    }
-
-    /// Runs the state with a mock clock; uploads and commits finish when told.
-    struct Bench {
-        state: FlusherState<i32>,
-        now_ms: u64,
-        effects: Vec<Effect<i32>>,
-    }
-
-    impl Bench {
-        fn new(limits: FlushLimits) -> Self {
-            Self { state: FlusherState::new(limits, 0), now_ms: 0, effects: Vec::new() }
-        }
-
-        fn event(&mut self, event: Event<i32>) {
-            self.state.step(self.now_ms, event, &mut self.effects);
-        }
-
-        /// Advances to `until_ms`, ticking whenever the state asked for it; returns the times of cuts.
-        fn sleep_until(&mut self, until_ms: u64) -> Vec<u64> {
-            let mut cuts = Vec::new();
-            while let Some(at) = self.state.wake_at_ms(self.now_ms).filter(|at| *at <= until_ms) {
-                let before = self.uploads();
-                self.now_ms = at;
-                self.event(Event::Tick);
-                if self.uploads() > before {
-                    cuts.push(at);
-                }
-                assert!(self.uploads() > before || self.state.wake_at_ms(at) > Some(at), "a wake-up must help");
-            }
-            self.now_ms = until_ms;
-            cuts
-        }
-
-        fn uploads(&self) -> usize {
-            self.effects.iter().filter(|e| matches!(e, Effect::Upload { .. })).count()
-        }
-
-        fn finish(&mut self, seq: u64) {
-            self.event(Event::Uploaded(Seq(seq)));
-            if let Some(Effect::Commit(seq)) = self.effects.iter().rev().find(|e| matches!(e, Effect::Commit(_))) {
-                let seq = *seq;
-                if self.state.committing {
-                    self.event(Event::Committed(seq));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_sporadic_record_waits_for_the_linger_only() {
-        let mut bench = Bench::new(LIMITS);
-        bench.event(append(0, 0, 10));
-        assert_eq!(bench.sleep_until(499), [2]);
-    }
-
-    #[test]
-    fn a_steady_trickle_costs_one_put_per_interval() {
-        let mut bench = Bench::new(LIMITS);
-        let mut cuts = 0;
-        for n in 0..1_000 {
-            bench.event(append(0, n, 1));
-            cuts += bench.sleep_until((n as u64 + 1) * 10).len();
-            let last = bench.state.last_cut().0;
-            if last > bench.state.head().0 {
-                bench.finish(last);
-            }
-        }
-        assert!((20..=22).contains(&cuts), "10 s at one PUT per 500 ms and a burst of 2, not {cuts}");
-    }
-
-    #[test]
-    fn size_cuts_at_once_and_uploads_are_bounded() {
-        let mut bench = Bench::new(LIMITS);
-        for n in 0..6 {
-            bench.event(append(0, n, 1_000));
-        }
-        assert_eq!(bench.uploads(), 4);
-        assert_eq!(bench.state.wake_at_ms(0), None);
-        bench.finish(1);
-        assert_eq!(bench.uploads(), 5, "both waiting batches travel in one segment");
-    }
-
-    #[test]
-    fn producers_that_wait_for_acks_are_served_as_far_as_their_data_pays() {
-        let mut bench = Bench::new(FlushLimits { burst: 0, ..LIMITS });
-        bench.event(append(0, 0, 700));
-        assert_eq!(bench.sleep_until(100), [20], "half a segment pays for a cut");
-        bench.finish(1);
-        bench.event(append(0, 1, 200));
-        assert!(bench.sleep_until(590).is_empty(), "400 of 500 bytes are left");
-        bench.event(append(0, 2, 150));
-        assert_eq!(bench.sleep_until(700), [600], "the interval has come before the silence");
-        bench.finish(2);
-        bench.event(append(0, 3, 1));
-        assert_eq!(bench.sleep_until(800), [720], "what was saved up pays");
-        bench.event(append(0, 4, 1));
-        assert!(bench.sleep_until(1_299).is_empty());
-    }
-
-    #[test]
-    fn where_requests_cost_no_money_a_producer_that_waits_for_each_ack_does_not_wait_for_tokens() {
-        let mut bench = Bench::new(FlushLimits { burst: 0, lone_ms: Some(8), ..LIMITS });
-        for n in 0..5 {
-            bench.event(append(0, n, 1));
-            let sent_ms = bench.now_ms;
-            assert_eq!(bench.sleep_until(sent_ms + 20), [sent_ms + 8]);
-            bench.finish(n as u64 + 1);
-        }
-        bench.event(append(0, 5, 1));
-        bench.event(append(1, 0, 1));
-        assert_eq!(bench.sleep_until(1_000), [600], "two batches wait for their token or the interval");
-    }
-
-    #[test]
-    fn silence_says_little_while_several_uploads_are_under_way() {
-        let mut bench = Bench::new(FlushLimits { burst: 0, ..LIMITS });
-        bench.event(append(0, 0, 1_000));
-        bench.event(append(0, 1, 1_000));
-        bench.event(append(0, 2, 900));
-        assert!(bench.sleep_until(100).is_empty());
-        bench.finish(1);
-        assert_eq!(bench.uploads(), 3, "one is left, and nothing arrived for long");
-    }
-
-    #[test]
-    fn commits_wait_for_the_slots_before_and_cover_a_row() {
-        let mut bench = Bench::new(LIMITS);
-        for n in 0..3 {
-            bench.event(append(0, n, 1_000));
-        }
-        bench.event(Event::Uploaded(Seq(3)));
-        bench.event(Event::Uploaded(Seq(2)));
-        assert!(!bench.effects.iter().any(|e| matches!(e, Effect::Commit(_))));
-        bench.event(Event::Uploaded(Seq(1)));
-        assert!(matches!(bench.effects.last(), Some(Effect::Commit(Seq(3)))));
-        bench.event(Event::Committed(Seq(3)));
-        assert!(matches!(bench.effects.last(), Some(Effect::Announce(Seq(3)))));
-        assert!(bench.state.is_idle());
-    }
-
-    #[test]
-    fn a_free_store_is_written_whenever_a_slot_is_free() {
-        let mut bench = Bench::new(FlushLimits { cost_bounded: false, linger_ms: 0, uploads_max: 1, ..LIMITS });
-        bench.event(append(0, 0, 1));
-        assert_eq!(bench.uploads(), 1);
-        bench.event(append(0, 1, 1));
-        bench.event(append(1, 0, 1));
-        assert_eq!(bench.uploads(), 1);
-        bench.finish(1);
-        assert_eq!(bench.uploads(), 2);
-    }
-
-    #[test]
-    fn draining_cuts_at_once() {
-        let mut bench = Bench::new(FlushLimits { burst: 0, ..LIMITS });
-        bench.event(append(0, 0, 1));
-        bench.event(Event::Drain);
-        assert_eq!(bench.uploads(), 1);
-        bench.event(Event::Drain);
-        bench.event(append(0, 1, 1));
-        assert_eq!(bench.uploads(), 1, "draining nothing does not cut what comes later");
-    }
-
-    proptest! {
-        /// PUTs never exceed what size and time allow, nothing waits longer than the interval, no slot is skipped.
-        #[test]
-        fn puts_are_bounded_by_time_and_size(steps in prop::collection::vec((0u64..300, 1usize..600, 0i32..3), 1..200)) {
-            let mut bench = Bench::new(LIMITS);
-            let mut bases = [0i64; 3];
-            let mut bytes = 0;
-            for (wait_ms, len, partition) in steps {
-                let opened = (!bench.state.open.is_empty()).then_some(bench.state.opened_ms);
-                let cuts = bench.sleep_until(bench.now_ms + wait_ms);
-                if let (Some(opened), Some(first)) = (opened, cuts.first()) {
-                    prop_assert!(*first <= opened + LIMITS.interval_ms);
-                }
-                let last = bench.state.last_cut().0;
-                if last > bench.state.head().0 && bench.state.slots.front().is_some() {
-                    for seq in bench.state.head().0 + 1..=last {
-                        bench.event(Event::Uploaded(Seq(seq)));
-                    }
-                    while bench.state.committing {
-                        let seq = bench.effects.iter().rev().find_map(|e| match e { Effect::Commit(s) => Some(*s), _ => None });
-                        bench.event(Event::Committed(seq.unwrap()));
-                    }
-                }
-                bench.event(append(partition, bases[partition as usize], len));
-                bases[partition as usize] += 1;
-                bytes += len as u64;
-            }
-            let seqs: Vec<u64> = bench.effects.iter().filter_map(|e| match e { Effect::Upload { seq, .. } => Some(seq.0), _ => None }).collect();
-            prop_assert_eq!(&seqs, &(1..=seqs.len() as u64).collect::<Vec<_>>());
-            let by_time = bench.now_ms / LIMITS.interval_ms + LIMITS.burst + 1;
-            let by_size = bytes / (LIMITS.segment_bytes / 4) + 1;
-            prop_assert!(seqs.len() as u64 <= by_time + by_size);
-        }
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

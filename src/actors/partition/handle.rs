@@ -71,6 +71,20 @@ pub enum AppendError {
 /// Receives the outcome of one append.
 pub type AppendReceiver = oneshot::Receiver<Result<Appended, AppendError>>;
 
+/// Where a batch comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// Leads to the span of the request.
+    pub link: SpanLink,
+    /// The client sends nothing more before it gets an ack: as many of its requests wait as it keeps in flight.
+    pub client_waits: bool,
+}
+
+impl Origin {
+    /// No trace, and nobody is known to wait.
+    pub const NONE: Self = Self { link: SpanLink::NONE, client_waits: false };
+}
+
 /// One append as it reaches the partition.
 #[derive(Debug)]
 pub struct Append {
@@ -78,8 +92,8 @@ pub struct Append {
     pub batch: ValidBatch,
     /// Where the outcome goes.
     pub reply: oneshot::Sender<Result<Appended, AppendError>>,
-    /// Leads to the span of the request.
-    pub link: SpanLink,
+    /// The request that brought it.
+    pub origin: Origin,
 }
 
 /// Delivers appends to a partition wherever its actor runs.
@@ -108,13 +122,13 @@ impl std::fmt::Debug for PartitionRef {
 impl PartitionRef {
     /// Appends a batch; the receiver gets the outcome when it is durable (or refused).
     pub fn append(&self, batch: ValidBatch) -> Result<AppendReceiver, AppendError> {
-        self.append_linked(batch, SpanLink::NONE)
+        self.append_from(batch, Origin::NONE)
     }
 
-    /// The same for a request whose trace the flush of the batch is linked to.
-    pub fn append_linked(&self, batch: ValidBatch, link: SpanLink) -> Result<AppendReceiver, AppendError> {
+    /// The same with what the flush of the batch should know of the request.
+    pub fn append_from(&self, batch: ValidBatch, origin: Origin) -> Result<AppendReceiver, AppendError> {
         let (reply, receiver) = oneshot::channel();
-        self.sink.append(Append { batch, reply, link })?;
+        self.sink.append(Append { batch, reply, origin })?;
         Ok(receiver)
     }
 }

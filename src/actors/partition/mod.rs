@@ -18,8 +18,8 @@ use crate::failpoint;
 use crate::ids::Offset;
 use crate::sabotage::{self, Sabotage};
 use crate::storage::checkpoint::{ObjectTable, PartitionCheckpoint};
-use crate::trace::SpanLink;
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, Recipient};
+pub use handle::Origin;
 use handle::{Append, AppendError, AppendSink, Appended};
 use producers::ProducerSnapshot;
 use state::{Effect, Event, PartitionState};
@@ -114,8 +114,8 @@ pub struct Partition {
     clock: Clock,
     /// Set when an append was refused on its way here.
     refused: Arc<AtomicBool>,
-    /// Leads to the request whose append is being handled.
-    link: SpanLink,
+    /// The request whose append is being handled.
+    origin: Origin,
     effects: Vec<Effect<Reply>>,
 }
 
@@ -131,8 +131,8 @@ impl Partition {
         let log = LogState { extents: seed.extents, tail: Default::default(), epochs: seed.epochs };
         let view = PartitionView::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, log);
         let state = PartitionState::new(seed.key, seed.leader_epoch, seed.log_start, seed.next_offset, seed.producers);
-        let (view, link) = (Arc::new(view), SpanLink::NONE);
-        Self { state, view, port: None, flusher, budget, clock, refused, link, effects: Vec::new() }
+        let (view, origin) = (Arc::new(view), Origin::NONE);
+        Self { state, view, port: None, flusher, budget, clock, refused, origin, effects: Vec::new() }
     }
 
     /// The shared view.
@@ -154,11 +154,11 @@ impl Partition {
             Effect::Store { batch, .. } => {
                 self.budget.stored(batch.byte_len() as u64);
                 let port = self.port.clone().expect("set when the actor started");
-                let link = self.link;
+                let origin = self.origin;
                 if sabotage::is(Sabotage::StoreTwice) {
-                    self.flusher.do_send(Store { port: port.clone(), batch: batch.clone(), link });
+                    self.flusher.do_send(Store { port: port.clone(), batch: batch.clone(), origin });
                 }
-                self.flusher.do_send(Store { port, batch, link });
+                self.flusher.do_send(Store { port, batch, origin });
             }
             // Nobody may be waiting any more (acks=0, closed connection): the batch is stored all the same.
             Effect::Reply { reply, outcome } => drop(reply.send(outcome)),
@@ -201,7 +201,7 @@ impl Handler<Queued> for Partition {
         if self.refused.load(Ordering::Acquire) && self.refused.swap(false, Ordering::AcqRel) {
             self.step(Event::Refused);
         }
-        self.link = append.link;
+        self.origin = append.origin;
         self.step(Event::Append { batch: append.batch, reply: append.reply });
     }
 }

@@ -50,6 +50,8 @@ pub struct Request {
     pub body: Bytes,
     /// When the last byte of the frame was read.
     pub received: Instant,
+    /// Requests of the connection before this one whose replies are not written.
+    pub ahead: usize,
 }
 
 /// What becomes of a request.

@@ -7,7 +7,7 @@
 
 use super::common::{self, text};
 use super::{ConnectionContext, Reply, Request};
-use crate::actors::partition::handle::{AppendError, AppendReceiver, Appended, PartitionRef, ValidBatch};
+use crate::actors::partition::handle::{AppendError, AppendReceiver, Appended, Origin, PartitionRef, ValidBatch};
 use crate::ids::{PartitionKey, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
@@ -28,6 +28,9 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
+/// Produce requests that Kafka's clients keep in flight on a connection (`max.in.flight.requests.per.connection`; the most
+/// that idempotence allows). With fewer a client that waits is told by its silence.
+const CLIENT_IN_FLIGHT: usize = 5;
 /// How long acks=1 is waited for. Kafka answers it without waiting for replicas, so its `timeout_ms` does not apply.
 const ACKS_ONE_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait that a client may ask for.
@@ -91,6 +94,7 @@ struct Checked {
 pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
     let version = request.api_version;
     let (received, request_len) = (request.received, request.body.len());
+    let client_waits = request.ahead + 1 >= CLIENT_IN_FLIGHT;
     let body: ProduceRequest = match common::decode(&request) {
         Ok(body) => body,
         Err(close) => return close,
@@ -105,8 +109,8 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         let good = topics.iter().flat_map(|t| &t.slots).filter_map(|s| s.append.as_ref().ok());
         let stored_len: usize = good.map(|c| c.batch.bytes.len()).sum();
         let copies = stored_len < request_len / SHARED_PARTS_MAX;
-        let link = SpanLink::to(&span);
-        topics.into_iter().map(|t| append_topic(t, copies, link)).collect::<Vec<_>>()
+        let origin = Origin { link: SpanLink::to(&span), client_waits };
+        topics.into_iter().map(|t| append_topic(t, copies, origin)).collect::<Vec<_>>()
     });
     if acks == 0 {
         let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
@@ -171,13 +175,12 @@ fn check(call: &Call<'_>, topic: &Topic, index: i32, records: Bytes) -> Result<C
     Ok(Checked { partition, batch })
 }
 
-/// `link` leads to the request's span.
-fn append_topic(topic: TopicSlots<Checked>, copies: bool, link: SpanLink) -> TopicSlots<AppendReceiver> {
+fn append_topic(topic: TopicSlots<Checked>, copies: bool, origin: Origin) -> TopicSlots<AppendReceiver> {
     let append = |Checked { partition, mut batch }: Checked| {
         if copies {
             batch.bytes = Bytes::copy_from_slice(&batch.bytes);
         }
-        Ok(partition.append_linked(batch, link)?)
+        Ok(partition.append_from(batch, origin)?)
     };
     let slots = topic.slots.into_iter().map(|slot| Slot {
         index: slot.index,

@@ -266,3 +266,62 @@ async fn no_hedge_while_the_store_throttles_and_few_in_all() {
     let extra = bench.faults.calls(Op::Create) - before - 1_000;
     assert!(extra <= 60, "{extra} hedges for 1,000 creates");
 }
+
+fn ours_twice() -> Payload {
+    Payload { twice: true, ..ours() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn twice_means_two_attempts_at_once_of_which_the_first_answer_counts() {
+    let slow = Fault::Delay(Duration::from_secs(5));
+    let quick = Fault::Delay(Duration::from_millis(10));
+    // faults of the two; how long it takes, heads
+    let cases = [
+        (vec![slow.clone(), quick.clone()], 11, 0),
+        (vec![quick.clone(), slow.clone()], 11, 0),
+        (vec![Fault::Hang, quick.clone()], 11, 0),
+        (vec![Fault::FailBefore, quick.clone()], 11, 0),
+        (vec![slow.clone(), Fault::FailBefore], 5_001, 0),
+        (vec![slow.clone(), Fault::FailAfter], 5_001, 1), // only the slow one's 412 tells to look
+        (vec![Fault::FailBefore, Fault::FailBefore], 100, 1), // once more, and that is one attempt
+    ];
+    for (faults, elapsed_ms_max, heads) in cases {
+        let bench = plain();
+        bench.faults.script(Op::Create, faults.iter().cloned());
+        let start = clock::monotonic();
+        bench.store.create(&key("k"), &ours_twice()).await.unwrap();
+        assert!(start.elapsed() <= Duration::from_millis(elapsed_ms_max), "{faults:?}: {:?}", start.elapsed());
+        assert_eq!(bench.faults.calls(Op::Head), heads, "{faults:?}");
+        assert!(bench.faults.calls(Op::Create) <= 3, "{faults:?}");
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_stored(&bench, &ours()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_slower_of_two_attempts_goes_on_and_few_payloads_are_sent_twice() {
+    let bench = plain();
+    for n in 0..TWICE_MAX as u64 + 2 {
+        let attempts = if n < TWICE_MAX as u64 { 2 } else { 1 };
+        let faults = [Fault::Delay(Duration::from_millis(1)), Fault::Delay(Duration::from_secs(60))];
+        bench.faults.script(Op::Create, faults.into_iter().take(attempts));
+        let before = bench.faults.calls(Op::Create);
+        bench.store.create(&key(&format!("k{n}")), &ours_twice()).await.unwrap();
+        assert_eq!(bench.faults.calls(Op::Create) - before, attempts as u64, "payload {n}");
+    }
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(bench.store.twice.available_permits(), TWICE_MAX, "those that went on have ended");
+    let before = bench.faults.calls(Op::Create);
+    bench.store.create(&key("k"), &ours_twice()).await.unwrap();
+    assert_eq!(bench.faults.calls(Op::Create) - before, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_twice_to_a_store_that_throttles() {
+    let bench = plain();
+    bench.faults.script(Op::Create, [Fault::Throttle]);
+    bench.store.create(&key("a"), &ours()).await.unwrap();
+    let before = bench.faults.calls(Op::Create);
+    bench.store.create(&key("b"), &ours_twice()).await.unwrap();
+    assert_eq!(bench.faults.calls(Op::Create) - before, 1);
+}

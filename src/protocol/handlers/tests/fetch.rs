@@ -200,7 +200,7 @@ fn a_thousand_partitions_all_have_their_turn() {
                 bed.partition("t", index).commit(Append {
                     batch: valid.clone(),
                     reply,
-                    link: crate::trace::SpanLink::default(),
+                    origin: crate::actors::partition::Origin::NONE,
                 });
             }
         }

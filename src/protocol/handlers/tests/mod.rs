@@ -254,6 +254,7 @@ impl Bed {
             client_id: None,
             body: body.freeze(),
             received: monotonic(),
+            ahead: 0,
         };
         dispatch(self.ctx.clone(), request).await
     }

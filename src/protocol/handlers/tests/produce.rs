@@ -157,9 +157,15 @@ fn a_batch_does_not_keep_a_much_longer_request_alive() {
             let mut body = BytesMut::new();
             produce_request("t", -1, batches).encode(&mut body, 9).unwrap();
             let body = body.freeze();
-            let (api_key, received) = (ProduceRequest::KEY, monotonic());
-            let request =
-                Request { api_key, api_version: 9, correlation_id: 1, client_id: None, body: body.clone(), received };
+            let request = Request {
+                api_key: ProduceRequest::KEY,
+                api_version: 9,
+                correlation_id: 1,
+                client_id: None,
+                body: body.clone(),
+                received: monotonic(),
+                ahead: 0,
+            };
             let mut reply = dispatch(bed.ctx.clone(), request);
             assert!(futures::poll!(&mut reply).is_pending());
             assert_eq!((shares(&bed, 0, &body), shares(&bed, 1, &body)), (of_0, of_1));
