@@ -372,7 +372,7 @@ fn flush_limits(config: &NodeConfig) -> FlushLimits {
         interval_ms,
         linger_ms: 3,
         stall_ms: 8,
-        full_ms: 2,
+        full_ms: 1,
         lone_ms: None,
         uploads_max: UPLOADS_MAX,
         burst: 4,

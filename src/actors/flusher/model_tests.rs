@@ -61,7 +61,7 @@ impl Model {
             interval_ms,
             linger_ms: 3,
             stall_ms: 8,
-            full_ms: 2,
+            full_ms: 1,
             lone_ms: None,
             uploads_max: 8,
             burst: 4,
