@@ -59,7 +59,7 @@ groups: export MEMBERS ?= 100
 groups: export GROUP_KILLS ?= 50
 groups: export CHANGES ?= 1000
 groups: export COMMITS ?= 100000
-groups: ## Consumer groups at full size (GROUP_COUNT=1000, DURATION_SEC=600, MEMBERS=100, GROUP_KILLS=50, CHANGES=1000)
+groups: ## Consumer groups at full size (GROUP_COUNT=1000, DURATION_SEC=600, MEMBERS=100, GROUP_KILLS=50, CHANGES=1000, COMMITS=100000)
 	$(PROOF) groups::
 
 cost: export PARTITIONS ?= 2000

@@ -71,6 +71,18 @@ pub fn topic_name(value: &str) -> TopicName {
     TopicName(text(value))
 }
 
+/// Correlation id and answer of a frame (without its length) that answers an `R` at `version`.
+pub fn decode_answer<R: Request>(mut frame: Bytes, version: i16) -> Result<(i32, R::Response)> {
+    let key = ApiKey::try_from(R::KEY).map_err(|()| malformed("unknown API key"))?;
+    let header_version = key.response_header_version(version);
+    let header = ResponseHeader::decode(&mut frame, header_version).map_err(malformed)?;
+    let answer = R::Response::decode(&mut frame, version).map_err(malformed)?;
+    if !frame.is_empty() {
+        return Err(malformed(format!("{} bytes too many", frame.len())));
+    }
+    Ok((header.correlation_id, answer))
+}
+
 /// One TCP connection to a broker.
 #[derive(Debug)]
 pub struct Connection {
@@ -147,16 +159,12 @@ impl Connection {
 
     /// The answer to the oldest unanswered request, which was an `R` at `version`.
     pub async fn receive<R: Request>(&mut self, version: i16) -> Result<R::Response> {
-        let mut frame = self.receive_raw().await?;
-        let key = ApiKey::try_from(R::KEY).map_err(|()| malformed("unknown API key"))?;
-        let header_version = key.response_header_version(version);
-        let header = ResponseHeader::decode(&mut frame, header_version).map_err(malformed)?;
+        let (correlation_id, answer) = decode_answer::<R>(self.receive_raw().await?, version)?;
         let expected = self.waiting.pop_front();
-        if expected != Some(header.correlation_id) {
-            return Err(malformed(format!("correlation id {}, expected {expected:?}", header.correlation_id)));
+        if expected != Some(correlation_id) {
+            return Err(malformed(format!("correlation id {correlation_id}, expected {expected:?}")));
         }
-        let answer = R::Response::decode(&mut frame, version).map_err(malformed)?;
-        if frame.is_empty() { Ok(answer) } else { Err(malformed(format!("{} bytes too many", frame.len()))) }
+        Ok(answer)
     }
 
     /// Sends a request and waits for its answer; nothing else may be unanswered.

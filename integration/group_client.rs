@@ -1,7 +1,7 @@
 //! A member of a consumer group on raw requests. It panics where a live member of a healthy group hears what it must never
 //! hear: that it is unknown.
 
-use crate::client::{Client, Connection, Result, check, text, topic_name};
+use crate::client::{Client, Connection, Result, check, decode_answer, text, topic_name};
 use bytes::Bytes;
 use kafka_protocol::messages::join_group_request::JoinGroupRequestProtocol;
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -12,6 +12,10 @@ use kafka_protocol::messages::{
     GroupId, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, OffsetCommitRequest, OffsetFetchRequest,
     SyncGroupRequest,
 };
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 /// A group id.
 pub fn group_id(group: &str) -> GroupId {
@@ -62,6 +66,39 @@ pub async fn fetch_offsets(client: &mut Client, group: &str) -> Result<Vec<(Stri
         }
     }
     Ok(rows)
+}
+
+/// Commits offsets 0 to `count` of partition 0 of `t` as commitAsync does: one whenever it is time, whether or not those
+/// before are answered. Every answer must be a success; returns how long each took from when it was due, µs.
+pub async fn commit_on_time(address: &str, group: &str, first: Instant, every: Duration, count: u64) -> Vec<u64> {
+    let stream = TcpStream::connect(address).await.expect("the broker accepts");
+    stream.set_nodelay(true).expect("an open socket");
+    let (mut reader, mut writer) = stream.into_split();
+    let (sent, mut waiting) = tokio::sync::mpsc::unbounded_channel();
+    let member = Member::none(group);
+    let write = async move {
+        let mut clock = tokio::time::interval_at(first, every);
+        for n in 0..count {
+            let due = clock.tick().await;
+            let request = commit_request(&member, "t", &[(0, n as i64)]);
+            let frame = Connection::frame(n as i32, 9, &request).expect("it encodes");
+            sent.send(due).expect("the reader reads to the end");
+            writer.write_all(&frame).await.expect("the broker reads");
+        }
+    };
+    let read = async {
+        let mut took_us = Vec::with_capacity(count as usize);
+        while let Some(due) = waiting.recv().await {
+            let len = reader.read_i32().await.expect("the broker answers");
+            let mut frame = vec![0; len as usize];
+            reader.read_exact(&mut frame).await.expect("a whole frame");
+            let (id, answer) = decode_answer::<OffsetCommitRequest>(frame.into(), 9).expect("an answer");
+            assert_eq!((id as usize, answer.topics[0].partitions[0].error_code), (took_us.len(), 0), "{group}");
+            took_us.push(due.elapsed().as_micros() as u64);
+        }
+        took_us
+    };
+    tokio::join!(write, read).1
 }
 
 /// See the module's documentation.

@@ -3,7 +3,7 @@
 
 use crate::client::{Client, Connection};
 use crate::clients::{Client as Program, java, try_java};
-use crate::group_client::{Member, commit_request, fetch_offsets};
+use crate::group_client::{Member, commit_on_time, commit_request, fetch_offsets};
 use crate::harness::{Backend, Stack, size, wait_until};
 use crate::workload::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -102,44 +102,55 @@ async fn no_acked_commit_is_lost_by_kills() {
     assert!(acked.len() > 20, "{acked:?}");
 }
 
-/// Commits of hundreds of groups share transactions, and heartbeats write nothing.
+/// Commits per second that [`what_groups_cost`] offers, and the etcd writes per second that they may cost.
+const COMMITS_PER_SEC: u64 = 5_000;
+const WRITES_PER_SEC_MAX: f64 = 30.0;
+
+/// Consumers of hundreds of groups commit on time, whatever becomes of it: all of it is acked, and the commits of a group
+/// share writes as groups share transactions. And heartbeats write nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_groups_cost() {
     let _alone = crate::harness::quiet().await;
-    let (groups, commits) = (500usize, size("COMMITS", 20_000) as usize);
+    let (groups, commits) = (500u64, size("COMMITS", 20_000));
+    let (each, every) = (commits / groups, Duration::from_millis(groups * 1_000 / COMMITS_PER_SEC));
     let mut stack = Stack::start("group-cost", Backend::S3, &[NO_DELAY]).await;
     Client::new(&stack.address()).ensure_topic("t", 1).await;
     let address = stack.address();
     let before = stack.etcd().revision().await;
     let started = kafscale::clock::monotonic();
-    let mut clients = Vec::new();
-    for c in 0..10 {
+    let clients = (0..groups).map(|n| {
         let address = address.clone();
-        clients.push(tokio::spawn(async move {
-            let mut connection = Connection::open(&address).await.unwrap();
-            let mut unanswered = 0;
-            for n in 0..commits / 10 {
-                let group = format!("g{}", c * groups / 10 + n % (groups / 10));
-                let request = commit_request(&Member::none(&group), "t", &[(0, n as i64)]);
-                connection.send(9, &request).await.unwrap();
-                unanswered += 1;
-                if unanswered == 100 {
-                    receive_commit(&mut connection).await;
-                    unanswered -= 1;
-                }
-            }
-            for _ in 0..unanswered {
-                receive_commit(&mut connection).await;
-            }
-        }));
-    }
-    for client in clients {
-        client.await.unwrap();
+        // Their clocks are spread over the interval.
+        let first = started + every + every * n as u32 / groups as u32;
+        tokio::spawn(async move { commit_on_time(&address, &format!("g{n}"), first, every, each).await })
+    });
+    let mut took_us = Vec::new();
+    for client in clients.collect::<Vec<_>>() {
+        took_us.extend(client.await.expect("every commit is acked"));
     }
     let seconds = started.elapsed().as_secs_f64();
     let writes = stack.etcd().revision().await - before;
-    println!("{commits} commits of {groups} groups in {seconds:.1} s: {writes} etcd writes");
-    assert!(writes as f64 <= 30.0 * seconds.max(1.0), "{writes} writes in {seconds} s");
+    let keys = stack.broker.metric_sum("kafscale_group_keys_written").await.unwrap();
+    took_us.sort_unstable();
+    let ms = |percent: usize| took_us[(took_us.len() - 1) * percent / 100] as f64 / 1e3;
+    println!(
+        "{} commits of {groups} groups, {COMMITS_PER_SEC}/s offered, {:.0}/s acked: {:.1} etcd writes/s of {:.0} keys each, ack p50 \
+         {:.0} ms, p99 {:.0} ms",
+        took_us.len(),
+        took_us.len() as f64 / seconds,
+        writes as f64 / seconds,
+        keys / writes as f64,
+        ms(50),
+        ms(99),
+    );
+    assert_eq!(took_us.len() as u64, each * groups);
+    // By the commits, unless this machine was too slow to offer them in time.
+    let offered_seconds = (each * groups) as f64 / COMMITS_PER_SEC as f64;
+    assert!(writes as f64 <= WRITES_PER_SEC_MAX * offered_seconds.max(seconds), "{writes} writes in {seconds} s");
+    let mut client = Client::new(&address);
+    for group in ["g0", "g499"] {
+        assert_eq!(fetch_offsets(&mut client, group).await.unwrap()[0].2, each as i64 - 1, "{group}");
+    }
 
     let mut members = Vec::new();
     for n in 0..30 {
@@ -153,11 +164,6 @@ async fn what_groups_cost() {
         }
     }
     assert_eq!(stack.broker.metric_sum("kafscale_group_writes_total").await.unwrap(), written, "heartbeats are free");
-}
-
-async fn receive_commit(connection: &mut Connection) {
-    let answer = connection.receive::<kafka_protocol::messages::OffsetCommitRequest>(9).await.unwrap();
-    assert_eq!(answer.topics[0].partitions[0].error_code, 0);
 }
 
 /// Members come and go at random: nobody who is alive hears that it is unknown ([`Member`] panics if it does).
@@ -175,6 +181,7 @@ async fn members_that_come_and_go_at_random_stay_known() {
             // Some are static.
             let instance = (n % 3 == 0).then(|| format!("i{n}"));
             let mut member = Member { instance, ..Member::none("g") };
+            let mut joined = 0;
             while left.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 0 {
                 tokio::time::sleep(Duration::from_millis(dice.below(100))).await;
                 let mut beats = dice.below(20);
@@ -187,12 +194,19 @@ async fn members_that_come_and_go_at_random_stay_known() {
                     }
                 }
                 member.leave(&mut connection).await;
+                joined += 1;
             }
+            joined
         })
     });
+    let deadline = DEADLINE + Duration::from_secs(changes);
+    let mut joined = 0;
     for member in members.collect::<Vec<_>>() {
-        tokio::time::timeout(DEADLINE, member).await.expect("nobody waits for ever").expect("nobody is unknown");
+        joined +=
+            tokio::time::timeout(deadline, member).await.expect("nobody waits for ever").expect("nobody is unknown");
     }
+    println!("{joined} times a member joined and left");
+    assert_eq!(joined, changes);
 }
 
 /// Many groups with three members each, idle but for heartbeats; then one with many members rebalances.

@@ -16,6 +16,7 @@ mod cost;
 mod faults;
 mod fuzz_corpus;
 mod group_client;
+mod group_configs;
 mod groups;
 mod harness;
 mod history;

@@ -1,7 +1,7 @@
 //! Traces as a collector receives them: the real program exports over OTLP/gRPC to a receiver of ours.
 
-use crate::client::{Batch, Client};
-use crate::harness::{Backend, Stack};
+use crate::client::{Batch, Client, LATEST};
+use crate::harness::{Backend, Stack, wait_until};
 use crate::process::free_port;
 use kafscale::protocol::error_code::ErrorCode;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
@@ -11,6 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// What has been received.
@@ -122,6 +123,7 @@ async fn follow(backend: Backend) {
     client.produce_values("traced", 0, &[b"hello", b"world"]).await;
     let unknown = client.produce("traced", 7, Batch::of(&[b"nowhere"]).encode()).await.unwrap();
     assert_eq!(unknown.error_code, 3);
+    assert!(client.list_offset("nowhere", 0, LATEST).await.is_err());
     assert!(stack.broker.terminate().await.success(), "what is buffered is exported at the end");
 
     let [produce, failed] = &collector.requests("Produce")[..] else { panic!("two requests: {collector:?}") };
@@ -150,6 +152,13 @@ async fn follow(backend: Backend) {
     assert_eq!(text(failed, "error.type"), ErrorCode::UnknownTopicOrPartition.to_string());
     assert_eq!(failed.status.as_ref().map(|s| s.code), Some(StatusCode::Error as i32));
     assert_eq!(collector.flushes_of(failed), []);
+
+    // Errors inside the answers of every other API, and none where there is none.
+    let [listed] = &collector.requests("ListOffsets")[..] else { panic!("one request: {collector:?}") };
+    assert_eq!(text(listed, "error.type"), ErrorCode::UnknownTopicOrPartition.to_string());
+    assert_eq!(listed.status.as_ref().map(|s| s.code), Some(StatusCode::Error as i32));
+    let created = collector.requests("CreateTopics");
+    assert!(created.iter().all(|c| value(c, "error.type").is_none()) && !created.is_empty(), "{created:?}");
 
     // What a new process reads comes from the object store first, and from the cache then.
     stack.broker.restart().await;
@@ -185,6 +194,38 @@ async fn a_produce_and_a_fetch_can_be_followed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_produce_and_a_fetch_can_be_followed_through_s3_and_etcd() {
     follow(Backend::S3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_index_of_a_merged_object_is_seen_once() {
+    let (mut stack, collector) = traced(Backend::Dev).await;
+    let mut client = Client::new(&stack.address());
+    client.ensure_topic("traced", 1).await;
+    // As much as starts a merge, in batches that are worth merging.
+    for n in 0..80 {
+        assert_eq!(client.produce_values("traced", 0, &[&[7; 900_000]]).await, n);
+    }
+    let merges = async || stack.broker.metric_sum("kafscale_merges").await.is_some_and(|merges| merges > 0.0);
+    wait_until("the batches are merged", Duration::from_secs(120), merges).await;
+    assert!(stack.broker.terminate().await.success(), "with a checkpoint that names what was merged");
+    stack.broker.restart().await;
+    let mut client = Client::new(&stack.address());
+    for _ in 0..2 {
+        client.fetch("traced", 0, 0, 10_000, 1 << 20).await.unwrap();
+    }
+    assert!(stack.broker.terminate().await.success());
+    let [cold, warm] = &collector.requests("Fetch")[..] else {
+        panic!("two fetches: {:?}", collector.requests("Fetch"))
+    };
+    let steps = |fetch: &Span| collector.children(&collector.children(fetch)[0]);
+    assert_eq!(names(&steps(cold))[..2], ["cache.index", "cache"]);
+    let index = &steps(cold)[0];
+    assert!(text(index, "aws.s3.key").contains("/topics/"), "{index:?}");
+    let [get] = &collector.children(index)[..] else { panic!("one read: {collector:?}") };
+    assert_eq!((get.name.as_str(), text(get, "aws.s3.key")), ("s3.get", text(index, "aws.s3.key")));
+    assert!(number(get, "kafscale.range.suffix") > 0);
+    assert_in_order(index, std::slice::from_ref(get));
+    assert_eq!(names(&steps(warm))[..1], ["cache"], "the index is in memory then");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

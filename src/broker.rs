@@ -9,6 +9,7 @@ use crate::metadata::MetadataError;
 use crate::metadata::admin::Admin;
 use crate::metadata::image::ClusterImage;
 use crate::metrics::{Histogram, Seconds};
+use crate::protocol::group_config::GroupBounds;
 use crate::storage::reader::LogReader;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -22,6 +23,8 @@ pub struct BrokerSettings {
     pub auto_create_topics: bool,
     /// Partitions of topics created without a count (`KAFSCALE_AUTO_CREATE_PARTITIONS`).
     pub default_partitions: i32,
+    /// What groups of the consumer protocol fall back to, and what they may set instead.
+    pub group_bounds: GroupBounds,
     /// What DescribeLogDirs calls the place where this cluster's objects are.
     pub log_dir: String,
     /// Broker configs shown by DescribeConfigs that come from the environment: Kafka or `kafscale.` name, value.

@@ -158,6 +158,7 @@ pub fn metadata_key(data: &[u8]) -> bool {
         ParsedKey::Partition(key) => keys.partition(key),
         ParsedKey::Topic(name) => keys.topic(name),
         ParsedKey::BrokerConfigs(node) => keys.broker_configs(*node),
+        ParsedKey::GroupConfigs(group) => keys.group_configs(group),
         ParsedKey::Deleted(topic) => keys.deleted(*topic),
         ParsedKey::Shard(shard) => keys.shard(*shard),
         ParsedKey::GroupWrites(writer) => keys.group_writes(*writer),

@@ -26,7 +26,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 pub const TARGET: &str = "kafscale::trace";
 /// Links from one flush to the requests whose batches it carries.
 pub const LINKS_MAX: usize = 32;
-/// Chunks of one read that get a span of their own.
+/// Chunks and indexes of one read that get a span of their own.
 pub const CACHE_SPANS_MAX: usize = 16;
 /// Bytes of a client's text that become an attribute.
 const TEXT_LEN_MAX: usize = 256;
@@ -151,6 +151,11 @@ pub fn fetch_read(partitions: usize) -> Span {
     info_span!(target: TARGET, "fetch.read", kafka.partitions = partitions as i64)
 }
 
+/// Waiting for the index of a segment that is not in memory: it says where chunks begin.
+pub fn index(key: &ObjectKey) -> Span {
+    info_span!(target: TARGET, "cache.index", aws.s3.key = %key)
+}
+
 /// Looking for a chunk in the block cache, and waiting for it.
 pub fn cache(hit: bool, key: &ObjectKey, bytes: u64) -> Span {
     info_span!(
@@ -174,6 +179,20 @@ pub fn get(key: &ObjectKey, range: &Range<u64>) -> Span {
         aws.s3.key = %key,
         kafscale.range.start = range.start as i64,
         kafscale.range.end = range.end as i64,
+    )
+}
+
+/// Reading the end of an object, where its index is, `len` bytes at first.
+pub fn get_suffix(key: &ObjectKey, len: u64) -> Span {
+    info_span!(
+        target: TARGET,
+        "s3.get",
+        otel.kind = "client",
+        rpc.system = "aws-api",
+        rpc.service = "S3",
+        rpc.method = "GetObject",
+        aws.s3.key = %key,
+        kafscale.range.suffix = len as i64,
     )
 }
 

@@ -1,7 +1,7 @@
 //! Cases 45-54 and 60: reading.
 
-use super::{batch, dev, end, now_ms, outcome, topic};
-use crate::client::{Client, fetch_request, topic_name};
+use super::{batch, dev, end, now_ms, outcome, produce_request, topic};
+use crate::client::{Client, Connection, fetch_request, topic_name};
 use crate::harness::{Backend, Stack};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic, ForgottenTopic};
@@ -9,7 +9,7 @@ use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::offset_for_leader_epoch_request::{OffsetForLeaderPartition, OffsetForLeaderTopic};
 use kafka_protocol::messages::{
-    BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, OffsetForLeaderEpochRequest,
+    BrokerId, FetchRequest, FetchResponse, ListOffsetsRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use kafscale::clock::monotonic;
 use kafscale::protocol::batch::BatchHeader;
@@ -81,6 +81,38 @@ async fn reads_waits_and_limits() {
     for offset in [7, i64::MAX, -1] {
         let refused = client.fetch("t", 0, offset, 5_000, 1 << 20).await.unwrap();
         assert_eq!((refused.error_code, refused.log_start_offset, refused.high_watermark), (1, 0, 6), "{offset}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_read_behind_a_produce_on_its_connection_shows_it() {
+    let stack = dev("fetch-behind-produce", &[]).await;
+    let mut client = Client::new(&stack.address());
+    topic(&mut client, "t", 1, &[]).await;
+    let mut connection = Connection::open(&stack.address()).await.unwrap();
+    for round in 0..5i64 {
+        // Nothing is received before everything is sent: two batches, then reads at the new end and of the first batch.
+        let request = produce_request("t", -1, &[(0, batch(&[b"a", b"b"]))]);
+        connection.send(9, &request).await.unwrap();
+        connection.send(9, &request).await.unwrap();
+        connection.send(12, &fetch_of("t", &[(0, 4 * round + 4)], 0)).await.unwrap();
+        connection.send(12, &fetch_of("t", &[(0, 4 * round)], 0)).await.unwrap();
+        let latest =
+            ListOffsetsPartition::default().with_timestamp(crate::client::LATEST).with_current_leader_epoch(-1);
+        let latest = ListOffsetsTopic::default().with_name(topic_name("t")).with_partitions(vec![latest]);
+        let latest = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![latest]);
+        connection.send(7, &latest).await.unwrap();
+        for base in [4 * round, 4 * round + 2] {
+            let answer = connection.receive::<ProduceRequest>(9).await.unwrap();
+            let partition = &answer.responses[0].partition_responses[0];
+            assert_eq!((partition.error_code, partition.base_offset), (0, base));
+        }
+        let at_end = connection.receive::<FetchRequest>(12).await.unwrap();
+        assert_eq!((errors(&at_end), rows(&at_end)[0].high_watermark), (vec![(0, 0)], 4 * round + 4));
+        assert_eq!(len(rows(&at_end)[0]), 0);
+        assert!(len(rows(&connection.receive::<FetchRequest>(12).await.unwrap())[0]) > 100);
+        let listed = connection.receive::<ListOffsetsRequest>(7).await.unwrap();
+        assert_eq!(listed.topics[0].partitions[0].offset, 4 * round + 4);
     }
 }
 

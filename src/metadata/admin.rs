@@ -188,7 +188,26 @@ impl Admin {
         validate_only: bool,
         change: impl Fn(&Configs) -> Result<Configs, ChangeError> + Send,
     ) -> Result<Revision, AdminError> {
-        let key = self.keys.broker_configs(node);
+        self.alter_configs(self.keys.broker_configs(node), validate_only, change).await
+    }
+
+    /// The same for the configs of a group.
+    pub async fn alter_group_configs(
+        &self,
+        group: &str,
+        validate_only: bool,
+        change: impl Fn(&Configs) -> Result<Configs, ChangeError> + Send,
+    ) -> Result<Revision, AdminError> {
+        self.alter_configs(self.keys.group_configs(group), validate_only, change).await
+    }
+
+    /// Changes configs that have a key of their own; it goes with the last of them.
+    async fn alter_configs(
+        &self,
+        key: String,
+        validate_only: bool,
+        change: impl Fn(&Configs) -> Result<Configs, ChangeError> + Send,
+    ) -> Result<Revision, AdminError> {
         let mut attempts = Attempts::default();
         loop {
             let found = attempts.read::<BrokerConfigsValue>(&*self.store, &key).await?;
@@ -197,11 +216,11 @@ impl Admin {
             if validate_only || configs == before {
                 return Ok(mod_revision);
             }
-            let value = BrokerConfigsValue { v: FORMAT, configs };
-            let txn = Txn {
-                compares: vec![Compare::ModRevision(key.clone(), mod_revision)],
-                ops: vec![Op::Put(key.clone(), model::encode(&value), None)],
+            let op = match configs.is_empty() {
+                true => Op::Delete(key.clone()),
+                false => Op::Put(key.clone(), model::encode(&BrokerConfigsValue { v: FORMAT, configs }), None),
             };
+            let txn = Txn { compares: vec![Compare::ModRevision(key.clone(), mod_revision)], ops: vec![op] };
             match attempts.txn(&*self.store, txn).await? {
                 Attempt::Committed(revision) => return Ok(revision),
                 Attempt::Unknown => {}

@@ -7,7 +7,8 @@ use super::keys::{Keys, ParsedKey};
 use super::model::{self, BrokerConfigsValue, LiveValue, PartitionValue, TopicState, TopicValue};
 use super::{Entry, MetadataError, Revision, WatchEvent};
 use crate::ids::{BrokerId, PartitionKey, TopicId, WriterId};
-use crate::protocol::config_defaults::Defaults;
+use crate::protocol::config_defaults::{Configs, Defaults};
+use crate::protocol::group_config::GroupOverrides;
 use crate::protocol::topic_config::TopicConfig;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -23,6 +24,15 @@ pub struct Topic {
     pub config: TopicConfig,
 }
 
+/// What a group sets itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupConfigs {
+    /// As stored.
+    pub configs: Configs,
+    /// What is acted on, parsed once per change.
+    pub overrides: GroupOverrides,
+}
+
 /// Everything the metadata store says, at one revision.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterImage {
@@ -34,6 +44,7 @@ pub struct ClusterImage {
     lives: Arc<BTreeMap<WriterId, Arc<LiveValue>>>,
     /// What topics' configs fall back to in this process.
     defaults: Arc<Defaults>,
+    groups: Arc<BTreeMap<Arc<str>, GroupConfigs>>,
 }
 
 impl ClusterImage {
@@ -45,6 +56,21 @@ impl ClusterImage {
     /// What topics' configs fall back to in this process.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
+    }
+
+    /// What a group sets itself.
+    pub fn group_overrides(&self, group: &str) -> GroupOverrides {
+        self.groups.get(group).map_or_else(GroupOverrides::default, |g| g.overrides)
+    }
+
+    /// The configs of a group that has some.
+    pub fn group_configs(&self, group: &str) -> Option<&Configs> {
+        self.groups.get(group).map(|g| &g.configs)
+    }
+
+    /// Groups that have configs, in the order of their ids.
+    pub fn configured_groups(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.groups.keys()
     }
 
     /// The live topic of this name.
@@ -131,6 +157,11 @@ impl ClusterImage {
                 let value: BrokerConfigsValue = model::decode(entry)?;
                 self.set_dynamic(node, &value.configs);
             }
+            Some(ParsedKey::GroupConfigs(group)) => {
+                let configs = model::decode::<BrokerConfigsValue>(entry)?.configs;
+                let overrides = GroupOverrides::from(&configs);
+                Arc::make_mut(&mut self.groups).insert(group.into(), GroupConfigs { configs, overrides });
+            }
             Some(_) | None => {} // no part of the image
         }
         Ok(())
@@ -142,6 +173,7 @@ impl ClusterImage {
             Some(ParsedKey::Partition(key)) => self.partitions.remove(&key),
             Some(ParsedKey::Live(writer)) => drop(Arc::make_mut(&mut self.lives).remove(&writer)),
             Some(ParsedKey::BrokerConfigs(node)) => self.set_dynamic(node, &BTreeMap::new()),
+            Some(ParsedKey::GroupConfigs(group)) => drop(Arc::make_mut(&mut self.groups).remove(group.as_str())),
             Some(_) | None => {} // no part of the image
         }
     }
@@ -167,6 +199,11 @@ impl ClusterImage {
             Some(ParsedKey::BrokerConfigs(node)) => {
                 let kept = before.defaults.dynamic_of(node).cloned().unwrap_or_default();
                 self.set_dynamic(node, &kept);
+            }
+            Some(ParsedKey::GroupConfigs(group)) => {
+                if let Some((id, configs)) = before.groups.get_key_value(group.as_str()) {
+                    Arc::make_mut(&mut self.groups).insert(id.clone(), configs.clone());
+                }
             }
             Some(_) | None => {} // no part of the image
         }

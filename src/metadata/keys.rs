@@ -10,6 +10,7 @@
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
 //! | `settings/{node}`, `settings/default` | `BrokerConfigsValue`: what was changed at run time | admin |
+//! | `settings/group/{group}` | `BrokerConfigsValue`: the configs of a group | admin |
 //! | `c/{shard}` | `ShardValue`: who coordinates the groups of a shard | claim |
 //! | `_gw/{writer}` | `CounterValue`: number of the writer's last write of group keys | with each such write |
 //! | `_g/{group}` | a group's members (`actors::group::value`) | rebalance |
@@ -118,6 +119,11 @@ impl Keys {
         }
     }
 
+    /// The configs of a group. They outlive it.
+    pub fn group_configs(&self, group: &str) -> String {
+        format!("{}settings/group/{}", self.root, escape(group))
+    }
+
     /// A deleted topic whose data may still exist.
     pub fn deleted(&self, topic: TopicId) -> String {
         format!("{}deleted/{topic}", self.root)
@@ -167,6 +173,7 @@ impl Keys {
             "live" => parse_writer(rest).map(ParsedKey::Live),
             "t" => Some(ParsedKey::Topic(rest.to_owned())),
             "settings" if rest == "default" => Some(ParsedKey::BrokerConfigs(None)),
+            "settings" if rest.starts_with("group/") => unescape(&rest["group/".len()..]).map(ParsedKey::GroupConfigs),
             "settings" => parse_number(rest).map(|node| ParsedKey::BrokerConfigs(Some(BrokerId(node)))),
             "c" => parse_number(rest).map(ParsedKey::Shard),
             "_gw" => parse_writer(rest).map(ParsedKey::GroupWrites),
@@ -256,6 +263,8 @@ pub enum ParsedKey {
     Topic(String),
     /// `settings/{node}`, or `settings/default`
     BrokerConfigs(Option<BrokerId>),
+    /// `settings/group/{group}`
+    GroupConfigs(String),
     /// `deleted/{topic_id}`
     Deleted(TopicId),
     /// `c/{shard}`
@@ -295,6 +304,9 @@ mod tests {
             assert_eq!(keys.parse(&keys.group(group)), Some(ParsedKey::Group(group.into())));
             let offsets = keys.group_offsets(group, "t", 7);
             assert_eq!(keys.parse(&offsets), Some(ParsedKey::GroupOffsets(group.into(), "t".into(), 7)));
+            let configs = keys.group_configs(group);
+            assert_eq!(keys.parse(&configs), Some(ParsedKey::GroupConfigs(group.into())));
+            assert!(configs >= keys.image_first());
         }
         for other in
             ["_g/%2f", "_g/%", "_g/%zz", "_g/a b", "_g/a/o/t/07", "_g/a/o/t", "_g/a/o//1", "_g/a/o/t/1/2", "_g/a/x/t/1"]

@@ -139,7 +139,7 @@ pub struct TopicValue {
     pub state: TopicState,
 }
 
-/// Broker configs that were changed at run time, of one broker or of all.
+/// Configs that were changed at run time: of one broker, of all, or of a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BrokerConfigsValue {
     /// Format number.

@@ -164,12 +164,14 @@ mod tests {
     use super::*;
     use crate::ids::BrokerId;
     use crate::protocol::config_defaults::StaticDefault;
+    use crate::protocol::group_config::GroupBounds;
 
     #[test]
     fn sources() {
         let settings = BrokerSettings {
             auto_create_topics: false,
             default_partitions: 4,
+            group_bounds: GroupBounds::default(),
             log_dir: "objects".into(),
             shown_configs: vec![
                 ("socket.request.max.bytes".into(), "5".into()),

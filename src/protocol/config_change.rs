@@ -4,6 +4,7 @@
 //! decided again after a conflict, so every operation gives the same when it is applied twice.
 
 use super::config_defaults::{self, Configs};
+use super::group_config::{self, GroupBounds};
 use super::topic_config::{self, ConfigDef, ConfigError, ConfigType};
 use std::collections::BTreeSet;
 
@@ -14,6 +15,8 @@ pub enum Owner {
     Topic,
     /// A broker, or all of them.
     Broker,
+    /// A group, which may set what is within these bounds.
+    Group(GroupBounds),
 }
 
 /// What to do with one config, with Kafka's numbers.
@@ -66,7 +69,10 @@ pub enum ChangeError {
     /// A broker config's value is not valid.
     #[error("{0}")]
     BrokerValue(ConfigError),
-    /// A topic config is not known or its value not valid.
+    /// A group has no such config.
+    #[error("unknown group config {0}")]
+    UnknownOfGroup(String),
+    /// A topic config is not known, or a value not valid.
     #[error(transparent)]
     Topic(#[from] ConfigError),
 }
@@ -76,12 +82,16 @@ impl Owner {
         match self {
             Self::Topic => topic_config::definition(name).ok_or_else(|| ConfigError::Unknown(name.to_owned()).into()),
             Self::Broker => config_defaults::dynamic(name).ok_or_else(|| ChangeError::NotDynamic(name.to_owned())),
+            Self::Group(_) => {
+                group_config::definition(name).ok_or_else(|| ChangeError::UnknownOfGroup(name.to_owned()))
+            }
         }
     }
 
     fn check(self, configs: &Configs) -> Result<(), ChangeError> {
         match self {
             Self::Topic => Ok(topic_config::check_all(configs)?),
+            Self::Group(bounds) => Ok(bounds.check(configs)?),
             Self::Broker => configs.iter().try_for_each(|(name, value)| {
                 self.definition(name)?.check(value).map_err(|message| {
                     let (name, value) = (name.clone(), value.clone());

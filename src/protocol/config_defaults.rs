@@ -26,6 +26,8 @@ pub enum Source {
     StaticBroker = 4,
     /// Not set anywhere.
     Default = 5,
+    /// Set for the group.
+    Group = 8,
 }
 
 /// One place that gives a value.

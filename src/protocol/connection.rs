@@ -6,6 +6,8 @@
 //!
 //! Invariants:
 //! - A handler's future is created, and polled once, before the next request's future is created.
+//! - What reads partitions is not started before the Produces that were sent before it have ended: its answer shows what
+//!   they did, as if requests were handled one at a time.
 //! - Replies leave in request order; a request's byte permit is held until its reply is written.
 //! - No more than `connection_inflight_max` requests run, and none is started while more than
 //!   `connection_reply_bytes_max` of replies wait for the peer.
@@ -150,12 +152,23 @@ impl CloseReason {
     }
 }
 
+/// True if the answer to this API shows what was produced before.
+fn reads_partitions(key: ApiKey) -> bool {
+    use ApiKey::{DeleteRecords, DescribeLogDirs, DescribeProducers, Fetch, ListOffsets, OffsetForLeaderEpoch};
+    matches!(key, Fetch | ListOffsets | OffsetForLeaderEpoch | DeleteRecords | DescribeProducers | DescribeLogDirs)
+}
+
 /// A request in flight.
 struct Slot {
+    produces: bool,
     correlation_id: i32,
     tagged_header: bool,
     state: SlotState,
     permits: [Option<Permit>; 2],
+}
+
+fn produce_runs(slots: &VecDeque<Slot>) -> bool {
+    slots.iter().any(|slot| slot.produces && matches!(slot.state, SlotState::Running(_)))
 }
 
 enum SlotState {
@@ -201,6 +214,9 @@ struct Pipe<'a, D> {
     reply_bytes: Cell<usize>,
     /// Woken when requests leave the queue.
     room: Notify,
+    /// The reader waits until no Produce runs; woken then.
+    awaits_produces: Cell<bool>,
+    produced: Notify,
     requests: Cell<u64>,
     progress: ReadProgress,
     opened: Instant,
@@ -221,6 +237,8 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             in_flight: Cell::new(0),
             reply_bytes: Cell::new(0),
             room: Notify::new(),
+            awaits_produces: Cell::new(false),
+            produced: Notify::new(),
             requests: Cell::new(0),
             progress,
             opened: now,
@@ -290,7 +308,14 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             Err(HeaderError::ApiVersions { correlation_id, .. }) => {
                 let reply = Reply::Body(vec![api::unsupported_api_versions_body()]);
                 self.account(reply_len(&reply) as isize);
-                self.push(correlation_id, false, SlotState::Done(reply), [Some(frame.permit), None]);
+                let permits = [Some(frame.permit), None];
+                self.push(Slot {
+                    produces: false,
+                    correlation_id,
+                    tagged_header: false,
+                    state: SlotState::Done(reply),
+                    permits,
+                });
                 return Ok(());
             }
             Err(error) => return Err(error.into()),
@@ -300,6 +325,9 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
         let walk = guard::check(key, version, &body);
         let walk = walk.map_err(|error| CloseReason::Guard { key, version, error })?;
         let decoded = self.permit_for_decoding(key, walk.decoded_bytes).await?;
+        if reads_partitions(header.api.key) {
+            self.wait_for_produces().await;
+        }
         if header.api.key == ApiKey::Fetch {
             self.wait_for_slow_peers().await;
         }
@@ -316,7 +344,9 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
         let state = self.start(request).await;
         let tagged_header = header.api.response_header_version(version) >= 1;
         let closes = matches!(state, SlotState::Done(Reply::Close(_)));
-        self.push(header.correlation_id, tagged_header, state, [Some(frame.permit), decoded]);
+        let produces = header.api.key == ApiKey::Produce;
+        let (correlation_id, permits) = (header.correlation_id, [Some(frame.permit), decoded]);
+        self.push(Slot { produces, correlation_id, tagged_header, state, permits });
         // Nothing after a request that closes the connection is served; the writer ends it in its turn.
         if closes { std::future::pending().await } else { Ok(()) }
     }
@@ -326,6 +356,15 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
     fn reply_bytes_max(&self) -> usize {
         let max = self.edge.limits.connection_reply_bytes_max;
         if self.edge.is_crowded() { max.min(CROWDED_REPLY_BYTES_MAX) } else { max }
+    }
+
+    /// Produces run side by side, and their acks take as long as a PUT: only who reads waits for them.
+    async fn wait_for_produces(&self) {
+        while produce_runs(&self.slots.borrow()) {
+            self.progress.enter(Phase::Waiting);
+            self.awaits_produces.set(true);
+            self.produced.notified().await;
+        }
     }
 
     /// Fetch is what makes replies much larger than requests: none is started while more than `reply_bytes_max` wait.
@@ -388,9 +427,9 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
         }
     }
 
-    fn push(&self, correlation_id: i32, tagged_header: bool, state: SlotState, permits: [Option<Permit>; 2]) {
+    fn push(&self, slot: Slot) {
         self.in_flight.set(self.in_flight.get() + 1);
-        self.slots.borrow_mut().push_back(Slot { correlation_id, tagged_header, state, permits });
+        self.slots.borrow_mut().push_back(slot);
     }
 
     /// Writes replies until the connection has to end; `Eof` once reading is over and the last reply is written.
@@ -414,6 +453,10 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
     fn poll_replies(&self, cx: &mut Context<'_>, outbox: &mut Outbox, taken: &mut Taken) -> Poll<Option<CloseReason>> {
         let mut slots = self.slots.borrow_mut();
         slots.iter_mut().for_each(|slot| self.poll_slot(&mut slot.state, cx));
+        if self.awaits_produces.get() && !produce_runs(&slots) {
+            self.awaits_produces.set(false);
+            self.produced.notify_one();
+        }
         while outbox.len() < WRITE_BATCH_LEN {
             let Some(slot) = slots.pop_front_if(|slot| matches!(slot.state, SlotState::Done(_))) else { break };
             taken.permits.extend(slot.permits.into_iter().flatten());

@@ -129,6 +129,44 @@ async fn replies_keep_request_order_while_handlers_overlap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_reads_waits_for_what_was_produced_before() {
+    let started = Rc::new(RefCell::new(Vec::new()));
+    let (release, released) = oneshot::channel::<()>();
+    let released = Cell::new(Some(released));
+    let log = started.clone();
+    let handlers = move |request: Request| {
+        log.borrow_mut().push(request.correlation_id);
+        let wait = if request.correlation_id == 2 { released.take() } else { None };
+        async move {
+            if let Some(wait) = wait {
+                wait.await.unwrap();
+            }
+            body(b"reply")
+        }
+        .boxed_local()
+    };
+    let seen = started.clone();
+    simply(handlers, async move |mut client| {
+        let produce = [0xff, 0xff, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
+        for id in 1..=3 {
+            client.send(0, 3, id, &produce).await;
+        }
+        client.send(1, 4, 4, &[0; 21]).await;
+        client.send(0, 3, 5, &produce).await;
+        assert_eq!(client.receive().await.0, 1);
+        let early = tokio::time::timeout(Duration::from_secs(2), client.0.read_u8()).await;
+        assert!(early.is_err(), "replies keep their order");
+        assert_eq!(*seen.borrow(), [1, 2, 3], "produces overlap, the fetch has not begun");
+        release.send(()).unwrap();
+        for id in 2..=5 {
+            assert_eq!(client.receive().await.0, id);
+        }
+        assert_eq!(*seen.borrow(), [1, 2, 3, 4, 5]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn requests_in_flight_are_bounded() {
     let started = Rc::new(Cell::new(0));
     let counter = started.clone();

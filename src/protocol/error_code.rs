@@ -75,7 +75,7 @@ pub fn of_change(error: &ChangeError) -> ErrorCode {
         | ChangeError::NoValue(_)
         | ChangeError::NotDynamic(_)
         | ChangeError::BrokerValue(_) => ErrorCode::InvalidRequest,
-        ChangeError::NotAList(_) | ChangeError::Topic(_) => ErrorCode::InvalidConfig,
+        ChangeError::NotAList(_) | ChangeError::UnknownOfGroup(_) | ChangeError::Topic(_) => ErrorCode::InvalidConfig,
     }
 }
 

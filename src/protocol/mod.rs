@@ -11,6 +11,7 @@ pub mod connection;
 pub mod error_code;
 pub mod features;
 pub mod frame;
+pub mod group_config;
 pub mod guard;
 pub mod handlers;
 pub mod limits;

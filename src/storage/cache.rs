@@ -276,7 +276,8 @@ async fn fetch_table(
 ) -> Result<Arc<Table>, StoreError> {
     let mut attempt = 1;
     loop {
-        match fetch_index(store.as_ref(), &object, Some(object_len)).await {
+        let fetch = fetch_index(store.as_ref(), &object, Some(object_len));
+        match fetch.instrument(trace::get_suffix(&object, TAIL_READ_LEN.min(object_len))).await {
             Err(StoreError::Corrupt { .. }) if attempt == 1 => attempt += 1,
             index => return index.map(|index| Arc::new(index.extents.iter().map(|e| (e.key, cut(e))).collect())),
         }

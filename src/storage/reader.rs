@@ -96,13 +96,13 @@ impl Collected {
         self.bytes_max.saturating_sub(self.bytes)
     }
 
-    /// The span of looking for a chunk in the cache.
-    fn span(&mut self, hit: bool, object: &ObjectKey, spec: &ChunkSpec) -> Span {
+    /// A span of this read, unless it has too many already.
+    fn span(&mut self, span: impl FnOnce() -> Span) -> Span {
         if self.spans_left == 0 {
             return Span::none();
         }
         self.spans_left -= 1;
-        trace::cache(hit, object, spec.len)
+        span()
     }
 }
 
@@ -212,7 +212,11 @@ impl LogReader {
         gets_left: &mut usize,
     ) -> Result<Step, StoreError> {
         let object = &extent.object.key;
-        let specs = self.cache.chunks_of(key, extent).await?;
+        let index = match self.cache.knows_chunks_of(extent) {
+            true => Span::none(),
+            false => collected.span(|| trace::index(object)),
+        };
+        let specs = self.cache.chunks_of(key, extent).instrument(index).await?;
         let spec = spec_at(object, &specs, at)?;
         let hit = self.cache.has(object, spec);
         if !hit {
@@ -226,7 +230,8 @@ impl LogReader {
         if spec.base == at {
             self.read_ahead(key, extents, spec.next);
         }
-        let chunk = self.cache.chunk(object, spec).instrument(collected.span(hit, object, spec)).await?;
+        let chunk =
+            self.cache.chunk(object, spec).instrument(collected.span(|| trace::cache(hit, object, spec.len))).await?;
         for batch in chunk.batches_from(at) {
             if !collected.take(batch) {
                 return Ok(Step::Done);

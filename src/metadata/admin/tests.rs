@@ -113,6 +113,13 @@ async fn configs_change_or_are_only_checked() {
     assert_eq!(model::decode::<BrokerConfigsValue>(&stored).unwrap().configs["log.retention.ms"], "5");
     assert!(matches!(admin.alter_broker_configs(None, false, refuse).await, Err(AdminError::Config(_))));
 
+    let key = keys().group_configs("g");
+    admin.alter_group_configs("g", false, set("5")).await.unwrap();
+    assert!(store.get(&key).await.unwrap().is_some());
+    admin.alter_group_configs("g", false, |_| Ok(Configs::new())).await.unwrap();
+    assert!(store.get(&key).await.unwrap().is_none(), "the key goes with the last config");
+    admin.alter_group_configs("g", false, |_| Ok(Configs::new())).await.unwrap();
+
     let topic = create(&admin, "a").await.unwrap();
     let configs = async || {
         let stored = store.get(&keys().topic("a")).await.unwrap().unwrap();

@@ -1,10 +1,10 @@
-//! AlterConfigs (replaces everything) and IncrementalAlterConfigs (KIP-339), for topics and brokers.
+//! AlterConfigs (replaces everything) and IncrementalAlterConfigs (KIP-339), for topics, brokers and groups.
 //!
 //! The answer comes when the metadata store has the change and this broker acts on it.
 
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, refuse, text};
-use super::configs::{RESOURCE_BROKER, RESOURCE_TOPIC, configured_topic};
+use super::configs::{RESOURCE_BROKER, RESOURCE_GROUP, RESOURCE_TOPIC, check_group, configured_topic};
 use crate::ids::BrokerId;
 use crate::metadata::Revision;
 use crate::metadata::image::ClusterImage;
@@ -142,9 +142,14 @@ async fn alter_one(
             let node = broker_of(ctx, &image, name)?;
             Ok(admin.alter_broker_configs(node, validate_only, change(Owner::Broker)).await?)
         }
+        RESOURCE_GROUP => {
+            check_group(name)?;
+            let owner = Owner::Group(ctx.broker.settings.group_bounds);
+            Ok(admin.alter_group_configs(name, validate_only, change(owner)).await?)
+        }
         other => {
             let message =
-                format!("configs of resource type {other} cannot be changed, only those of topics and brokers");
+                format!("configs of resource type {other} cannot be changed, only those of topics, brokers and groups");
             refuse(ErrorCode::InvalidRequest, message)
         }
     }

@@ -1,5 +1,6 @@
 //! What handlers share: decoding and encoding, who leads what, and waiting for the cluster image.
 
+use super::failures::ErrorCodes;
 use super::{ConnectionContext, Reply, Request};
 use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::view::PartitionView;
@@ -9,7 +10,9 @@ use crate::metadata::admin::AdminError;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice;
+use crate::trace;
 use futures::future::LocalBoxFuture;
+use kafka_protocol::error::ParseResponseErrorCode;
 use kafka_protocol::messages::TopicName;
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 use std::collections::BTreeSet;
@@ -18,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Span;
 
 /// How often a handler that waits for the cluster image looks at it.
 const IMAGE_POLL_INTERVAL_MS: u64 = 5;
@@ -50,7 +54,7 @@ pub(super) fn serve<Q, R, F>(
 ) -> LocalBoxFuture<'static, Reply>
 where
     Q: Decodable + 'static,
-    R: Encodable,
+    R: Encodable + ErrorCodes,
     F: Future<Output = R> + 'static,
 {
     Box::pin(async move {
@@ -58,7 +62,14 @@ where
         match decode(&request) {
             Ok(body) => {
                 drop(request);
-                encode(&handler(ctx, body, call).await, call.version)
+                let response = handler(ctx, body, call).await;
+                let span = Span::current();
+                if !span.is_disabled()
+                    && let Some(error) = response.failure().and_then(ParseResponseErrorCode::err)
+                {
+                    trace::fail(&span, error, None);
+                }
+                encode(&response, call.version)
             }
             Err(close) => close,
         }

@@ -1,13 +1,15 @@
-//! DescribeConfigs: every known config of topics and brokers, with where its value comes from. ListConfigResources: what
+//! DescribeConfigs: every known config of topics, brokers and groups, with where its value comes from. ListConfigResources: what
 //! can be described.
 
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, refuse, text};
+use crate::actors::group::state::GROUP_ID_LEN_MAX;
 use crate::broker::Broker;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::broker_config::{self, BrokerConfig};
-use crate::protocol::config_defaults::{Defaults, Layer, Source};
+use crate::protocol::config_defaults::{Configs, Defaults, Layer, Source};
 use crate::protocol::error_code::ErrorCode;
+use crate::protocol::group_config::{Bound, GROUP_CONFIGS};
 use crate::protocol::topic_config::{ConfigDef, TOPIC_CONFIGS};
 use crate::protocol::topic_name;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
@@ -26,7 +28,7 @@ use std::sync::Arc;
 pub(super) const RESOURCE_TOPIC: i8 = 2;
 pub(super) const RESOURCE_BROKER: i8 = 4;
 const RESOURCE_CLIENT_METRICS: i8 = 16;
-const RESOURCE_GROUP: i8 = 32;
+pub(super) const RESOURCE_GROUP: i8 = 32;
 const RESOURCE_BROKER_LOGGER: i8 = 8;
 
 pub(super) async fn describe_configs(
@@ -87,6 +89,11 @@ fn configs_of(
             let message = format!("this is broker {}, ask broker {name} for its own configs", broker.node);
             refuse(ErrorCode::InvalidRequest, message)
         }
+        RESOURCE_GROUP => {
+            check_group(name)?;
+            let (own, bounds) = (image.group_configs(name), broker.settings.group_bounds);
+            Ok(GROUP_CONFIGS.iter().map(|def| group_config(own, def, bounds.of(def))).collect())
+        }
         other => refuse(ErrorCode::InvalidRequest, format!("configs of resource type {other} are not supported")),
     }
 }
@@ -101,6 +108,15 @@ pub(super) fn configured_topic<'a>(image: &'a ClusterImage, name: &str) -> Resul
     }
     topic_name::check(name).or_else(|message| refuse(ErrorCode::InvalidTopicException, message))?;
     common::find_topic(image, name)
+}
+
+/// A group need not exist to be configured, but its id must be one that a group can have.
+pub(super) fn check_group(name: &str) -> Result<(), Refusal> {
+    match name.len() {
+        0 => refuse(ErrorCode::InvalidRequest, "there are no configs of all groups: name one, or set the brokers'"),
+        1..=GROUP_ID_LEN_MAX => Ok(()),
+        _ => refuse(ErrorCode::InvalidRequest, format!("no group has an id of more than {GROUP_ID_LEN_MAX} bytes")),
+    }
 }
 
 fn synonym(layer: &Layer<'_>) -> DescribeConfigsSynonym {
@@ -119,6 +135,24 @@ fn topic_config(topic: &Topic, def: &'static ConfigDef, defaults: &Defaults) -> 
         .with_value(Some(text(value)))
         .with_config_source(source as i8)
         .with_synonyms(own.iter().chain(&defaults.layers(def)).map(synonym).collect())
+        .with_config_type(def.kind as i8)
+        .with_documentation(Some(StrBytes::from_static_str(def.doc)))
+}
+
+fn group_config(own: Option<&Configs>, def: &'static ConfigDef, bound: Bound) -> DescribeConfigsResourceResult {
+    let broker_value = bound.default_ms.to_string();
+    let own = own.and_then(|configs| configs.get(def.name));
+    let mut layers: Vec<Layer<'_>> =
+        own.map(|value| Layer { name: def.name, value, source: Source::Group }).into_iter().collect();
+    if broker_value != def.default {
+        layers.push(Layer { name: def.broker_name, value: &broker_value, source: Source::StaticBroker });
+    }
+    layers.push(Layer { name: def.broker_name, value: def.default, source: Source::Default });
+    DescribeConfigsResourceResult::default()
+        .with_name(StrBytes::from_static_str(def.name))
+        .with_value(Some(text(layers[0].value)))
+        .with_config_source(layers[0].source as i8)
+        .with_synonyms(layers.iter().map(synonym).collect())
         .with_config_type(def.kind as i8)
         .with_documentation(Some(StrBytes::from_static_str(def.doc)))
 }
@@ -174,6 +208,9 @@ pub(super) async fn list_config_resources(
     }
     if wanted.contains(&RESOURCE_BROKER) {
         rows.extend(common::nodes(&ctx, &image).iter().map(|node| row(RESOURCE_BROKER, &node.id.to_string())));
+    }
+    if wanted.contains(&RESOURCE_GROUP) {
+        rows.extend(image.configured_groups().map(|group| row(RESOURCE_GROUP, group)));
     }
     ListConfigResourcesResponse::default().with_config_resources(rows)
 }

@@ -95,7 +95,10 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     let begun = ctx.sessions.lock().begin(ctx.broker.clock.wall_ms(), session);
     let (mode, targets) = match begun {
         Ok(begun) => begun,
-        Err(code) => return common::encode(&FetchResponse::default().with_error_code(code.code()), version),
+        Err(code) => {
+            trace::fail(&Span::current(), code, None);
+            return common::encode(&FetchResponse::default().with_error_code(code.code()), version);
+        }
     };
     let image = ctx.broker.image.load_full();
     let slots = targets.into_iter().map(|target| Slot::new(&ctx, &image, target)).collect();

@@ -11,6 +11,7 @@ mod common;
 mod configs;
 mod delete_records;
 mod describe_producers;
+mod failures;
 mod features;
 mod fetch;
 pub mod fetch_session;

@@ -9,6 +9,8 @@ use kafka_protocol::messages::{
     ListConfigResourcesRequest, alter_configs_request, incremental_alter_configs_request,
 };
 
+mod of_groups;
+
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
 const SET: i8 = 0;

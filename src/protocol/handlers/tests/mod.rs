@@ -35,6 +35,7 @@ use crate::metadata::ownership::Ownership;
 use crate::metadata::{MetadataStore, watcher};
 use crate::protocol::batch::StoredBatch;
 use crate::protocol::config_defaults::Defaults;
+use crate::protocol::group_config::GroupBounds;
 use crate::storage::memory::MemoryStore;
 use crate::storage::reader::{LogReader, ReaderLimits};
 use crate::storage::{ObjectKey, ObjectStore};
@@ -198,6 +199,7 @@ impl Bed {
             settings: BrokerSettings {
                 auto_create_topics,
                 default_partitions: 2,
+                group_bounds: GroupBounds::default(),
                 log_dir: "s3://bucket/test".into(),
                 shown_configs: Vec::new(),
             },
