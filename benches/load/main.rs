@@ -129,7 +129,8 @@ async fn snapshot(stack: &mut Stack) -> Snapshot {
     Snapshot { cpu_ms, all_cpu_ms, puts, gets, revision, at }
 }
 
-async fn measure(args: &Args, store: Store, workload: Workload, interval_ms: u64) -> Row {
+/// The row, and the folder that was used.
+async fn measure(args: &Args, store: Store, workload: Workload, interval_ms: u64) -> (Row, TestDir) {
     let backend = if store == Store::Dev { Backend::Dev } else { Backend::S3 };
     let interval = interval_ms.to_string();
     let mut envs = vec![("KAFSCALE_FLUSH_INTERVAL_MS", interval.as_str())];
@@ -153,7 +154,7 @@ async fn measure(args: &Args, store: Store, workload: Workload, interval_ms: u64
     row.store = format!("{store:?}").to_lowercase();
     row.workload = format!("{workload:?}").to_lowercase();
     row.interval_ms = interval_ms;
-    row
+    (row, stack.dir)
 }
 
 fn row(before: &Snapshot, after: &Snapshot, records: u64, ack: Histogram<u64>) -> Row {
@@ -321,11 +322,15 @@ fn main() {
     println!("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("runtime starts");
+    // Removing many files makes creating some dearer for a while, on some file systems for minutes: that waits for the end.
+    let mut used = Vec::new();
     for store in args.stores.iter().copied() {
         for workload in &args.workloads {
             let repeated = matches!(workload, Workload::Rate | Workload::Tail);
             for interval_ms in args.intervals_ms.iter().take(if repeated { usize::MAX } else { 1 }) {
-                print_row(&runtime.block_on(measure(&args, store, *workload, *interval_ms)));
+                let (row, dir) = runtime.block_on(measure(&args, store, *workload, *interval_ms));
+                print_row(&row);
+                used.extend((*workload != Workload::Full).then_some(dir)); // much larger than the others
             }
         }
     }

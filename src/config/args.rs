@@ -27,7 +27,8 @@ pub struct CommonArgs {
     /// Size in bytes at which an open segment is flushed (1024 to 536870912).
     #[arg(long, env = "KAFSCALE_SEGMENT_BYTES", default_value = "4194304", value_name = "BYTES")]
     pub segment_bytes: String,
-    /// Age in milliseconds at which an open segment is flushed; also bounds the rate of PUTs (1 to 60000).
+    /// Age in milliseconds at which an open segment is flushed; also bounds the rate of PUTs, second sendings at 100 or less
+    /// included (1 to 60000).
     #[arg(long, env = "KAFSCALE_FLUSH_INTERVAL_MS", default_value = "500", value_name = "MS")]
     pub flush_interval_ms: String,
     /// Size in bytes of the cache of segment blocks (1048576 to 1099511627776).
