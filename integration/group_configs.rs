@@ -27,6 +27,23 @@ async fn configs_of_groups(backend: Backend) {
     let idle = ["--entity-type", "groups", "--entity-name", "idle", "--describe", "--all"];
     tools.says(CONFIGS, &idle, &parts).await;
 
+    let change =
+        with(&["--alter", "--add-config", "consumer.session.timeout.ms=50000,consumer.heartbeat.interval.ms=9000"]);
+    tools.says(CONFIGS, &change, &["Completed updating config for group readers."]).await;
+    let own = "DYNAMIC_GROUP_CONFIG:consumer.session.timeout.ms=50000";
+    let set = format!("consumer.session.timeout.ms=50000 sensitive=false synonyms={{{own}, {default}}}");
+    tools.says(CONFIGS, &with(&["--describe"]), &[&set, "consumer.heartbeat.interval.ms=9000"]).await;
+    let add = |config: &'static str| with(&["--alter", "--add-config", config]);
+    tools.fails(CONFIGS, &add("consumer.session.timeout.ms=1000"), "from 45000 to 60000").await;
+    tools.fails(CONFIGS, &add("consumer.session.timeout.ms=x"), "InvalidConfigurationException").await;
+    tools.fails(CONFIGS, &add("retention.ms=1"), "unknown group config retention.ms").await;
+    tools.fails(CONFIGS, &with(&["--alter", "--delete-config", "retention.ms"]), "retention.ms").await;
+
+    stack.broker.restart().await; // SIGKILL
+    let mut tools = Tools::start(&stack.address());
+    // Without a name: every group there is, or that has configs.
+    let all = ["--entity-type", "groups", "--describe"];
+    tools.says(CONFIGS, &all, &["Dynamic configs for group readers are:", &set]).await;
     let change = with(&["--alter", "--delete-config", "consumer.session.timeout.ms,consumer.heartbeat.interval.ms"]);
     tools.says(CONFIGS, &change, &["Completed updating config for group readers."]).await;
     tools.says(CONFIGS, &with(&["--describe"]), &[nothing]).await;

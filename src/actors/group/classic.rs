@@ -11,6 +11,7 @@
 //! The rules are those of Apache Kafka 4.1's classic group. `join.rs` has JoinGroup, `rebalance.rs` what a rebalance does.
 
 mod join;
+mod pending;
 mod rebalance;
 mod subscription;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use super::value::{GroupValue, MemberValue, Phase, Protocol};
 use crate::clock::WallMs;
 use bytes::Bytes;
 pub use join::JoinRequest;
+use pending::Pending;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 pub use types::{Effect, Expired, JoinReply, JoinedMember, SyncReply, SyncRequest};
@@ -39,9 +41,6 @@ pub const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 300_000;
 const GRACE_MS: u64 = 5_000;
 /// Metadata, assignments and names of one group, bytes. A metadata key holds them all.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
-
-/// Member ids of one group that were given out and not used yet.
-const PENDING_MAX: usize = 10_000;
 
 /// The time of a call.
 #[derive(Debug, Clone, Copy)]
@@ -149,8 +148,7 @@ pub struct ClassicGroup<T> {
     members: BTreeMap<MemberId, Member<T>>,
     /// Static members: instance to member id.
     statics: BTreeMap<String, MemberId>,
-    /// Member ids that were given out and not used yet, with the end of their patience.
-    pending: BTreeMap<MemberId, Ms>,
+    pending: Pending,
     join_timer: Option<JoinTimer>,
     /// A member was added during the first rebalance since its timer was set.
     new_member_added: bool,
@@ -176,7 +174,7 @@ impl<T> ClassicGroup<T> {
             since_ms: now.wall_ms,
             members: BTreeMap::new(),
             statics: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            pending: Pending::default(),
             join_timer: None,
             new_member_added: false,
             pending_sync: BTreeSet::new(),
@@ -238,9 +236,9 @@ impl<T> ClassicGroup<T> {
         self.members.is_empty() && self.pending.is_empty()
     }
 
-    /// Bytes of its members' names, metadata and assignments.
+    /// Bytes of its members' names, metadata and assignments, and of the ids that nobody has used yet.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + self.pending.bytes()
     }
 
     /// Members with the metadata of the present protocol.
@@ -390,7 +388,7 @@ impl<T> ClassicGroup<T> {
             self.remove(&found, GroupError::UnknownMemberId, effects);
             return Ok(());
         }
-        if instance.is_none() && self.pending.remove(id).is_some() {
+        if instance.is_none() && self.pending.remove(id) {
             return Ok(());
         }
         self.check_member(id, instance)?;
@@ -402,7 +400,7 @@ impl<T> ClassicGroup<T> {
     pub fn next_deadline(&self) -> Option<Ms> {
         let sessions = self.members.values().filter_map(|m| m.session_deadline);
         let timers = self.join_timer.map(|t| t.deadline).into_iter().chain(self.sync_deadline);
-        sessions.chain(self.pending.values().copied()).chain(timers).min()
+        sessions.chain(self.pending.deadlines()).chain(timers).min()
     }
 
     /// Does what is due; returns the timers that ran out.
@@ -411,8 +409,7 @@ impl<T> ClassicGroup<T> {
         let due = |deadline: Option<Ms>| deadline.is_some_and(|at| at <= now.mono_ms);
         let silent: Vec<MemberId> =
             self.members.iter().filter(|(_, m)| due(m.session_deadline)).map(|(id, _)| id.clone()).collect();
-        let lost: Vec<MemberId> =
-            self.pending.iter().filter(|(_, at)| **at <= now.mono_ms).map(|(id, _)| id.clone()).collect();
+        let lost = self.pending.expired(now.mono_ms);
         for id in &silent {
             self.remove(id, GroupError::UnknownMemberId, effects);
         }
@@ -445,9 +442,8 @@ impl<T> ClassicGroup<T> {
         }
         let least = now.mono_ms + GRACE_MS;
         let timers = self.join_timer.iter_mut().map(|t| &mut t.deadline).chain(&mut self.sync_deadline);
-        for deadline in timers.chain(self.pending.values_mut()) {
-            *deadline = least.max(*deadline);
-        }
+        timers.for_each(|deadline| *deadline = least.max(*deadline));
+        self.pending.extend(least);
     }
 
     /// Answers every parked request with `error`: this coordinator stops.

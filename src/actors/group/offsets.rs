@@ -158,6 +158,11 @@ impl Offsets {
         })
     }
 
+    /// Topics with offsets; one for each block.
+    pub fn topics(&self) -> impl Iterator<Item = (&Arc<str>, TopicId)> {
+        self.blocks.iter().map(|((topic, _), block)| (topic, block.topic))
+    }
+
     /// Forgets an offset; returns the block that changed.
     pub fn delete(&mut self, topic: &Arc<str>, partition: PartitionIndex) -> Option<BlockKey> {
         let (index, slot) = place(partition);

@@ -261,7 +261,8 @@ impl<R> Coordinator<R> {
         }
         let mut left = Vec::new();
         self.with_group(now, id, |group, effects| left = group.classic.leave(now, members, effects));
-        self.answers.push((reply, Ok(Answer::Left(left))));
+        // The last one to leave ends the generation: whoever heard that nobody is left must not find a member later.
+        self.answer_when_durable(now, id, reply, Ok(Answer::Left(left)));
     }
 
     fn commit(&mut self, now: Now, id: &GroupId, caller: &Caller, offsets: Vec<OffsetToCommit>, reply: R) {

@@ -292,6 +292,37 @@ fn unknown_groups() {
 }
 
 #[test]
+fn the_last_to_leave_hears_of_it_when_it_is_durable() {
+    let mut bed = Bed::new();
+    let member = bed.member("g");
+    let leave = bed.call(Call::Leave("g".into(), vec![(member.member_id, None)]));
+    assert!(!bed.answers.contains_key(&leave), "a successor would still know the member");
+    bed.settle();
+    assert!(bed.answer(leave).is_ok());
+    bed.take_over();
+    assert_eq!(bed.state("g"), Ok(State::Empty));
+}
+
+#[test]
+fn member_ids_that_nobody_uses_are_bounded_in_bytes() {
+    let mut bed = Bed::new();
+    let mut given = 0;
+    for _ in 0..100 {
+        let ask = JoinRequest { client_id: "c".repeat(30_000), asks_for_id: true, ..join() };
+        let Ok(Answer::Join(reply)) = bed.now_answer(Call::Join("g".into(), Box::new(ask))) else { panic!() };
+        match reply.error {
+            Some(GroupError::MemberIdRequired) => given += 1,
+            Some(GroupError::MaxSizeReached) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(given, 35, "a megabyte of names");
+    assert!((35 * 30_000..36 * 30_200).contains(&bed.coordinator.bytes), "{}", bed.coordinator.bytes);
+    bed.sleep(11_000);
+    assert!(bed.coordinator.is_empty() && bed.coordinator.bytes == 0);
+}
+
+#[test]
 fn deleting_a_group() {
     let mut bed = Bed::new();
     let member = bed.member("g");

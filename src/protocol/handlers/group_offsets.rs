@@ -152,7 +152,8 @@ async fn fetch(
     topics: Option<Vec<FetchTopic>>,
 ) -> Result<Vec<FetchedOffset>, GroupError> {
     let of_all = topics.is_none();
-    match ctx.broker.groups.call(GroupCall::Fetch(group.as_str().into(), topics)).await? {
+    let answer = ctx.broker.groups.call(GroupCall::Fetch(group.as_str().into(), topics)).await;
+    match answer.map_err(fetch_error)? {
         Answer::Fetched(mut offsets) => {
             // Offsets of a topic that was deleted are forgotten a little later.
             let exists = |o: &FetchedOffset| image.topic(&o.topic).is_some_and(|t| t.value.id == o.id);
@@ -160,6 +161,15 @@ async fn fetch(
             Ok(offsets)
         }
         other => unreachable!("{other:?} to a fetch"),
+    }
+}
+
+/// Java's consumers before 3.9 give up when the answer is that the coordinator is not available. Looking for it again is
+/// what they should do, and do if it is said to be elsewhere.
+fn fetch_error(error: GroupError) -> GroupError {
+    match error {
+        GroupError::NotAvailable => GroupError::NotCoordinator,
+        other => other,
     }
 }
 

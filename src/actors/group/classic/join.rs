@@ -78,7 +78,7 @@ impl<T> ClassicGroup<T> {
         if self.bytes - before.min(self.bytes) + member_bytes > GROUP_BYTES_MAX {
             return true;
         }
-        if request.member_id.is_empty() && self.pending.len() >= PENDING_MAX {
+        if request.member_id.is_empty() && (self.pending.is_full() || self.pending.bytes() > GROUP_BYTES_MAX) {
             return true;
         }
         let max = self.limits.members_max;
@@ -135,7 +135,7 @@ impl<T> ClassicGroup<T> {
 
     fn join_with_id(&mut self, now: Now, request: JoinRequest, token: T, effects: &mut Vec<Effect<T>>) {
         let id: MemberId = request.member_id.as_str().into();
-        if request.instance.is_none() && self.pending.contains_key(&id) {
+        if request.instance.is_none() && self.pending.contains(&id) {
             return self.add(now, request, id, token, effects);
         }
         if let Err(error) = self.check_member(&id, request.instance.as_deref()) {

@@ -22,8 +22,8 @@ impl<R> Coordinator<R> {
 
     /// Names and ids of the topics that have offsets.
     pub fn topics(&self) -> BTreeSet<(Arc<str>, TopicId)> {
-        let offsets = self.groups.values().flat_map(|g| g.offsets.all());
-        offsets.map(|(topic, id, ..)| (topic.clone(), id)).collect()
+        let blocks = self.groups.values().flat_map(|g| g.offsets.topics());
+        blocks.map(|(topic, id)| (topic.clone(), id)).collect()
     }
 
     /// Forgets the offsets of topics that were deleted.

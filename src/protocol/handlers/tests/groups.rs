@@ -261,6 +261,29 @@ async fn fetched(
 }
 
 #[test]
+fn who_cannot_be_told_offsets_looks_for_the_coordinator_again() {
+    run(|| async {
+        let bed = Bed::new(false).await;
+        bed.suspended.store(true, Ordering::Release);
+        let topic = || OffsetFetchRequestTopic::default().with_name(name("t")).with_partition_indexes(vec![0]);
+        for version in versions::<OffsetFetchRequest>() {
+            let one = OffsetFetchRequestGroup::default().with_group_id(group("g")).with_topics(None);
+            let request = match version {
+                ..8 => OffsetFetchRequest::default().with_group_id(group("g")).with_topics(Some(vec![topic()])),
+                _ => OffsetFetchRequest::default().with_groups(vec![one]),
+            };
+            let response = bed.call(version, &request).await;
+            let code = match version {
+                ..2 => response.topics[0].partitions[0].error_code,
+                ..8 => response.error_code,
+                _ => response.groups[0].error_code,
+            };
+            assert_eq!(code, 16, "version {version}");
+        }
+    });
+}
+
+#[test]
 fn a_topic_made_again_has_no_offsets() {
     run(|| async {
         let bed = Bed::new(false).await;

@@ -47,6 +47,7 @@ use kafka_protocol::messages::{FetchRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::{Decodable, Request as KafkaRequest, StrBytes};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use uuid::Uuid;
@@ -156,7 +157,13 @@ impl PartitionControl for FakeControl {
 }
 
 /// A real coordinator.
-async fn groups(store: Arc<dyn MetadataStore>, keys: &Keys, image: Arc<ArcSwap<ClusterImage>>, clock: Clock) -> Groups {
+async fn groups(
+    store: Arc<dyn MetadataStore>,
+    keys: &Keys,
+    image: Arc<ArcSwap<ClusterImage>>,
+    clock: Clock,
+    suspended: Arc<AtomicBool>,
+) -> Groups {
     let live = LiveValue { v: 1, node: BrokerId(1), host: "h".into(), port: 1, rack: None, version: "0".into() };
     let ownership = Ownership::new(store.clone(), keys.clone());
     let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
@@ -167,7 +174,7 @@ async fn groups(store: Arc<dyn MetadataStore>, keys: &Keys, image: Arc<ArcSwap<C
         image,
         io: IoPool::current(),
         clock,
-        suspended: Arc::default(),
+        suspended,
         stats: Arc::default(),
         on_fatal: Arc::new(|fatal| panic!("{fatal}")),
         shards: Arc::default(),
@@ -180,6 +187,8 @@ struct Bed {
     ctx: Rc<ConnectionContext>,
     partitions: Partitions,
     control: Arc<FakeControl>,
+    /// Set: another process may have taken over.
+    suspended: Arc<AtomicBool>,
 }
 
 impl Bed {
@@ -192,7 +201,8 @@ impl Bed {
         let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock));
         let partitions = Partitions::default();
         let control = Arc::new(FakeControl { partitions: partitions.clone(), ..FakeControl::default() });
-        let groups = groups(store.clone(), &keys, feed.image().clone(), clock).await;
+        let suspended = Arc::new(AtomicBool::new(false));
+        let groups = groups(store.clone(), &keys, feed.image().clone(), clock, suspended.clone()).await;
         let broker = Arc::new(Broker {
             cluster_id: "test-cluster".into(),
             node: BrokerId(1),
@@ -224,7 +234,7 @@ impl Bed {
         let peer = ([127, 0, 0, 1], 40_000).into();
         let sessions = Arc::new(SessionCache::default());
         let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded: Rc::new(|| false) };
-        Self { ctx: Rc::new(ctx), partitions, control }
+        Self { ctx: Rc::new(ctx), partitions, control, suspended }
     }
 
     /// Creates a topic and waits until it is led.
