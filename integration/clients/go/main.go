@@ -1,9 +1,10 @@
-// franz-client is a producer and a consumer on franz-go; see ../README.md for the arguments.
+// franz-client is a producer, a consumer and an administrator on franz-go; see ../README.md for the arguments.
 package main
 
 import (
 	"context"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"strconv"
@@ -12,7 +13,13 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
-const deadline = time.Minute
+const (
+	deadline = time.Minute
+	// Members ask this often whether the group rebalances.
+	heartbeat = 300 * time.Millisecond
+	// Records between two commits.
+	batch = 20
+)
 
 var codecs = map[string]kgo.CompressionCodec{
 	"none":   kgo.NoCompression(),
@@ -83,6 +90,41 @@ func consume(ctx context.Context, bootstrap, topic string, partition int32, coun
 	}
 }
 
+// group reads as a member of a group. Polling and rebalances exclude each other, so that what was printed is committed
+// before partitions are given up.
+func group(bootstrap, topic, name string, count int) {
+	stop, closed := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		closed()
+	}()
+	commit := func(ctx context.Context, client *kgo.Client, _ map[string][]int32) {
+		if err := client.CommitUncommittedOffsets(ctx); err != nil {
+			log.Print("not committed: ", err)
+		}
+	}
+	client, err := kgo.NewClient(kgo.SeedBrokers(bootstrap), kgo.ConsumerGroup(name), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(),
+		kgo.OnPartitionsRevoked(commit), kgo.HeartbeatInterval(heartbeat))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.CloseAllowingRebalance()
+	for read := 0; (count == 0 || read < count) && stop.Err() == nil; {
+		left := batch
+		if count > 0 {
+			left = min(batch, count-read)
+		}
+		fetches := client.PollRecords(stop, left)
+		fetches.EachRecord(func(r *kgo.Record) {
+			fmt.Println(r.Partition, r.Offset, string(r.Value))
+			read++
+		})
+		commit(context.Background(), client, nil)
+		client.AllowRebalance()
+	}
+}
+
 func number(text string) int {
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -101,7 +143,12 @@ func main() {
 		produce(ctx, args[1], args[2], int32(number(args[3])), args[4], args[5], number(args[6]))
 	case len(args) == 5 && args[0] == "consume":
 		consume(ctx, args[1], args[2], int32(number(args[3])), number(args[4]))
+	case len(args) == 5 && args[0] == "group":
+		group(args[1], args[2], args[3], number(args[4]))
+	case len(args) == 3 && args[0] == "admin":
+		administer(ctx, args[1], args[2])
 	default:
-		log.Fatal("usage: produce BOOTSTRAP TOPIC PARTITION CODEC ACKS COUNT | consume BOOTSTRAP TOPIC PARTITION COUNT")
+		log.Fatal("usage: produce BOOTSTRAP TOPIC PARTITION CODEC ACKS COUNT | consume BOOTSTRAP TOPIC PARTITION COUNT | " +
+			"group BOOTSTRAP TOPIC GROUP COUNT | admin BOOTSTRAP TOPIC")
 	}
 }

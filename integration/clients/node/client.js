@@ -1,14 +1,16 @@
-// Producer and consumer on kafkajs; see ../README.md for the arguments.
+// Producer, consumer and administrator on kafkajs; see ../README.md for the arguments.
 //
 // kafkajs has no consumer without a group, so `consume` speaks Fetch through its cluster object, which is what its own
 // consumer stands on.
 "use strict";
 
-const { CompressionCodecs, CompressionTypes, Kafka, logLevel } = require("kafkajs");
+const { CompressionCodecs, CompressionTypes, ConfigResourceTypes, Kafka, logLevel } = require("kafkajs");
 const SnappyCodec = require("kafkajs-snappy");
 const lz4 = require("lz4js");
 
 const DEADLINE_MS = 60_000;
+// Members ask this often whether the group rebalances.
+const HEARTBEAT_MS = 300;
 
 CompressionCodecs[CompressionTypes.Snappy] = SnappyCodec;
 CompressionCodecs[CompressionTypes.LZ4] = () => ({
@@ -86,8 +88,9 @@ async function consume(bootstrap, topic, partition, count) {
   await cluster.disconnect();
 }
 
+// Commits each message before it takes the next one, and so before it gives its partition up.
 async function group(bootstrap, topic, groupId, count) {
-  const consumer = client(bootstrap).consumer({ groupId });
+  const consumer = client(bootstrap).consumer({ groupId, heartbeatInterval: HEARTBEAT_MS });
   await consumer.connect();
   await consumer.subscribe({ topics: [topic], fromBeginning: true });
   let read = 0;
@@ -95,20 +98,53 @@ async function group(bootstrap, topic, groupId, count) {
     process.stdin.resume().on("end", resolve);
     consumer
       .run({
-        autoCommitThreshold: 20,
+        autoCommit: false,
         eachMessage: async ({ partition, message }) => {
           console.log(`${partition} ${message.offset} ${message.value}`);
+          await consumer.commitOffsets([{ topic, partition, offset: String(BigInt(message.offset) + 1n) }]);
           read += 1;
           if (read === Number(count)) resolve();
         },
       })
       .catch(reject);
   });
-  await consumer.disconnect(); // after the messages it has are handled and committed
+  await consumer.disconnect(); // after the message it has is handled and committed
+}
+
+async function admin(bootstrap, topic) {
+  const admin = client(bootstrap).admin();
+  await admin.connect();
+  const partitions = async () => (await admin.fetchTopicMetadata({ topics: [topic] })).topics[0].partitions;
+  const show = async () => {
+    const { resources } = await admin.describeConfigs({
+      includeSynonyms: false,
+      resources: [{ type: ConfigResourceTypes.TOPIC, name: topic, configNames: ["retention.ms"] }],
+    });
+    console.log("retention.ms", resources[0].configEntries[0].configValue);
+  };
+  await admin.createTopics({
+    waitForLeaders: true,
+    topics: [{ topic, numPartitions: 3, replicationFactor: 1, configEntries: [{ name: "retention.ms", value: "3600000" }] }],
+  });
+  console.log("created", topic);
+  console.log("partitions", (await partitions()).length, "replicas", (await partitions())[0].replicas.length);
+  await show();
+  await admin.alterConfigs({
+    validateOnly: false,
+    resources: [
+      { type: ConfigResourceTypes.TOPIC, name: topic, configEntries: [{ name: "retention.ms", value: "7200000" }] },
+    ],
+  });
+  await show();
+  await admin.createPartitions({ topicPartitions: [{ topic, count: 5 }] });
+  console.log("partitions", (await partitions()).length);
+  await admin.deleteTopics({ topics: [topic] });
+  console.log("exists", (await admin.listTopics()).includes(topic));
+  await admin.disconnect();
 }
 
 const [command, ...args] = process.argv.slice(2);
-({ produce, consume, group })[command](...args).catch((error) => {
+({ produce, consume, group, admin })[command](...args).catch((error) => {
   console.error(error);
   process.exitCode = 1;
 });

@@ -1,12 +1,23 @@
-"""Producer and consumer on confluent-kafka (librdkafka); see ../README.md for the arguments."""
+"""Producer, consumer and administrator on confluent-kafka (librdkafka); see ../README.md for the arguments."""
 
 import sys
 import threading
 import time
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import (
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewPartitions,
+    NewTopic,
+    ResourceType,
+)
 
 DEADLINE_SEC = 60
+# Members ask this often whether the group rebalances.
+HEARTBEAT_MS = 300
 
 
 def produce(bootstrap, topic, partition, codec, acks, count):
@@ -57,6 +68,7 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin"):
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
         "partition.assignment.strategy": strategy,
+        "heartbeat.interval.ms": HEARTBEAT_MS,
     }
     consumer = Consumer(config)
 
@@ -83,5 +95,31 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin"):
     consumer.close()
 
 
+def admin(bootstrap, topic):
+    client = AdminClient({"bootstrap.servers": bootstrap})
+
+    def done(futures):
+        return {key: future.result(DEADLINE_SEC) for key, future in futures.items()}
+
+    def partitions():
+        return client.list_topics(topic, DEADLINE_SEC).topics[topic].partitions
+
+    def show():
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        print("retention.ms", done(client.describe_configs([resource]))[resource]["retention.ms"].value)
+
+    new = NewTopic(topic, num_partitions=3, replication_factor=1, config={"retention.ms": "3600000"})
+    print("created", *done(client.create_topics([new])))
+    print("partitions", len(partitions()), "replicas", len(partitions()[0].replicas))
+    show()
+    change = ConfigEntry("retention.ms", "7200000", incremental_operation=AlterConfigOpType.SET)
+    done(client.incremental_alter_configs([ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[change])]))
+    show()
+    done(client.create_partitions([NewPartitions(topic, 5)]))
+    print("partitions", len(partitions()))
+    done(client.delete_topics([topic]))
+    print("exists", str(topic in client.list_topics(timeout=DEADLINE_SEC).topics).lower())
+
+
 if __name__ == "__main__":
-    {"produce": produce, "consume": consume, "group": group}[sys.argv[1]](*sys.argv[2:])
+    {"produce": produce, "consume": consume, "group": group, "admin": admin}[sys.argv[1]](*sys.argv[2:])

@@ -1,13 +1,16 @@
-"""Producer and consumer on kafka-python; see ../README.md for the arguments."""
+"""Producer, consumer and administrator on kafka-python; see ../README.md for the arguments."""
 
 import sys
 import threading
 import time
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewPartitions, NewTopic
 from kafka.errors import CommitFailedError, RebalanceInProgressError
 
 DEADLINE_SEC = 60
+# Members ask this often whether the group rebalances.
+HEARTBEAT_MS = 300
 
 
 def produce(bootstrap, topic, partition, codec, acks, count):
@@ -44,9 +47,14 @@ def group(bootstrap, topic, group_id, count):
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     consumer = KafkaConsumer(
-        bootstrap_servers=bootstrap, group_id=group_id, auto_offset_reset="earliest", enable_auto_commit=False
+        bootstrap_servers=bootstrap,
+        group_id=group_id,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        heartbeat_interval_ms=HEARTBEAT_MS,
     )
     consumer.subscribe([topic])
+    # Partitions are given up while polling only, so that committing after each poll is committing before that.
     read, committed = 0, False
     while not committed or not (stop.is_set() or read == int(count) > 0):
         left = int(count) - read if int(count) else 20
@@ -62,5 +70,29 @@ def group(bootstrap, topic, group_id, count):
     consumer.close()
 
 
+def admin(bootstrap, topic):
+    client = KafkaAdminClient(bootstrap_servers=bootstrap)
+
+    def partitions():
+        return client.describe_topics([topic])[0]["partitions"]
+
+    def show():
+        described = client.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)], config_filter="all")
+        print("retention.ms", described["topic"][topic]["retention.ms"]["value"])
+
+    new = NewTopic(topic, num_partitions=3, replication_factor=1, topic_configs={"retention.ms": "3600000"})
+    client.create_topics([new])
+    print("created", topic)
+    print("partitions", len(partitions()), "replicas", len(partitions()[0]["replica_nodes"]))
+    show()
+    client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"retention.ms": "7200000"})])
+    show()
+    client.create_partitions({topic: NewPartitions(5)})
+    print("partitions", len(partitions()))
+    client.delete_topics([topic])
+    print("exists", str(topic in client.list_topics()).lower())
+    client.close()
+
+
 if __name__ == "__main__":
-    {"produce": produce, "consume": consume, "group": group}[sys.argv[1]](*sys.argv[2:])
+    {"produce": produce, "consume": consume, "group": group, "admin": admin}[sys.argv[1]](*sys.argv[2:])
