@@ -20,6 +20,7 @@ mod groups;
 mod harness;
 mod history;
 mod ledger;
+mod matrix;
 mod metadata;
 mod pressure;
 mod process;
