@@ -1,9 +1,9 @@
 //! What the APIs of groups and of lists answer to nonsense: unknown and duplicate entities, empty lists, names that are too
-//! long, negative numbers. (What changes topics and configs is tested so beside the handlers; wrong versions and requests
-//! that are too large are the subject of `changes.rs`.)
+//! long, negative numbers; and what any API does about versions that do not exist and requests that are too large. (What changes
+//! topics and configs is tested so beside the handlers.)
 
-use super::{dev, topic};
-use crate::client::{Client, text, topic_name};
+use super::{dev, is_alive, topic};
+use crate::client::{Client, ClientError, Connection, text, topic_name};
 use crate::group_client::{Member, commit_request, fetch_offsets, group_id, join_request};
 use crate::harness::Stack;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
@@ -13,6 +13,11 @@ use kafka_protocol::messages::list_partition_reassignments_request::ListPartitio
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::*;
+
+/// Error code and state of a group.
+type Described = (i16, &'static str);
+/// A topic and partitions of it.
+type Partitions<'a> = (&'a str, &'a [i32]);
 
 /// One byte longer than a group id may be.
 fn too_long() -> String {
@@ -219,7 +224,7 @@ async fn groups() {
     // An error comes with a message where the version has one.
     let describe =
         |names: &[&str]| DescribeGroupsRequest::default().with_groups(names.iter().map(|n| group_id(n)).collect());
-    let descriptions: [(&[&str], &[(i16, &str)]); 5] = [
+    let descriptions: [(&[&str], &[Described]); 5] = [
         (&["none"], &[(69, "Dead")]),
         (&[""], &[(69, "Dead")]),
         (&[&long], &[(24, "")]),
@@ -280,19 +285,49 @@ async fn groups() {
     assert!(answer.error_code == 42 && answer.error_message.is_some(), "{answer:?}");
 }
 
+/// Every API: the connection ends without an answer, and only that one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_versions_and_sizes_end_the_connection() {
+    let (stack, mut client, _live) = cluster("refused-versions").await;
+    let header = |key: i16, version: i16| {
+        let mut header = Vec::from(key.to_be_bytes());
+        header.extend_from_slice(&version.to_be_bytes());
+        header.extend_from_slice(&[0, 0, 0, 1, 0xff, 0xff, 0]);
+        header
+    };
+    let closes = async |what: &str, length: u32, header: &[u8]| {
+        let mut connection = Connection::open(&stack.address()).await.expect("the broker accepts");
+        connection.send_raw(&[&length.to_be_bytes()[..], header].concat()).await.expect("sent");
+        let answered = connection.receive_raw().await;
+        assert!(matches!(answered, Err(ClientError::Io(_))), "{what}: {answered:?}");
+    };
+    let apis = client.api_versions().await.unwrap();
+    assert!(apis.len() > 30);
+    for api in apis {
+        // A version of ApiVersions that is not known is answered, so that clients can ask again.
+        let versions = if api.api_key == ApiKey::ApiVersions as i16 { vec![] } else { vec![-1, api.max_version + 1] };
+        for version in versions.into_iter().chain((api.min_version > 0).then_some(api.min_version - 1)) {
+            let header = header(api.api_key, version);
+            closes(&format!("{api:?}, version {version}"), header.len() as u32, &header).await;
+        }
+        closes(&format!("{api:?}, 100 MiB"), (100 << 20) + 1, &header(api.api_key, api.max_version)).await;
+    }
+    is_alive(&stack).await;
+}
+
 /// APIs that only describe the cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn descriptions() {
     let (_stack, mut client, _live) = cluster("refused-descriptions").await;
     let long = "t".repeat(250);
 
-    let dirs = |topics: &[(&str, &[i32])]| {
+    let dirs = |topics: &[Partitions]| {
         let topics = topics.iter().map(|(name, partitions)| {
             DescribableLogDirTopic::default().with_topic(topic_name(name)).with_partitions(partitions.to_vec())
         });
         DescribeLogDirsRequest::default().with_topics(Some(topics.collect()))
     };
-    let table: [(&[(&str, &[i32])], usize); 6] = [
+    let table: [(&[Partitions], usize); 6] = [
         (&[("none", &[0])], 0),
         (&[("t", &[7, -1])], 0),
         (&[("t", &[0, 0]), ("t", &[0])], 1),
@@ -335,7 +370,7 @@ async fn descriptions() {
         assert_eq!((answer.error_code, answer.error_message.is_some()), (code, code != 0), "DescribeCluster {kind}");
     }
 
-    let moves = |topics: &[(&str, &[i32])]| {
+    let moves = |topics: &[Partitions]| {
         let topics = topics.iter().map(|(name, partitions)| {
             ListPartitionReassignmentsTopics::default()
                 .with_name(topic_name(name))
@@ -343,7 +378,7 @@ async fn descriptions() {
         });
         ListPartitionReassignmentsRequest::default().with_topics(Some(topics.collect()))
     };
-    let table: [&[(&str, &[i32])]; 4] = [&[("none", &[0])], &[("t", &[-1, 7])], &[("t", &[0]), ("t", &[0])], &[]];
+    let table: [&[Partitions]; 4] = [&[("none", &[0])], &[("t", &[-1, 7])], &[("t", &[0]), ("t", &[0])], &[]];
     for topics in table {
         let answer = client.call(0, &moves(topics)).await.unwrap();
         assert_eq!((answer.error_code, answer.topics.len()), (0, 0), "ListPartitionReassignments {topics:?}");

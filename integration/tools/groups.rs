@@ -115,6 +115,13 @@ async fn resets() {
     assert_eq!(new_offsets(&text), ["g t 0 1", "g u 0 2"]);
     let row = |topic: &str, partition, offset| (topic.to_owned(), partition, offset);
     assert_eq!(committed(&mut client, "g").await, [row("t", 0, 1), row("t", 1, 2), row("u", 0, 2)]);
+    let two = stack.dir.path().join("two.csv");
+    std::fs::write(&two, "g,t,0,1\nother,t,1,3\n").unwrap();
+    let two = two.display().to_string();
+    let two = ["--reset-offsets", "--group", "g", "--group", "other", "--from-file", &two, "--execute"];
+    assert_eq!(new_offsets(&tools.ok(CONSUMER_GROUPS, &two).await), ["g t 0 1", "other t 1 3"]);
+    assert_eq!(committed(&mut client, "other").await, [row("t", 1, 3)]);
+    tools.ok(CONSUMER_GROUPS, &["--delete", "--group", "other"]).await;
     let text = tools.ok(CONSUMER_GROUPS, &reset(&["--shift-by", "2"], &["--topic", "t", "--execute"])).await;
     assert_eq!(new_offsets(&text), ["g t 0 3", "g t 1 4"]);
     let export = reset(&["--to-latest"], &["--all-topics", "--execute", "--export"]);
