@@ -4,12 +4,14 @@
 //! The programs are in `integration/clients/` (see its README for their arguments); `make test` installs them. A client
 //! that is missing fails its test.
 
-use crate::harness::{Backend, Stack, tool};
+use crate::harness::{Backend, Stack, tool, wait_until};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 
 /// How long one run of a client may take; they give up by themselves before.
 const RUN_DEADLINE: Duration = Duration::from_secs(180);
@@ -55,29 +57,34 @@ async fn run_to_end(program: &Path, args: &[&str], input: &str) -> (String, std:
 #[derive(Debug, Clone)]
 pub struct Client {
     program: PathBuf,
-    script: Option<String>,
+    first: Vec<String>,
 }
 
 impl Client {
-    fn franz() -> Self {
-        Self { program: installed("go/franz-client"), script: None }
+    pub fn franz() -> Self {
+        Self { program: installed("go/franz-client"), first: Vec::new() }
     }
 
     pub fn python(script: &str) -> Self {
-        Self { program: installed("python/bin/python"), script: Some(source(script)) }
+        Self { program: installed("python/bin/python"), first: vec![source(script)] }
     }
 
     pub fn kafkajs() -> Self {
-        Self { program: "node".into(), script: Some(installed("node/client.js").display().to_string()) }
+        Self { program: "node".into(), first: vec![installed("node/client.js").display().to_string()] }
+    }
+
+    pub fn java() -> Self {
+        Self { program: "java".into(), first: java_options().into_iter().chain(["Client".to_owned()]).collect() }
     }
 
     /// The program and its first arguments.
     pub fn command(&self) -> (PathBuf, Vec<String>) {
-        (self.program.clone(), self.script.iter().cloned().collect())
+        (self.program.clone(), self.first.clone())
     }
 
-    async fn run(&self, args: &[&str]) -> Vec<String> {
-        let args: Vec<&str> = self.script.iter().map(String::as_str).chain(args.iter().copied()).collect();
+    /// Runs it to its end; the lines it printed.
+    pub async fn run(&self, args: &[&str]) -> Vec<String> {
+        let args: Vec<&str> = self.first.iter().map(String::as_str).chain(args.iter().copied()).collect();
         run(&self.program, &args, "").await.lines().map(ToString::to_string).collect()
     }
 
@@ -87,6 +94,52 @@ impl Client {
 
     async fn consume(&self, bootstrap: &str, topic: &str, count: usize) -> Vec<String> {
         self.run(&["consume", bootstrap, topic, "0", &count.to_string()]).await
+    }
+}
+
+/// A client program that reads as a member of a group until it is told to stop.
+pub struct Running {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    reading: JoinHandle<()>,
+}
+
+impl Running {
+    pub fn start(client: &Client, bootstrap: &str, topic: &str, group: &str, more: &[&str]) -> Self {
+        let (program, first) = client.command();
+        let mut command = Command::new(program);
+        command.args(first).args(["group", bootstrap, topic, group, "0"]).args(more);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn().expect("installed by `make test`");
+        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let lines = Arc::<Mutex<Vec<String>>>::default();
+        let read = lines.clone();
+        let reading = tokio::spawn(async move {
+            while let Ok(Some(line)) = out.next_line().await {
+                read.lock().expect("no panic under the lock").push(line);
+            }
+        });
+        Self { child, lines, reading }
+    }
+
+    /// Records that it has read.
+    pub fn count(&self) -> usize {
+        self.lines.lock().expect("no panic under the lock").len()
+    }
+
+    /// Waits until it has read `count` more records.
+    pub async fn has_read(&self, count: usize) {
+        let wanted = self.count() + count;
+        wait_until("a member reads", RUN_DEADLINE, async || self.count() >= wanted).await;
+    }
+
+    /// Lets it commit and leave; `PARTITION OFFSET VALUE` of everything that it read.
+    pub async fn stop(mut self) -> Vec<String> {
+        drop(self.child.stdin.take());
+        let status = tokio::time::timeout(RUN_DEADLINE, self.child.wait()).await.expect("it ends").expect("it ran");
+        assert!(status.success(), "{status}");
+        self.reading.await.expect("read");
+        std::mem::take(&mut *self.lines.lock().expect("no panic under the lock"))
     }
 }
 
@@ -127,6 +180,11 @@ async fn confluent_kafka_python() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kafka_python() {
     round_trips(&Client::python("python/kafka_python.py"), &Client::franz(), &ALL_CODECS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn java_client() {
+    round_trips(&Client::java(), &Client::franz(), &ALL_CODECS).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,36 +246,13 @@ pub async fn try_java(class: &str, args: &[&str]) -> String {
 }
 
 fn java_args(class: &str, args: &[&str]) -> Vec<String> {
-    let jars = format!("{}/*", installed("java/jars").display());
     let class = format!("{TOOLS_PACKAGE}.{class}");
-    // Small and quick to start: these are many short runs on two cores.
-    let all = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", &jars, &class];
-    all.iter().chain(args).map(|s| (*s).to_owned()).collect()
+    java_options().into_iter().chain([class]).chain(args.iter().map(|s| (*s).to_owned())).collect()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn kafka_command_line_tools() {
-    let stack = Stack::start("java", Backend::Dev, &[]).await;
-    let bootstrap = stack.address();
-    for codec in ALL_CODECS {
-        let args = ["--bootstrap-server", &bootstrap, "--topic", "codecs", "--compression-codec", codec];
-        java("ConsoleProducer", &args, &input()).await;
-    }
-    let count = (ALL_CODECS.len() * COUNT).to_string();
-    let mut args = vec!["--bootstrap-server", &bootstrap, "--topic", "codecs", "--partition", "0"];
-    args.extend(["--offset", "earliest", "--max-messages", &count, "--timeout-ms", "90000"]);
-    args.extend(["--property", "print.offset=true"]);
-    let read = java("consumer.ConsoleConsumer", &args, "").await;
-    let read: Vec<String> =
-        read.lines().filter_map(|l| l.strip_prefix("Offset:")).map(|l| l.replace('\t', " ")).collect();
-    assert_eq!(read, expected(ALL_CODECS.len()));
-
-    let server = format!("bootstrap.servers={bootstrap}");
-    let mut args = vec!["--topic", "perf", "--num-records", "5000", "--record-size", "1000", "--throughput", "-1"];
-    args.extend(["--producer-props", &server]);
-    let report = java("ProducerPerformance", &args, "").await;
-    assert!(report.contains("5000 records sent"), "{report}");
-    let mut reader = crate::client::Client::new(&bootstrap);
-    let end = reader.list_offset("perf", 0, crate::client::LATEST).await.expect("broker answers");
-    assert_eq!(end, 5000, "every record is there once");
+/// What comes before the class. Small and quick to start: these are many short runs on two cores.
+pub fn java_options() -> Vec<String> {
+    let folders = ["java/classes", "java/jars"].map(|folder| installed(folder).display().to_string());
+    let path = format!("{}:{}/*", folders[0], folders[1]);
+    ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", &path].map(str::to_owned).to_vec()
 }

@@ -21,6 +21,7 @@ mod groups;
 mod harness;
 mod history;
 mod ledger;
+mod matrix;
 mod metadata;
 mod pressure;
 mod process;

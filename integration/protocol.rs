@@ -7,6 +7,7 @@ mod connection;
 mod fetch;
 mod groups;
 mod produce;
+mod refusals;
 
 use crate::client::{Client, Connection, text, topic_name};
 use crate::harness::{Backend, Stack};

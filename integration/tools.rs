@@ -2,9 +2,14 @@
 //!
 //! All commands run in one JVM (`integration/clients/java/Tools.java`), because a JVM starts slower than they work.
 
+mod data;
+mod forms;
+mod groups;
+
 use crate::client::{Client, EARLIEST};
-use crate::clients::installed;
+use crate::clients::java_options;
 use crate::harness::{Backend, Stack, wait_until};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -24,6 +29,15 @@ const CLUSTER: &str = "org.apache.kafka.tools.ClusterTool";
 const API_VERSIONS: &str = "org.apache.kafka.tools.BrokerApiVersionsCommand";
 const FEATURES: &str = "org.apache.kafka.tools.FeatureCommand";
 const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
+const CLIENT_METRICS: &str = "org.apache.kafka.tools.ClientMetricsCommand";
+const ACLS: &str = "org.apache.kafka.tools.AclCommand";
+const CONSUMER_GROUPS: &str = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand";
+const GROUPS: &str = "org.apache.kafka.tools.GroupsCommand";
+const CONSOLE_PRODUCER: &str = "org.apache.kafka.tools.ConsoleProducer";
+const CONSOLE_CONSUMER: &str = "org.apache.kafka.tools.consumer.ConsoleConsumer";
+const PRODUCER_PERF: &str = "org.apache.kafka.tools.ProducerPerformance";
+const CONSUMER_PERF: &str = "org.apache.kafka.tools.ConsumerPerformance";
+const VERIFIABLE_CONSUMER: &str = "org.apache.kafka.tools.VerifiableConsumer";
 
 /// A JVM that runs tools against one broker.
 pub struct Tools {
@@ -36,10 +50,8 @@ pub struct Tools {
 impl Tools {
     /// Starts the JVM; every command gets `--bootstrap-server`.
     pub fn start(bootstrap: &str) -> Self {
-        let folders = ["java/classes", "java/jars"].map(|folder| installed(folder).display().to_string());
-        let path = format!("{}:{}/*", folders[0], folders[1]);
         let mut command = Command::new("java");
-        command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx256m", "-cp", &path, "Tools"]);
+        command.args(java_options()).arg("Tools");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().expect("java is installed by `make test`");
         let (input, output) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
@@ -48,11 +60,22 @@ impl Tools {
 
     /// Exit status and everything that a command wrote.
     pub async fn run(&mut self, class: &str, arguments: &[&str]) -> (i32, String) {
+        self.run_with(None, class, arguments).await
+    }
+
+    /// The same for a command whose standard input is a file.
+    pub async fn run_with(&mut self, input: Option<&Path>, class: &str, arguments: &[&str]) -> (i32, String) {
+        let property = format!("bootstrap.servers={}", self.bootstrap);
         let server = ["--bootstrap-server", &self.bootstrap];
-        // Some tools have sub-commands; their options come after those, or before.
-        let words =
-            if class == CLUSTER { [arguments, &server[..]].concat() } else { [&server[..], arguments].concat() };
-        let line = format!("{class}\t{}\n", words.join("\t"));
+        let words = match class {
+            // The server is not an option of its own.
+            PRODUCER_PERF => [arguments, &["--producer-props", &property]].concat(),
+            // Some tools have sub-commands; their options come after those, or before.
+            CLUSTER => [arguments, &server[..]].concat(),
+            _ => [&server[..], arguments].concat(),
+        };
+        let input = input.map(|path| path.display().to_string()).unwrap_or_default();
+        let line = format!("{input}\t{class}\t{}\n", words.join("\t"));
         let exchange = async {
             self.input.write_all(line.as_bytes()).await.expect("the JVM reads");
             let mut head = String::new();

@@ -5,7 +5,7 @@
 #   clients/python   virtual environment: confluent-kafka (librdkafka), kafka-python
 #   clients/node     kafkajs with its codecs, and client.js
 #   clients/go       franz-client, a small program on franz-go
-#   clients/java     jars of Kafka's own command-line tools, and Tools, which runs them in one process
+#   clients/java     Kafka's own client, and its command-line tools with Tools, which runs them in one process
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -42,11 +42,11 @@ install_go() { (cd "$manifests/go" && CGO_ENABLED=0 go build -trimpath -o "$1/fr
 install_java() {
     mvn --quiet --batch-mode --file "$manifests/java/pom.xml" dependency:copy-dependencies \
         -DincludeScope=runtime -DoutputDirectory="$1/jars"
-    javac -cp "$1/jars/*" -d "$1/classes" "$manifests/java/Tools.java"
+    javac -cp "$1/jars/*" -d "$1/classes" "$manifests"/java/{Tools,Client}.java
 }
 
 install_into python install_python "$manifests/python/requirements.txt"
 install_into node install_node "$manifests"/node/{package.json,package-lock.json,client.js}
-install_into go install_go "$manifests"/go/{go.mod,go.sum,main.go}
-install_into java install_java "$manifests"/java/{pom.xml,Tools.java}
+install_into go install_go "$manifests"/go/{go.mod,go.sum,main.go,admin.go}
+install_into java install_java "$manifests"/java/{pom.xml,Tools.java,Client.java}
 say "Kafka clients are in $clients_dir"

@@ -1,7 +1,7 @@
 //! Cases 18, 20 and 35: what administrators change while a topic is in use.
 
-use super::{dev, end, is_alive, topic};
-use crate::client::{Batch, Client, Connection, EARLIEST, text, topic_name};
+use super::{dev, end, topic};
+use crate::client::{Batch, Client, EARLIEST, text, topic_name};
 use crate::harness::{Backend, Stack, wait_until};
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::delete_records_request::{DeleteRecordsPartition, DeleteRecordsTopic};
@@ -9,7 +9,7 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_producers_request::TopicRequest;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{
-    ApiKey, CreatePartitionsRequest, DeleteRecordsRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
+    CreatePartitionsRequest, DeleteRecordsRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
     DescribeProducersRequest, IncrementalAlterConfigsRequest,
 };
 use std::time::Duration;
@@ -102,51 +102,6 @@ async fn records_are_deleted_in_a_folder() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_are_deleted_in_s3() {
     records_go(Backend::S3).await;
-}
-
-/// APIs that change or describe the cluster, with versions that do not exist beside those that do.
-const ADMINISTRATION: [(ApiKey, i16, i16); 16] = [
-    (ApiKey::CreateTopics, 1, 8),
-    (ApiKey::DeleteTopics, 0, 7),
-    (ApiKey::DeleteRecords, -1, 3),
-    (ApiKey::DescribeConfigs, 0, 5),
-    (ApiKey::AlterConfigs, -1, 3),
-    (ApiKey::AlterReplicaLogDirs, 0, 3),
-    (ApiKey::DescribeLogDirs, 0, 5),
-    (ApiKey::CreatePartitions, -1, 4),
-    (ApiKey::ElectLeaders, -1, 3),
-    (ApiKey::IncrementalAlterConfigs, -1, 2),
-    (ApiKey::AlterPartitionReassignments, -1, 2),
-    (ApiKey::ListPartitionReassignments, -1, 1),
-    (ApiKey::UpdateFeatures, -1, 3),
-    (ApiKey::DescribeCluster, -1, 3),
-    (ApiKey::DescribeProducers, -1, 1),
-    (ApiKey::ListConfigResources, -1, 2),
-];
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_versions_and_sizes_end_the_connection() {
-    let stack = dev("refusal-cases", &[]).await;
-    let header = |key: ApiKey, version: i16| {
-        let mut header = Vec::from((key as i16).to_be_bytes());
-        header.extend_from_slice(&version.to_be_bytes());
-        header.extend_from_slice(&[0, 0, 0, 1, 0xff, 0xff, 0]);
-        header
-    };
-    for (key, below, above) in ADMINISTRATION {
-        for version in [below, above] {
-            let request = header(key, version);
-            let mut connection = Connection::open(&stack.address()).await.unwrap();
-            let length = request.len() as u32;
-            connection.send_raw(&[&length.to_be_bytes()[..], &request].concat()).await.unwrap();
-            connection.wait_closed().await.unwrap_or_else(|e| panic!("{key:?} version {version}: {e}"));
-        }
-        let mut connection = Connection::open(&stack.address()).await.unwrap();
-        let too_long = (100u32 << 20) + 1;
-        connection.send_raw(&[&too_long.to_be_bytes()[..], &header(key, above - 1)].concat()).await.unwrap();
-        connection.wait_closed().await.unwrap_or_else(|e| panic!("{key:?}, 100 MiB: {e}"));
-    }
-    is_alive(&stack).await;
 }
 
 /// Code of one change of a config: 0 sets, 1 forgets, 2 appends, 3 subtracts.

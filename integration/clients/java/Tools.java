@@ -1,18 +1,22 @@
 import java.io.BufferedReader;
+import java.io.ByteArrayInputStream;
 import java.io.ByteArrayOutputStream;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.Arrays;
 import org.apache.kafka.common.utils.Exit;
 
 /**
  * Runs Kafka's command-line tools one after the other in one process, since starting a JVM takes longer than most of them.
  *
- * <p>Each line of the input is a class and its arguments, separated by tabs. For each the output has a line with the exit
- * status and the number of bytes that follow: what the tool wrote, standard output and errors in one.
+ * <p>Each line of the input is a file with the tool's standard input (may be empty), a class and its arguments, separated by
+ * tabs. For each the output has a line with the exit status and the number of bytes that follow: what the tool wrote, standard
+ * output and errors in one.
  */
 public final class Tools {
     /** Thrown where a tool would end the process. */
@@ -48,7 +52,9 @@ public final class Tools {
             System.setErr(capture);
             status = null;
             String[] words = line.split("\t");
-            run(words[0], Arrays.copyOfRange(words, 1, words.length));
+            byte[] input = words[0].isEmpty() ? new byte[0] : Files.readAllBytes(Path.of(words[0]));
+            System.setIn(new ByteArrayInputStream(input));
+            run(words[1], Arrays.copyOfRange(words, 2, words.length));
             if (status == null) {
                 status = 0;
                 output = written.toByteArray();

@@ -144,7 +144,10 @@ async function admin(bootstrap, topic) {
 }
 
 const [command, ...args] = process.argv.slice(2);
-({ produce, consume, group, admin })[command](...args).catch((error) => {
-  console.error(error);
-  process.exitCode = 1;
-});
+({ produce, consume, group, admin })[command](...args)
+  .catch((error) => {
+    console.error(error);
+    process.exitCode = 1;
+  })
+  // A consumer that has restarted after an error leaves a connection behind, which would keep the process alive.
+  .finally(() => process.exit());

@@ -320,7 +320,7 @@ impl<R> Coordinator<R> {
     }
 
     fn delete_offsets(&mut self, now: Now, id: &GroupId, topics: &[(Arc<str>, Vec<PartitionIndex>)], reply: R) {
-        let found = self.find(id).and_then(|group| {
+        let found = self.check_id(id, false).and_then(|()| self.find(id)).and_then(|group| {
             let used = group.classic.state() != State::Empty && !group.classic.is_of_consumers();
             if used { Err(GroupError::NonEmptyGroup) } else { Ok(()) }
         });

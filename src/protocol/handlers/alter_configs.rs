@@ -13,7 +13,7 @@ use crate::protocol::config_defaults::Configs;
 use crate::protocol::error_code::ErrorCode;
 use kafka_protocol::messages::alter_configs_response::AlterConfigsResourceResponse as LegacyRow;
 use kafka_protocol::messages::incremental_alter_configs_request::AlterConfigsResource;
-use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse;
+use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsResourceResponse as Row;
 use kafka_protocol::messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
@@ -31,9 +31,6 @@ struct Asked {
     change: Result<ChangeFor, Refusal>,
 }
 
-/// A resource and what became of it.
-type Row = (i8, String, Result<(), Refusal>);
-
 pub(super) async fn incremental_alter_configs(
     ctx: Rc<ConnectionContext>,
     request: IncrementalAlterConfigsRequest,
@@ -45,17 +42,7 @@ pub(super) async fn incremental_alter_configs(
         change: incremental_change(&resource),
     });
     let rows = alter(&ctx, asked.collect(), request.validate_only).await;
-    let rows = rows.into_iter().map(|(resource_type, name, outcome)| {
-        let row = AlterConfigsResourceResponse::default()
-            .with_resource_type(resource_type)
-            .with_resource_name(text(&name))
-            .with_error_message(None);
-        match outcome {
-            Ok(()) => row,
-            Err(refusal) => row.with_error_code(refusal.code.code()).with_error_message(Some(refusal.message.into())),
-        }
-    });
-    IncrementalAlterConfigsResponse::default().with_responses(rows.collect())
+    IncrementalAlterConfigsResponse::default().with_responses(rows)
 }
 
 fn incremental_change(resource: &AlterConfigsResource) -> Result<ChangeFor, Refusal> {
@@ -83,16 +70,13 @@ pub(super) async fn alter_configs(
         let name = resource.resource_name.to_string();
         Asked { resource_type: resource.resource_type, name, change: Ok(change) }
     });
-    let rows = alter(&ctx, asked.collect(), request.validate_only).await;
-    let rows = rows.into_iter().map(|(resource_type, name, outcome)| {
-        let row = LegacyRow::default()
-            .with_resource_type(resource_type)
-            .with_resource_name(text(&name))
-            .with_error_message(None);
-        match outcome {
-            Ok(()) => row,
-            Err(refusal) => row.with_error_code(refusal.code.code()).with_error_message(Some(refusal.message.into())),
-        }
+    // The same fields, as another type.
+    let rows = alter(&ctx, asked.collect(), request.validate_only).await.into_iter().map(|row| {
+        LegacyRow::default()
+            .with_error_code(row.error_code)
+            .with_error_message(row.error_message)
+            .with_resource_type(row.resource_type)
+            .with_resource_name(row.resource_name)
     });
     AlterConfigsResponse::default().with_responses(rows.collect())
 }
@@ -116,7 +100,14 @@ async fn alter(ctx: &ConnectionContext, asked: Vec<Asked>, validate_only: bool) 
         };
         count.remove(&entity);
         last = last.max(outcome.as_ref().copied().unwrap_or(0));
-        rows.push((entity.0, entity.1, outcome.map(drop)));
+        let (code, message) = outcome.err().map_or((0, None), |r| (r.code.code(), Some(r.message.into())));
+        rows.push(
+            Row::default()
+                .with_error_code(code)
+                .with_error_message(message)
+                .with_resource_type(entity.0)
+                .with_resource_name(text(&entity.1)),
+        );
     }
     if !validate_only {
         common::wait_until(common::soon(), || ctx.broker.image.load().revision >= last).await;

@@ -17,6 +17,7 @@ use kafka_protocol::messages::leave_group_response::MemberResponse;
 use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::*;
 use kafka_protocol::protocol::StrBytes;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 /// They were not asked for.
 const NO_OPERATIONS: i32 = i32::MIN;
 /// The only type there is.
-const TYPE_CLASSIC: &str = "Classic";
+const TYPE_CLASSIC: &str = "classic";
 
 /// FindCoordinator.
 pub(super) async fn find_coordinator(
@@ -301,9 +302,13 @@ pub(super) async fn delete_groups(
     request: DeleteGroupsRequest,
     _: Call,
 ) -> DeleteGroupsResponse {
-    let answers = request.groups_names.iter().map(|group| ctx.broker.groups.call(GroupCall::Delete(id(group))));
+    // Like Kafka: one row for a group that was sent more than once.
+    let mut seen = BTreeSet::new();
+    let mut groups = request.groups_names;
+    groups.retain(|group| seen.insert(group.clone()));
+    let answers = groups.iter().map(|group| ctx.broker.groups.call(GroupCall::Delete(id(group))));
     let outcomes = join_all(answers).await;
-    let results = request.groups_names.into_iter().zip(outcomes).map(|(group, outcome)| {
+    let results = groups.into_iter().zip(outcomes).map(|(group, outcome)| {
         let error = outcome.err().map(error_code::of_group);
         DeletableGroupResult::default().with_group_id(group).with_error_code(error_code::number(error))
     });

@@ -184,7 +184,13 @@ pub(super) async fn describe_topic_partitions(
         true => image.topics().map(|t| t.name.to_string()).collect(),
         false => request.topics.iter().map(|t| t.name.to_string()).collect(),
     };
-    let start = request.cursor.map(|c| (c.topic_name.to_string(), c.partition_index.max(0)));
+    let start = request.cursor.map(|c| (c.topic_name.to_string(), c.partition_index));
+    let is_of_these = |(name, index): &(String, i32)| *index >= 0 && (all || names.contains(name));
+    if !start.as_ref().is_none_or(is_of_these) {
+        // No page ended there; as in Kafka, every topic that was named says so.
+        let topics = request.topics.iter().map(|t| not_described(&t.name, ErrorCode::InvalidRequest));
+        return DescribeTopicPartitionsResponse::default().with_topics(topics.collect());
+    }
     let sizes = names.into_iter().map(|name| {
         let partitions = image.topic(&name).map(|t| t.value.partitions);
         (name, partitions)
@@ -210,20 +216,21 @@ pub(super) async fn describe_topic_partitions(
                 .with_partitions(partitions.collect())
                 .with_topic_authorized_operations(TOPIC_OPERATIONS)
         }
-        None => {
-            let code = match topic_name::check(&name) {
-                Ok(()) => ErrorCode::UnknownTopicOrPartition,
-                Err(_) => ErrorCode::InvalidTopicException,
-            };
-            DescribeTopicPartitionsResponseTopic::default()
-                .with_error_code(code.code())
-                .with_name(Some(common::topic_name(&name)))
-        }
+        None => match topic_name::check(&name) {
+            Ok(()) => not_described(&name, ErrorCode::UnknownTopicOrPartition),
+            Err(_) => not_described(&name, ErrorCode::InvalidTopicException),
+        },
     });
     let cursor = |(name, index): (String, i32)| {
         Cursor::default().with_topic_name(common::topic_name(&name)).with_partition_index(index)
     };
     DescribeTopicPartitionsResponse::default().with_topics(topics.collect()).with_next_cursor(next.map(cursor))
+}
+
+fn not_described(name: &str, code: ErrorCode) -> DescribeTopicPartitionsResponseTopic {
+    DescribeTopicPartitionsResponseTopic::default()
+        .with_error_code(code.code())
+        .with_name(Some(common::topic_name(name)))
 }
 
 /// Topics with the partitions to describe, and where the next page starts.

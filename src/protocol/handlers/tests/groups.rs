@@ -314,7 +314,7 @@ fn what_administrators_see() {
             assert_eq!(rows, [("members", "consumer"), ("offsets only", "")]);
             let states: Vec<_> = listed.groups.iter().map(|g| g.group_state.as_str()).collect();
             assert_eq!(states, if version >= 4 { ["Stable", "Empty"] } else { ["", ""] });
-            assert!(listed.groups.iter().all(|g| (g.group_type.as_str() == "Classic") == (version >= 5)));
+            assert!(listed.groups.iter().all(|g| (g.group_type.as_str() == "classic") == (version >= 5)));
         }
         let filters = [("stable", "classic", 1), ("Stable", "Consumer", 0), ("Dead", "classic", 0)];
         for (state, kind, count) in filters {

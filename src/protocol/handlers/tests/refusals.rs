@@ -1,6 +1,7 @@
 //! What every administrative API answers to nonsense: Kafka's code, and a message wherever the response has room for one.
 //!
-//! Wrong versions and requests that are too large never reach a handler; `integration/protocol/changes.rs` sends them.
+//! Wrong versions and requests that are too large never reach a handler; `integration/protocol/refusals.rs` sends
+//! them, and what groups and lists are asked in vain.
 
 use super::*;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
