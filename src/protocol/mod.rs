@@ -4,6 +4,7 @@ pub mod api;
 pub mod batch;
 pub mod broker_config;
 pub mod budget;
+pub mod close;
 pub mod compression;
 pub mod config_change;
 pub mod config_defaults;

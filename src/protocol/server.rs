@@ -4,7 +4,8 @@
 //! stays on its shard. The first socket is bound without that option: if another process listens on the address, the
 //! bind fails instead of sharing the clients with it.
 
-use super::connection::{self, CloseReason, Dispatch, Edge};
+use super::close::CloseReason;
+use super::connection::{self, Dispatch, Edge};
 use super::handlers::fetch_session::SessionCache;
 use super::handlers::{self, ConnectionContext, Reply, Request};
 use super::limits::EdgeLimits;

@@ -275,7 +275,7 @@ fn who_cannot_be_told_offsets_looks_for_the_coordinator_again() {
             let response = bed.call(version, &request).await;
             let code = match version {
                 ..2 => response.topics[0].partitions[0].error_code,
-                ..8 => response.error_code,
+                2..8 => response.error_code,
                 _ => response.groups[0].error_code,
             };
             assert_eq!(code, 16, "version {version}");
