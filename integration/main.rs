@@ -12,6 +12,8 @@ mod checker;
 mod checker_tests;
 mod client;
 mod clients;
+mod consumer_groups;
+mod consumer_members;
 mod cost;
 mod faults;
 mod fuzz_corpus;

@@ -65,22 +65,23 @@ async fn all_committed(client: &mut Client) {
     .await;
 }
 
-async fn group(program: &Program, stack: &mut Stack) {
+/// `protocols`: what each of the four members is told about its protocol, in the order in which they come.
+async fn group(program: &Program, stack: &mut Stack, protocols: [&[&str]; 4]) {
     let address = stack.address();
     let mut client = Client::new(&address);
     client.ensure_topic("t", PARTITIONS).await;
     let written = program.run(&["produce", &address, "t", "0", "none", "all", "20"]).await;
     assert_eq!(written.len(), 20);
-    let member = || Running::start(program, &address, "t", "g", &[]);
+    let member = |n: usize| Running::start(program, &address, "t", "g", protocols[n]);
     let mut read = Vec::new();
 
     // Three members come, one leaves.
     let [second, third] = under_load(&address, async {
-        let first = member();
+        let first = member(0);
         first.has_read(RECORDS).await;
-        let second = member();
+        let second = member(1);
         second.has_read(RECORDS).await;
-        let third = member();
+        let third = member(2);
         third.has_read(RECORDS).await;
         read.extend(first.stop().await);
         second.has_read(RECORDS).await;
@@ -97,7 +98,7 @@ async fn group(program: &Program, stack: &mut Stack) {
         second.has_read(RECORDS).await;
         third.has_read(RECORDS).await;
         read.extend(second.stop().await);
-        let last = member();
+        let last = member(3);
         last.has_read(RECORDS).await;
         read.extend(third.stop().await);
         last
@@ -124,7 +125,34 @@ async fn everything(program: Program) {
     let mut stack = Stack::start("matrix", Backend::Dev, &envs).await;
     let printed = program.run(&["admin", &stack.address(), "administered"]).await;
     assert_eq!(printed, ADMINISTERED);
-    group(&program, &mut stack).await;
+    group(&program, &mut stack, [&[]; 4]).await;
+}
+
+/// The same with members of which some or all use the consumer protocol (KIP-848).
+async fn members(program: Program, protocols: [&[&str]; 4]) {
+    let heartbeat = ("KAFSCALE_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS", "200");
+    let least = ("KAFSCALE_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS", "100");
+    let mut stack =
+        Stack::start("members", Backend::Dev, &[heartbeat, least, ("KAFSCALE_FLUSH_INTERVAL_MS", "20")]).await;
+    group(&program, &mut stack, protocols).await;
+}
+
+const CONSUMER: &[&str] = &["consumer"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn librdkafka_with_the_consumer_protocol() {
+    members(Program::python("python/confluent.py"), [CONSUMER; 4]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn java_with_the_consumer_protocol() {
+    members(Program::java(), [CONSUMER; 4]).await;
+}
+
+/// The group goes over with the second member, and back when the third is the last one of the consumer protocol to leave.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn java_goes_over_to_the_consumer_protocol_and_back() {
+    members(Program::java(), [&[], CONSUMER, CONSUMER, &[]]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

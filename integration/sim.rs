@@ -390,7 +390,7 @@ async fn check_offsets(world: &World, groups: &Groups) {
     for group in 0..GROUPS {
         let known = world.committed.borrow().clone();
         let fetched = loop {
-            match groups.call(Call::Fetch(format!("g{group}").into(), None)).await {
+            match groups.call(Call::Fetch(format!("g{group}").into(), None, None)).await {
                 Ok(Answer::Fetched(fetched)) => break fetched,
                 Ok(other) => panic!("{other:?} to a fetch"),
                 Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,

@@ -7,6 +7,7 @@
 
 pub mod args;
 pub mod docs;
+mod groups;
 mod tls;
 mod topic_defaults;
 mod validate;
@@ -291,7 +292,7 @@ fn shown(node: &NodeConfig, settings: &[Setting]) -> Vec<(String, String)> {
         ("auto.create.topics.enable".to_owned(), node.auto_create_topics.to_string()),
         ("num.partitions".to_owned(), node.auto_create_partitions.to_string()),
     ];
-    shown.extend(group_configs(&node.groups));
+    shown.extend(groups::shown(&node.groups));
     shown.extend(node.rack.iter().map(|rack| ("broker.rack".to_owned(), rack.clone())));
     let own = settings.iter().filter_map(|s| Some((s.name.strip_prefix("KAFSCALE_")?, s.value.as_ref()?)));
     // What gives topics their defaults is shown under Kafka's names by whoever knows what is changed at run time.
@@ -304,23 +305,6 @@ fn shown(node: &NodeConfig, settings: &[Setting]) -> Vec<(String, String)> {
         own.map(|(name, value)| (format!("kafscale.{}", name.to_lowercase().replace('_', ".")), value.clone())),
     );
     shown
-}
-
-/// Those that differ from Kafka's defaults.
-fn group_configs(limits: &CoordinatorLimits) -> impl Iterator<Item = (String, String)> {
-    let named = |limits: &CoordinatorLimits| {
-        [
-            ("group.min.session.timeout.ms", limits.groups.session_timeout_ms_min as i64),
-            ("group.max.session.timeout.ms", limits.groups.session_timeout_ms_max as i64),
-            ("group.initial.rebalance.delay.ms", limits.groups.initial_rebalance_delay_ms as i64),
-            ("group.max.size", limits.groups.members_max as i64),
-            ("offsets.retention.minutes", limits.retention.retention_ms / 60_000),
-            ("offset.metadata.max.bytes", limits.offset_metadata_bytes_max as i64),
-        ]
-    };
-    let defaults = named(&CoordinatorLimits::default());
-    let set = named(limits).into_iter().zip(defaults).filter(|(set, default)| set != default);
-    set.map(|((name, value), _)| (name.to_owned(), value.to_string()))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ mod requests;
 mod seeds;
 mod stored;
 
-use crate::actors::group::value;
+use crate::actors::group::value::{self, StoredGroup};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::{Keys, ParsedKey};
@@ -188,8 +188,12 @@ pub fn metadata_value(data: &[u8]) -> bool {
 
 /// A group's members or a block of its offsets.
 fn group_value_survives(data: &[u8]) -> bool {
-    let group = value::decode_group(data).map(|group| {
-        assert_eq!(value::decode_group(&value::encode_group(&group)), Ok(group));
+    let group = value::decode_stored(data).map(|group| {
+        let again = match &group {
+            StoredGroup::Classic(group) => value::encode_group(group),
+            StoredGroup::Consumer(group) => value::encode_consumer(group),
+        };
+        assert_eq!(value::decode_stored(&again), Ok(group));
     });
     let block = value::decode_block(data).map(|block| {
         assert_eq!(value::decode_block(&value::encode_block(&block)), Ok(block));

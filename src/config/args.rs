@@ -82,6 +82,38 @@ pub struct CommonArgs {
     /// Most members of a consumer group (1 to 2147483647).
     #[arg(long, env = "KAFSCALE_GROUP_MAX_SIZE", default_value = "2147483647", value_name = "NUMBER")]
     pub group_max_size: String,
+    /// How long a member of the consumer protocol may be silent, in milliseconds (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_SESSION_TIMEOUT_MS", default_value = "45000", value_name = "MS")]
+    pub group_consumer_session_timeout_ms: String,
+    /// Least value of the session timeout of the consumer protocol, in milliseconds (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_MIN_SESSION_TIMEOUT_MS", default_value = "45000", value_name = "MS")]
+    pub group_consumer_min_session_timeout_ms: String,
+    /// Greatest value of the session timeout of the consumer protocol, in milliseconds (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_MAX_SESSION_TIMEOUT_MS", default_value = "60000", value_name = "MS")]
+    pub group_consumer_max_session_timeout_ms: String,
+    /// How often members of the consumer protocol send heartbeats, in milliseconds (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS", default_value = "5000", value_name = "MS")]
+    pub group_consumer_heartbeat_interval_ms: String,
+    /// Least value of the heartbeat interval of the consumer protocol, in milliseconds (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_MIN_HEARTBEAT_INTERVAL_MS", default_value = "5000", value_name = "MS")]
+    pub group_consumer_min_heartbeat_interval_ms: String,
+    /// Greatest value of the heartbeat interval of the consumer protocol, in milliseconds (1 to 86400000).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_MAX_HEARTBEAT_INTERVAL_MS", default_value = "15000", value_name = "MS")]
+    pub group_consumer_max_heartbeat_interval_ms: String,
+    /// Most members of a group of the consumer protocol (1 to 2147483647).
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_MAX_SIZE", default_value = "2147483647", value_name = "NUMBER")]
+    pub group_consumer_max_size: String,
+    /// Assignors of the consumer protocol with commas between them, the default one first: uniform, range.
+    #[arg(long, env = "KAFSCALE_GROUP_CONSUMER_ASSIGNORS", default_value = "uniform,range", value_name = "LIST")]
+    pub group_consumer_assignors: String,
+    /// Which groups change their protocol while they have members: disabled, upgrade (to consumer), downgrade, bidirectional.
+    #[arg(
+        long,
+        env = "KAFSCALE_GROUP_CONSUMER_MIGRATION_POLICY",
+        default_value = "bidirectional",
+        value_name = "POLICY"
+    )]
+    pub group_consumer_migration_policy: String,
     /// Minutes after which the offsets of a group without members are forgotten (1 to 2147483647).
     #[arg(long, env = "KAFSCALE_OFFSETS_RETENTION_MINUTES", default_value = "10080", value_name = "MINUTES")]
     pub offsets_retention_minutes: String,

@@ -2,11 +2,9 @@
 
 use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
 use super::{
-    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, tls,
+    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, groups, tls,
     topic_defaults, values,
 };
-use crate::actors::group::classic::GroupLimits;
-use crate::actors::group::offsets::Retention;
 use crate::actors::group::state::CoordinatorLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
@@ -167,7 +165,7 @@ impl Check {
         }
     }
 
-    fn contradiction(&mut self, message: impl Into<String>) {
+    pub fn contradiction(&mut self, message: impl Into<String>) {
         self.errors.push(ConfigError::Contradiction(message.into()));
     }
 
@@ -332,10 +330,9 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
     let cache_bytes = number("KAFSCALE_CACHE_BYTES", &args.cache_bytes, 1 << 20..=1 << 40);
     let readahead_segments = number("KAFSCALE_READAHEAD_SEGMENTS", &args.readahead_segments, 0..=64);
     let partitions = number("KAFSCALE_AUTO_CREATE_PARTITIONS", &args.auto_create_partitions, 1..=10_000);
-    let groups = groups(&mut number, args);
     let startup_timeout_sec = number("KAFSCALE_STARTUP_TIMEOUT_SEC", &args.startup_timeout_sec, 1..=3_600);
     let topic_defaults = topic_defaults::checked(check, args);
-    let groups = groups.and_then(|limits| ordered(check, limits));
+    let groups = groups::checked(check, args);
     let auto_create_topics = check.parse("KAFSCALE_AUTO_CREATE_TOPICS", &args.auto_create_topics, values::boolean);
     let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
     let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, |text| {
@@ -366,42 +363,6 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
         log_level: log_level?,
         otlp_endpoint: otlp_endpoint?,
     })
-}
-
-fn groups(
-    number: &mut impl FnMut(&'static str, &str, std::ops::RangeInclusive<u64>) -> Option<u64>,
-    args: &CommonArgs,
-) -> Option<CoordinatorLimits> {
-    const DAY_MS: u64 = 86_400_000;
-    const INT_MAX: u64 = i32::MAX as u64;
-    let min = number("KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS", &args.group_min_session_timeout_ms, 1..=DAY_MS);
-    let max = number("KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS", &args.group_max_session_timeout_ms, 1..=DAY_MS);
-    let delay =
-        number("KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY_MS", &args.group_initial_rebalance_delay_ms, 0..=600_000);
-    let size = number("KAFSCALE_GROUP_MAX_SIZE", &args.group_max_size, 1..=INT_MAX);
-    let retention = number("KAFSCALE_OFFSETS_RETENTION_MINUTES", &args.offsets_retention_minutes, 1..=INT_MAX);
-    let metadata = number("KAFSCALE_OFFSET_METADATA_MAX_BYTES", &args.offset_metadata_max_bytes, 0..=16_384);
-    Some(CoordinatorLimits {
-        groups: GroupLimits {
-            session_timeout_ms_min: min? as i32,
-            session_timeout_ms_max: max? as i32,
-            initial_rebalance_delay_ms: delay?,
-            members_max: size? as usize,
-        },
-        offset_metadata_bytes_max: metadata? as usize,
-        retention: Retention { retention_ms: retention? as i64 * 60_000 },
-    })
-}
-
-fn ordered(check: &mut Check, limits: CoordinatorLimits) -> Option<CoordinatorLimits> {
-    let (min, max) = (limits.groups.session_timeout_ms_min, limits.groups.session_timeout_ms_max);
-    if min > max {
-        check.contradiction(format!(
-            "KAFSCALE_GROUP_MIN_SESSION_TIMEOUT_MS={min} is greater than KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS={max}"
-        ));
-        return None;
-    }
-    Some(limits)
 }
 
 /// Host and port that clients are told.

@@ -82,6 +82,8 @@ fn decode(api: &Api, version: i16, body: &Bytes) -> Option<usize> {
         ApiKey::DescribeGroups => len::<DescribeGroupsRequest>(version, body),
         ApiKey::ListGroups => len::<ListGroupsRequest>(version, body),
         ApiKey::DeleteGroups => len::<DeleteGroupsRequest>(version, body),
+        ApiKey::ConsumerGroupHeartbeat => len::<ConsumerGroupHeartbeatRequest>(version, body),
+        ApiKey::ConsumerGroupDescribe => len::<ConsumerGroupDescribeRequest>(version, body),
         ApiKey::OffsetDelete => len::<OffsetDeleteRequest>(version, body),
         ApiKey::FindCoordinator => len::<FindCoordinatorRequest>(version, body),
         ApiKey::ApiVersions => len::<ApiVersionsRequest>(version, body),

@@ -83,6 +83,16 @@ impl ClusterImage {
         self.topic(self.names.get(&id)?).filter(|t| t.value.id == id)
     }
 
+    /// True if the topics of the other image are known to be the same.
+    pub fn has_same_topics(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.topics, &other.topics)
+    }
+
+    /// True if neither has configs of groups that the other does not have; may be false by mistake.
+    pub fn has_same_groups(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.groups, &other.groups)
+    }
+
     /// Live topics in name order.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values().filter(|t| t.value.state == TopicState::Live)

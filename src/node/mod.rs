@@ -29,7 +29,6 @@ use crate::metadata::model::{self, LiveValue};
 use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
-use crate::protocol::group_config::GroupBounds;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
 use crate::storage::layout::Layout;
@@ -427,7 +426,7 @@ async fn start_loops(
         settings: BrokerSettings {
             auto_create_topics: config.auto_create_topics,
             default_partitions: config.auto_create_partitions,
-            group_bounds: GroupBounds::default(),
+            group_bounds: config.groups.consumer.bounds(),
             log_dir: config.log_dir(),
             shown_configs: config.shown.clone(),
         },

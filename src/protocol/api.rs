@@ -64,6 +64,8 @@ pub const APIS: &[Api] = &[
     api(ApiKey::UpdateFeatures, 0, 2, 0),
     api(ApiKey::DescribeCluster, 0, 2, 0),
     api(ApiKey::DescribeProducers, 0, 0, 0),
+    api(ApiKey::ConsumerGroupHeartbeat, 0, 1, 0),
+    api(ApiKey::ConsumerGroupDescribe, 0, 1, 0),
     api(ApiKey::ListConfigResources, 0, 1, 0),
     api(ApiKey::DescribeTopicPartitions, 0, 0, 0),
 ];

@@ -276,6 +276,23 @@ const SCHEMAS: &[Schema] = &[
     Schema { key: ApiKey::ListGroups, flexible: 3, body: &[since(4, Array(&Str)), since(5, Array(&Str))] },
     Schema { key: ApiKey::DeleteGroups, flexible: 2, body: &[always(Array(&Str))] },
     Schema {
+        key: ApiKey::ConsumerGroupHeartbeat,
+        flexible: 0,
+        body: &[
+            always(Str),
+            always(Str),
+            always(I32),
+            always(Str),
+            always(Str),
+            always(I32),
+            always(Array(&Str)),
+            since(1, Str),
+            always(Str),
+            always(Array(&Struct(&[always(UUID), always(Array(&I32))]))),
+        ],
+    },
+    Schema { key: ApiKey::ConsumerGroupDescribe, flexible: 0, body: &[always(Array(&Str)), always(BOOL)] },
+    Schema {
         key: ApiKey::OffsetDelete,
         flexible: i16::MAX,
         body: &[always(Str), always(Array(&Struct(&[always(Str), always(Array(&Struct(&[always(I32)])))])))],

@@ -72,6 +72,8 @@ fn decoded_len(key: ApiKey, version: i16, body: &Bytes) -> Option<usize> {
         ApiKey::DescribeGroups => len::<DescribeGroupsRequest>(version, body),
         ApiKey::ListGroups => len::<ListGroupsRequest>(version, body),
         ApiKey::DeleteGroups => len::<DeleteGroupsRequest>(version, body),
+        ApiKey::ConsumerGroupHeartbeat => len::<ConsumerGroupHeartbeatRequest>(version, body),
+        ApiKey::ConsumerGroupDescribe => len::<ConsumerGroupDescribeRequest>(version, body),
         ApiKey::OffsetDelete => len::<OffsetDeleteRequest>(version, body),
         ApiKey::ApiVersions => len::<ApiVersionsRequest>(version, body),
         ApiKey::CreateTopics => len::<CreateTopicsRequest>(version, body),
@@ -315,8 +317,30 @@ pub(crate) fn populated(key: ApiKey, version: i16) -> Bytes {
         ApiKey::DescribeGroups | ApiKey::ListGroups | ApiKey::DeleteGroups | ApiKey::OffsetDelete => {
             populated_group_admin(key, version)
         }
+        ApiKey::ConsumerGroupHeartbeat => encoded(consumer_group_heartbeat(version), version),
+        ApiKey::ConsumerGroupDescribe => {
+            let groups = vec![group("g"), group("h")];
+            let request = ConsumerGroupDescribeRequest::default().with_group_ids(groups);
+            encoded(request.with_include_authorized_operations(true), version)
+        }
         other => panic!("{other:?} has a schema but no case here"),
     }
+}
+
+fn consumer_group_heartbeat(version: i16) -> ConsumerGroupHeartbeatRequest {
+    use kafka_protocol::messages::consumer_group_heartbeat_request::TopicPartitions;
+    let owned = TopicPartitions::default().with_topic_id(uuid::Uuid::from_u128(7)).with_partitions(vec![0, 1, 5]);
+    let request = ConsumerGroupHeartbeatRequest::default()
+        .with_group_id(group("g"))
+        .with_member_id(text("m"))
+        .with_member_epoch(3)
+        .with_instance_id(Some(text("i")))
+        .with_rack_id(None)
+        .with_rebalance_timeout_ms(30_000)
+        .with_subscribed_topic_names(Some(vec![topic("orders"), topic("payments")]))
+        .with_server_assignor(Some(text("uniform")))
+        .with_topic_partitions(Some(vec![owned; 2]));
+    if version >= 1 { request.with_subscribed_topic_regex(Some(text("or.*"))) } else { request }
 }
 
 fn offset_commit(version: i16) -> OffsetCommitRequest {

@@ -1,6 +1,7 @@
 import java.io.IOException;
 import java.time.Duration;
 import java.util.Collection;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Properties;
@@ -13,6 +14,7 @@ import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.TopicDescription;
+import org.apache.kafka.clients.consumer.CommitFailedException;
 import org.apache.kafka.clients.consumer.ConsumerRebalanceListener;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
@@ -92,17 +94,20 @@ public final class Client {
         waiter.setDaemon(true);
         waiter.start();
         int count = Integer.parseInt(a[4]);
-        Map<String, String> config = Map.of(
+        Map<String, String> config = new HashMap<>(Map.of(
                 "group.id", a[3],
                 "auto.offset.reset", "earliest",
                 "enable.auto.commit", "false",
-                "max.poll.records", count == 0 ? BATCH : "1",
-                "heartbeat.interval.ms", HEARTBEAT_MS);
+                "max.poll.records", count == 0 ? BATCH : "1"));
+        boolean brokerAssigns = a.length > 5 && a[5].equals("consumer");
+        config.putAll(brokerAssigns
+                ? Map.of("group.protocol", "consumer")
+                : Map.of("heartbeat.interval.ms", HEARTBEAT_MS));
         try (var consumer = consumer(a[1], config)) {
             consumer.subscribe(List.of(a[2]), new ConsumerRebalanceListener() {
                 @Override
                 public void onPartitionsRevoked(Collection<TopicPartition> revoked) {
-                    consumer.commitSync();
+                    commit(consumer, brokerAssigns);
                 }
 
                 @Override
@@ -115,10 +120,30 @@ public final class Client {
                     read++;
                 }
                 try {
-                    consumer.commitSync();
+                    commit(consumer, brokerAssigns);
                 } catch (RebalanceInProgressException e) {
                     continue; // polling completes the rebalance, and what is given up is committed before
                 }
+            }
+        }
+    }
+
+    /** A commit may cross the answer that tells the client its new epoch; with the next epoch it succeeds. */
+    private static void commit(KafkaConsumer<String, String> consumer, boolean brokerAssigns) {
+        for (int attempt = 1; ; attempt++) {
+            try {
+                consumer.commitSync();
+                return;
+            } catch (CommitFailedException e) {
+                boolean stale = brokerAssigns && e.getMessage().contains("stale member epoch");
+                if (!stale || attempt == 50) {
+                    throw e;
+                }
+            }
+            try {
+                Thread.sleep(20);
+            } catch (InterruptedException e) {
+                throw new IllegalStateException(e);
             }
         }
     }

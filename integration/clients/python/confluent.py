@@ -67,9 +67,11 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin"):
         "group.id": group_id,
         "auto.offset.reset": "earliest",
         "enable.auto.commit": False,
-        "partition.assignment.strategy": strategy,
-        "heartbeat.interval.ms": HEARTBEAT_MS,
     }
+    if strategy == "consumer":
+        config["group.protocol"] = "consumer"
+    else:
+        config |= {"partition.assignment.strategy": strategy, "heartbeat.interval.ms": HEARTBEAT_MS}
     consumer = Consumer(config)
 
     def commit():

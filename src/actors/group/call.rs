@@ -1,6 +1,8 @@
 //! What handlers ask a coordinator, and what it answers.
 
 use super::classic::{JoinReply, JoinRequest, State, SyncReply, SyncRequest};
+use super::consumer::types::{HeartbeatReply, HeartbeatRequest};
+use super::consumer::value::ConsumerMember;
 use super::error::GroupError;
 use super::offsets::{Committed, OffsetToCommit};
 use super::value::MemberValue;
@@ -18,16 +20,20 @@ pub enum Call {
     Sync(GroupId, SyncRequest),
     /// Heartbeat.
     Heartbeat(GroupId, Caller),
+    /// ConsumerGroupHeartbeat.
+    Beat(GroupId, Box<HeartbeatRequest>),
     /// LeaveGroup: members by id, by instance, or both.
     Leave(GroupId, Vec<(String, Option<String>)>),
     /// OffsetCommit. Answered when the offsets are durable.
     Commit(GroupId, Caller, Vec<OffsetToCommit>),
-    /// OffsetFetch; `None` for all offsets of the group.
-    Fetch(GroupId, Option<Vec<FetchTopic>>),
+    /// OffsetFetch; `None` for all offsets of the group. With id and epoch of the member that asks, if it is one.
+    Fetch(GroupId, Option<(String, i32)>, Option<Vec<FetchTopic>>),
     /// OffsetDelete: partitions by topic.
     DeleteOffsets(GroupId, Vec<(Arc<str>, Vec<PartitionIndex>)>),
     /// DescribeGroups.
     Describe(GroupId),
+    /// ConsumerGroupDescribe.
+    DescribeConsumer(GroupId),
     /// ListGroups.
     List,
     /// DeleteGroups.
@@ -41,8 +47,10 @@ pub struct Caller {
     pub member_id: String,
     /// Static instance.
     pub instance: Option<String>,
-    /// Generation, negative for none.
+    /// Generation, or member epoch; negative for none.
     pub generation: i32,
+    /// The client's API version (OffsetCommit 9 and later) may have a member epoch.
+    pub knows_epochs: bool,
 }
 
 /// Partitions of a topic whose offsets are wanted.
@@ -65,6 +73,8 @@ pub enum Answer {
     Sync(SyncReply),
     /// To `Heartbeat` and `Delete`.
     Done,
+    /// To `Beat`.
+    Beat(HeartbeatReply),
     /// To `Leave`: an outcome per member.
     Left(Vec<Result<(), GroupError>>),
     /// To `Commit`: an outcome per offset.
@@ -75,6 +85,8 @@ pub enum Answer {
     OffsetsDeleted(Vec<Result<(), GroupError>>),
     /// To `Describe`.
     Described(Box<Description>),
+    /// To `DescribeConsumer`.
+    ConsumerDescribed(Box<ConsumerDescription>),
     /// To `List`.
     Listed(Vec<Listing>),
 }
@@ -108,13 +120,49 @@ pub struct Description {
     pub members: Vec<(MemberValue, Bytes)>,
 }
 
+/// A group of the consumer protocol in detail.
+#[derive(Debug, Clone)]
+pub struct ConsumerDescription {
+    /// What it is doing.
+    pub state: &'static str,
+    /// Its epoch.
+    pub epoch: i32,
+    /// The epoch of its target.
+    pub target_epoch: i32,
+    /// The assignor that its members prefer.
+    pub assignor: &'static str,
+    /// Members.
+    pub members: Vec<ConsumerMember>,
+}
+
+/// The protocol of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupType {
+    /// JoinGroup and SyncGroup.
+    Classic,
+    /// ConsumerGroupHeartbeat.
+    Consumer,
+}
+
+impl GroupType {
+    /// Kafka's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Consumer => "consumer",
+        }
+    }
+}
+
 /// A group in a list.
 #[derive(Debug, Clone)]
 pub struct Listing {
     /// Group id.
     pub group: GroupId,
+    /// Its protocol.
+    pub kind: GroupType,
     /// What it is doing.
-    pub state: State,
+    pub state: &'static str,
     /// Type of its protocols, empty without one.
     pub protocol_type: String,
 }

@@ -38,7 +38,7 @@ pub type MemberId = Arc<str>;
 /// How long a new member's JoinGroup may wait, ms: it has no id yet, so it cannot be missed by its heartbeats.
 pub const NEW_MEMBER_JOIN_TIMEOUT_MS: u64 = 300_000;
 /// What a rebalance has at least after this process stood still, ms.
-const GRACE_MS: u64 = 5_000;
+pub const GRACE_MS: u64 = 5_000;
 /// Metadata, assignments and names of one group, bytes. A metadata key holds them all.
 pub const GROUP_BYTES_MAX: usize = 1 << 20;
 
@@ -194,6 +194,20 @@ impl<T> ClassicGroup<T> {
             group.await_syncs(now);
         }
         group
+    }
+
+    /// The group that one of the consumer protocol became. Its members join again.
+    pub fn downgraded(limits: GroupLimits, now: Now, value: GroupValue, effects: &mut Vec<Effect<T>>) -> Self {
+        let mut group = Self::recover(limits, now, value);
+        if group.state == State::CompletingRebalance {
+            group.prepare_rebalance(now, effects);
+        }
+        group
+    }
+
+    /// Members that have been part of a generation, as the consumer protocol takes them over.
+    pub fn known_members(&self) -> Vec<MemberValue> {
+        self.members.values().filter(|m| !m.is_new).map(|m| m.value.clone()).collect()
     }
 
     /// What it is doing.

@@ -45,6 +45,33 @@ pub enum GroupError {
     /// The group has as many offsets as this broker keeps.
     #[error("the group has as many committed offsets as this broker keeps for one group")]
     TooManyOffsets,
+    /// A heartbeat contradicts itself.
+    #[error("the heartbeat is not valid: {0}")]
+    InvalidRequest(&'static str),
+    /// The assignor is not among those of the settings.
+    #[error("the assignor is not supported; leave it to the broker, or take one of group.consumer.assignors")]
+    UnsupportedAssignor,
+    /// The member's epoch is not the one that the group knows.
+    #[error("the member's epoch is not the one that the group knows; give up all partitions and join again")]
+    FencedMemberEpoch,
+    /// The member's epoch is not its present one; it learns that from its next heartbeat.
+    #[error("the member's epoch is not its present one; try again after the next heartbeat")]
+    StaleMemberEpoch,
+    /// Another member has the static instance and did not leave.
+    #[error("another member has this group.instance.id; it must leave first, or its session must end")]
+    UnreleasedInstanceId,
+    /// The regular expression cannot be read.
+    #[error("the regular expression is not valid, or too large")]
+    InvalidRegularExpression,
+    /// Members of the consumer protocol have to commit with a version that has member epochs.
+    #[error("members of the consumer protocol commit with version 9 of OffsetCommit or later")]
+    UnsupportedVersion,
+    /// The group is one of the consumer protocol.
+    #[error("the group is not a classic group")]
+    NotClassic,
+    /// The group is one of the classic protocol.
+    #[error("the group is not a consumer group")]
+    NotConsumer,
     /// The groups are being read from the metadata store.
     #[error("the group is being loaded; try again")]
     Loading,

@@ -10,6 +10,7 @@
 
 pub mod call;
 pub mod classic;
+pub mod consumer;
 pub mod error;
 pub mod handle;
 pub mod offsets;
@@ -43,6 +44,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use value::StoredGroup;
 use writes::{Part, WriteKey};
 
 /// Calls that may wait in the mailbox.
@@ -136,6 +138,8 @@ pub struct GroupCoordinator {
     config: Arc<GroupConfig>,
     /// `None` while loading.
     state: Option<(Coordinator<Reply>, ShardClaim)>,
+    /// The image whose topics the state knows.
+    topics: Option<Arc<ClusterImage>>,
     writing: bool,
     stopping: bool,
     origin: Instant,
@@ -180,6 +184,7 @@ impl GroupCoordinator {
         Self {
             config,
             state: None,
+            topics: None,
             writing: false,
             stopping: false,
             origin,
@@ -244,9 +249,22 @@ impl GroupCoordinator {
         self.wake = Some((wanted_ms, handle));
     }
 
+    /// Lets the state know if topics came, went or changed, or what groups set themselves.
+    fn see_topics(&mut self) {
+        let Some((state, _)) = &mut self.state else { return };
+        let image = self.config.image.load();
+        match &self.topics {
+            Some(known) if known.has_same_topics(&image) && known.has_same_groups(&image) => return,
+            Some(known) if known.has_same_topics(&image) => state.set_group_configs(image.clone()),
+            _ => state.set_topics(image.clone()),
+        }
+        self.topics = Some(image.clone());
+    }
+
     fn tick(&mut self, ctx: &mut Context<Self>) {
         failpoint::hit("group.tick");
         let now = self.now();
+        self.see_topics();
         self.ticked_ms = now.mono_ms;
         if let Some((state, _)) = &mut self.state {
             state.tick(now, self.config.suspended.load(Ordering::Acquire));
@@ -270,7 +288,7 @@ async fn load(coordination: &Coordination) -> Result<(ShardClaim, Vec<Loaded>), 
     let mut loaded = Vec::new();
     for entry in coordination.groups().await? {
         let Some(stored) = read(coordination, &entry)? else { continue };
-        let (Loaded::Group(group, _) | Loaded::Block(group, ..)) = &stored;
+        let (Loaded::Group(group, _) | Loaded::Consumer(group, _) | Loaded::Block(group, ..)) = &stored;
         if claim.shards.contains(&shard_of(group)) {
             loaded.push(stored);
         }
@@ -281,9 +299,10 @@ async fn load(coordination: &Coordination) -> Result<(ShardClaim, Vec<Loaded>), 
 fn read(coordination: &Coordination, entry: &Entry) -> Result<Option<Loaded>, MetadataError> {
     let malformed = |message| MetadataError::Malformed { key: entry.key.clone(), message };
     Ok(match coordination.keys().parse(&entry.key) {
-        Some(ParsedKey::Group(group)) => {
-            Some(Loaded::Group(group.into(), value::decode_group(&entry.value).map_err(malformed)?))
-        }
+        Some(ParsedKey::Group(group)) => Some(match value::decode_stored(&entry.value).map_err(malformed)? {
+            StoredGroup::Classic(value) => Loaded::Group(group.into(), value),
+            StoredGroup::Consumer(value) => Loaded::Consumer(group.into(), value),
+        }),
         Some(ParsedKey::GroupOffsets(group, topic, block)) => {
             let decoded = value::decode_block(&entry.value).map_err(malformed)?;
             Some(Loaded::Block(group.into(), (topic.into(), BlockIndex(block)), decoded))
@@ -359,6 +378,7 @@ impl Handler<Ask> for GroupCoordinator {
     fn handle(&mut self, Ask { call, reply }: Ask, ctx: &mut Self::Context) {
         failpoint::hit("group.call");
         let now = self.now();
+        self.see_topics();
         let Some((state, _)) = self.state.as_mut().filter(|_| !self.stopping) else {
             let error = if self.stopping { GroupError::NotCoordinator } else { GroupError::Loading };
             return drop(reply.send(Err(error)));
@@ -366,6 +386,7 @@ impl Handler<Ask> for GroupCoordinator {
         // Only a member without an id needs one.
         let unique = match &call {
             Call::Join(_, request) if request.member_id.is_empty() => crate::rng::uuid().to_string(),
+            Call::Beat(_, request) if request.member_id.is_empty() => crate::rng::uuid().to_string(),
             _ => String::new(),
         };
         state.call(now, call, &unique, reply);
@@ -385,6 +406,7 @@ impl Handler<LoadDone> for GroupCoordinator {
                 tracing::info!(shards = claim.shards.len(), groups = state.len(), keys, "groups loaded");
                 self.config.shards.store(Arc::new(claim.shards.clone()));
                 self.state = Some((state, claim));
+                self.topics = None;
                 self.ticked_ms = now.mono_ms;
                 Ok(())
             }

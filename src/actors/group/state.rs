@@ -5,15 +5,22 @@
 //! out; the actor around it does the rest.
 
 mod expiry;
+mod kind;
+mod members;
 
-use super::call::{Answer, Call, Caller, Description, FetchTopic, FetchedOffset, Listing, Outcome};
-use super::classic::{ClassicGroup, Effect, GroupLimits, JoinReply, Ms, Now, State, SyncReply};
+use super::call::{Answer, Call, Caller, FetchTopic, FetchedOffset, Outcome};
+use super::classic::{ClassicGroup, Effect, GroupLimits, Ms, Now};
+use super::consumer::ConsumerGroup;
+use super::consumer::types::{ConsumerLimits, Topics, TopicsAt};
+use super::consumer::value::ConsumerValue;
 use super::error::GroupError;
 use super::offsets::{BlockKey, OffsetToCommit, Offsets, Retention};
 use super::value::{self, GroupValue};
 use super::writes::{GroupId, Part, WriteKey, Writes};
 use crate::ids::PartitionIndex;
+use crate::metadata::image::ClusterImage;
 use bytes::Bytes;
+use kind::Kind;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -35,8 +42,10 @@ const RETENTION_CHECK_MS: u64 = 60_000;
 /// Settings of a coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CoordinatorLimits {
-    /// Of groups.
+    /// Of groups of the classic protocol.
     pub groups: GroupLimits,
+    /// Of groups of the consumer protocol.
+    pub consumer: ConsumerLimits,
     /// Longest metadata string of an offset, bytes.
     pub offset_metadata_bytes_max: usize,
     /// When offsets expire.
@@ -47,6 +56,7 @@ impl Default for CoordinatorLimits {
     fn default() -> Self {
         Self {
             groups: GroupLimits::default(),
+            consumer: ConsumerLimits::default(),
             offset_metadata_bytes_max: 4_096,
             retention: Retention { retention_ms: 7 * 86_400_000 },
         }
@@ -64,12 +74,14 @@ pub fn shard_of(group: &str) -> u32 {
 pub enum Loaded {
     /// A group's state.
     Group(GroupId, GroupValue),
+    /// A group's state, with the consumer protocol.
+    Consumer(GroupId, ConsumerValue),
     /// A block of its offsets.
     Block(GroupId, BlockKey, super::offsets::Block),
 }
 
 struct Group<R> {
-    classic: ClassicGroup<R>,
+    kind: Kind<R>,
     offsets: Offsets,
     /// When `due` names it.
     scheduled: Option<Ms>,
@@ -77,7 +89,7 @@ struct Group<R> {
 
 impl<R> Group<R> {
     fn bytes(&self) -> usize {
-        self.classic.bytes() + self.offsets.bytes()
+        self.kind.bytes() + self.offsets.bytes()
     }
 }
 
@@ -85,6 +97,9 @@ impl<R> Group<R> {
 pub struct Coordinator<R> {
     limits: CoordinatorLimits,
     shards: BTreeSet<u32>,
+    topics: Arc<dyn Topics>,
+    /// Counts changes of the topics.
+    topics_version: u64,
     groups: BTreeMap<GroupId, Group<R>>,
     writes: Writes<(R, Outcome)>,
     due: BTreeSet<(Ms, GroupId)>,
@@ -100,6 +115,8 @@ impl<R> Coordinator<R> {
         let mut coordinator = Self {
             limits,
             shards,
+            topics: Arc::new(ClusterImage::default()),
+            topics_version: 0,
             groups: BTreeMap::new(),
             writes: Writes::default(),
             due: BTreeSet::new(),
@@ -111,8 +128,12 @@ impl<R> Coordinator<R> {
         for loaded in stored {
             match loaded {
                 Loaded::Group(id, value) => {
-                    let group = coordinator.group_mut(&id, now);
-                    group.classic = ClassicGroup::recover(limits.groups, now, value);
+                    let group = ClassicGroup::recover(limits.groups, now, value);
+                    coordinator.group_mut(&id, now).kind = Kind::Classic(Box::new(group));
+                }
+                Loaded::Consumer(id, value) => {
+                    let group = ConsumerGroup::recover(&limits.consumer, now, value);
+                    coordinator.group_mut(&id, now).kind = Kind::Consumer(Box::new(group));
                 }
                 Loaded::Block(id, key, block) => coordinator.group_mut(&id, now).offsets.replay(key, Some(block)),
             }
@@ -135,7 +156,18 @@ impl<R> Coordinator<R> {
 
     /// Members of all groups.
     pub fn members(&self) -> usize {
-        self.groups.values().map(|g| g.classic.size()).sum()
+        self.groups.values().map(|g| g.kind.size()).sum()
+    }
+
+    /// The topics that there are from now on.
+    pub fn set_topics(&mut self, topics: Arc<dyn Topics>) {
+        self.topics = topics;
+        self.topics_version += 1;
+    }
+
+    /// What groups set themselves from now on; the topics are those that are known.
+    pub fn set_group_configs(&mut self, image: Arc<dyn Topics>) {
+        self.topics = image;
     }
 
     /// Answers that may be sent now.
@@ -167,20 +199,23 @@ impl<R> Coordinator<R> {
                 let outcome = self.heartbeat(now, &group, &caller);
                 self.answers.push((reply, outcome.map(|()| Answer::Done)));
             }
+            Call::Beat(group, request) => self.beat(now, &group, *request, unique, reply),
             Call::Leave(group, members) => self.leave(now, &group, &members, reply),
             Call::Commit(group, caller, offsets) => self.commit(now, &group, &caller, offsets, reply),
-            Call::Fetch(group, topics) => self.fetch(now, &group, topics, reply),
+            Call::Fetch(group, member, topics) => self.fetch(now, &group, member, topics, reply),
             Call::DeleteOffsets(group, topics) => self.delete_offsets(now, &group, &topics, reply),
             Call::Describe(group) => {
-                let outcome = self.find(&group).map(|g| Answer::Described(Box::new(describe(g))));
+                let outcome = self.find(&group).and_then(|g| g.kind.describe());
+                self.answers.push((reply, outcome));
+            }
+            Call::DescribeConsumer(group) => {
+                let limits = &self.limits.consumer;
+                let outcome = self.check_id(&group, false).and_then(|()| self.find(&group));
+                let outcome = outcome.and_then(|g| g.kind.describe_consumer(limits));
                 self.answers.push((reply, outcome));
             }
             Call::List => {
-                let listed = self.groups.iter().filter(|(_, g)| is_visible(g)).map(|(id, g)| Listing {
-                    group: id.clone(),
-                    state: g.classic.state(),
-                    protocol_type: g.classic.protocol_type().unwrap_or_default().to_owned(),
-                });
+                let listed = self.groups.iter().filter(|(_, g)| is_visible(g)).map(|(id, g)| g.kind.listing(id));
                 let listed = listed.collect();
                 self.answers.push((reply, Ok(Answer::Listed(listed))));
             }
@@ -204,7 +239,7 @@ impl<R> Coordinator<R> {
     fn group_mut(&mut self, id: &GroupId, now: Now) -> &mut Group<R> {
         let limits = self.limits.groups;
         self.groups.entry(id.clone()).or_insert_with(|| Group {
-            classic: ClassicGroup::new(limits, now),
+            kind: Kind::Classic(Box::new(ClassicGroup::new(limits, now))),
             offsets: Offsets::default(),
             scheduled: None,
         })
@@ -215,63 +250,11 @@ impl<R> Coordinator<R> {
         if full { Err(GroupError::NotAvailable) } else { Ok(()) }
     }
 
-    fn join(&mut self, now: Now, id: &GroupId, request: super::classic::JoinRequest, unique: &str, reply: R) {
-        let failed = |error, member_id| {
-            Answer::Join(JoinReply { error: Some(error), generation: -1, member_id, ..JoinReply::default() })
-        };
-        let range = self.limits.groups.session_timeout_ms_min..=self.limits.groups.session_timeout_ms_max;
-        let refused = self.check_id(id, false).and_then(|()| self.may_grow(id)).and_then(|()| {
-            if !range.contains(&request.session_timeout_ms) {
-                return Err(GroupError::InvalidSessionTimeout);
-            }
-            let known = request.member_id.is_empty() || self.groups.contains_key(id);
-            if known { Ok(()) } else { Err(GroupError::UnknownMemberId) }
-        });
-        if let Err(error) = refused {
-            return self.answers.push((reply, Ok(failed(error, request.member_id))));
-        }
-        self.with_group(now, id, |group, effects| group.classic.join(now, request, unique, reply, effects));
-    }
-
-    fn sync(&mut self, now: Now, id: &GroupId, request: super::classic::SyncRequest, reply: R) {
-        let known = self
-            .check_id(id, false)
-            .and_then(|()| if self.groups.contains_key(id) { Ok(()) } else { Err(GroupError::UnknownMemberId) });
-        if let Err(error) = known {
-            let answer = Answer::Sync(SyncReply { error: Some(error), ..SyncReply::default() });
-            return self.answers.push((reply, Ok(answer)));
-        }
-        self.with_group(now, id, |group, effects| group.classic.sync(now, request, reply, effects));
-    }
-
-    fn heartbeat(&mut self, now: Now, id: &GroupId, caller: &Caller) -> Result<(), GroupError> {
-        self.check_id(id, false)?;
-        let group = self.groups.get_mut(id).ok_or(GroupError::UnknownMemberId)?;
-        // It only puts timers off, so that nothing has to be scheduled.
-        group.classic.heartbeat(now, &caller.member_id, caller.instance.as_deref(), caller.generation)
-    }
-
-    fn leave(&mut self, now: Now, id: &GroupId, members: &[(String, Option<String>)], reply: R) {
-        if let Err(error) = self.check_id(id, false) {
-            return self.answers.push((reply, Err(error)));
-        }
-        if !self.groups.contains_key(id) {
-            let unknown = vec![Err(GroupError::UnknownMemberId); members.len()];
-            return self.answers.push((reply, Ok(Answer::Left(unknown))));
-        }
-        let mut left = Vec::new();
-        self.with_group(now, id, |group, effects| left = group.classic.leave(now, members, effects));
-        // The last one to leave ends the generation: whoever heard that nobody is left must not find a member later.
-        self.answer_when_durable(now, id, reply, Ok(Answer::Left(left)));
-    }
-
     fn commit(&mut self, now: Now, id: &GroupId, caller: &Caller, offsets: Vec<OffsetToCommit>, reply: R) {
+        let limits = self.consumer_limits(id);
         let allowed = self.check_id(id, true).and_then(|()| self.may_grow(id)).and_then(|()| {
             match self.groups.get_mut(id) {
-                Some(group) => {
-                    let instance = caller.instance.as_deref();
-                    group.classic.check_commit(now, &caller.member_id, instance, caller.generation)
-                }
+                Some(group) => group.kind.check_commit(now, &limits, caller),
                 None if caller.generation < 0 => Ok(()), // a group that only has offsets
                 None => Err(GroupError::GroupIdNotFound),
             }
@@ -292,8 +275,19 @@ impl<R> Coordinator<R> {
         self.answer_when_durable(now, id, reply, Ok(Answer::Committed(outcomes)));
     }
 
-    fn fetch(&mut self, now: Now, id: &GroupId, topics: Option<Vec<FetchTopic>>, reply: R) {
-        if let Err(error) = self.check_id(id, true) {
+    fn fetch(
+        &mut self,
+        now: Now,
+        id: &GroupId,
+        member: Option<(String, i32)>,
+        topics: Option<Vec<FetchTopic>>,
+        reply: R,
+    ) {
+        let allowed = self.check_id(id, true).and_then(|()| match (self.groups.get(id).map(|g| &g.kind), &member) {
+            (Some(Kind::Consumer(group)), Some((member_id, epoch))) => group.check_fetch(member_id, *epoch),
+            _ => Ok(()),
+        });
+        if let Err(error) = allowed {
             return self.answers.push((reply, Err(error)));
         }
         let nothing = Offsets::default();
@@ -320,17 +314,18 @@ impl<R> Coordinator<R> {
     }
 
     fn delete_offsets(&mut self, now: Now, id: &GroupId, topics: &[(Arc<str>, Vec<PartitionIndex>)], reply: R) {
-        let found = self.check_id(id, false).and_then(|()| self.find(id)).and_then(|group| {
-            let used = group.classic.state() != State::Empty && !group.classic.is_of_consumers();
-            if used { Err(GroupError::NonEmptyGroup) } else { Ok(()) }
-        });
+        let found =
+            self.check_id(id, false).and_then(|()| self.find(id)).and_then(|group| group.kind.check_offset_deletes());
         if let Err(error) = found {
             return self.answers.push((reply, Err(error)));
         }
         let (mut outcomes, mut changed) = (Vec::new(), BTreeSet::new());
+        let existing = self.topics.clone();
+        let version = self.topics_version;
         self.with_group(now, id, |group, _| {
             for (topic, partitions) in topics {
-                let allowed = group.classic.check_offset_delete(topic);
+                let existing = TopicsAt { topics: &*existing, version };
+                let allowed = group.kind.check_offset_delete(topic, existing);
                 if allowed.is_ok() {
                     changed.extend(partitions.iter().filter_map(|p| group.offsets.delete(topic, *p)));
                 }
@@ -343,10 +338,10 @@ impl<R> Coordinator<R> {
     }
 
     fn delete(&mut self, now: Now, id: &GroupId, reply: R) {
-        let allowed = self.check_id(id, true).and_then(|()| self.find(id)).and_then(|group| {
-            let empty = group.classic.state() == State::Empty && group.classic.is_empty();
-            if empty { Ok(()) } else { Err(GroupError::NonEmptyGroup) }
-        });
+        let allowed = self
+            .check_id(id, true)
+            .and_then(|()| self.find(id))
+            .and_then(|group| if group.kind.is_unused() { Ok(()) } else { Err(GroupError::NonEmptyGroup) });
         if let Err(error) = allowed {
             return self.answers.push((reply, Err(error)));
         }
@@ -361,7 +356,7 @@ impl<R> Coordinator<R> {
         if let Some(at) = group.scheduled {
             self.due.remove(&(at, id.clone()));
         }
-        if group.classic.durable().is_some() {
+        if group.kind.is_stored() {
             self.writes.mark(id, Part::State);
         }
         group.offsets.clear().into_iter().for_each(|block| self.writes.mark(id, Part::Offsets(block)));
@@ -374,7 +369,11 @@ impl<R> Coordinator<R> {
         let before = group.bytes();
         change(group, &mut effects);
         let after = group.bytes();
+        let recorded = group.kind.take_changed();
         self.bytes = self.bytes - before + after;
+        if recorded {
+            self.writes.mark(id, Part::State);
+        }
         for effect in effects {
             match effect {
                 Effect::Recorded => self.writes.mark(id, Part::State),
@@ -399,7 +398,7 @@ impl<R> Coordinator<R> {
 
     fn schedule(&mut self, id: &GroupId) {
         let Some(group) = self.groups.get_mut(id) else { return };
-        let next = group.classic.next_deadline();
+        let next = group.kind.next_deadline();
         if next != group.scheduled {
             if let Some(before) = group.scheduled {
                 self.due.remove(&(before, id.clone()));
@@ -411,7 +410,7 @@ impl<R> Coordinator<R> {
 
     /// A group of which nothing is stored and that nobody uses need not be remembered.
     fn forget_if_nothing(&mut self, id: &GroupId) {
-        let nothing = |g: &Group<R>| g.classic.is_empty() && !is_visible(g);
+        let nothing = |g: &Group<R>| g.kind.is_unused() && !is_visible(g);
         if self.groups.get(id).is_some_and(nothing) {
             self.remove(id);
         }
@@ -432,7 +431,7 @@ impl<R> Coordinator<R> {
             self.extend_sessions(now);
         }
         while let Some((_, id)) = self.due.first().filter(|(at, _)| *at <= now.mono_ms).cloned() {
-            self.with_group(now, &id, |group, effects| drop(group.classic.expire(now, effects)));
+            self.expire_members(now, &id);
         }
         if self.retention_due_ms <= now.mono_ms {
             self.retention_due_ms = now.mono_ms + RETENTION_CHECK_MS;
@@ -443,7 +442,8 @@ impl<R> Coordinator<R> {
     fn extend_sessions(&mut self, now: Now) {
         let ids: Vec<GroupId> = self.groups.keys().cloned().collect();
         for id in &ids {
-            self.groups.get_mut(id).expect("just listed").classic.extend_sessions(now);
+            let limits = self.consumer_limits(id);
+            self.groups.get_mut(id).expect("just listed").kind.extend_sessions(now, &limits);
             self.schedule(id);
         }
     }
@@ -454,7 +454,7 @@ impl<R> Coordinator<R> {
         self.writes.begin(now.mono_ms, |key| {
             let group = groups.get(&key.group)?;
             match &key.part {
-                Part::State => group.classic.durable().map(|value| value::encode_group(value)),
+                Part::State => group.kind.encode(),
                 Part::Offsets(block) => group.offsets.block(block).map(value::encode_block),
             }
         })
@@ -475,7 +475,7 @@ impl<R> Coordinator<R> {
     /// This coordinator stops: those who wait for other members hear `error`.
     pub fn fail_parked(&mut self, error: GroupError) {
         let mut effects = Vec::new();
-        self.groups.values_mut().for_each(|g| g.classic.fail_parked(error, &mut effects));
+        self.groups.values_mut().for_each(|g| g.kind.fail_parked(error, &mut effects));
         for effect in effects {
             match effect {
                 Effect::Join(reply, answer) => self.answers.push((reply, Ok(Answer::Join(answer)))),
@@ -488,27 +488,7 @@ impl<R> Coordinator<R> {
 
 /// True if clients can see the group: something is stored of it, or it has members.
 fn is_visible<R>(group: &Group<R>) -> bool {
-    group.classic.durable().is_some() || group.classic.size() > 0 || !group.offsets.is_empty()
-}
-
-fn describe<R>(group: &Group<R>) -> Description {
-    let classic = &group.classic;
-    let is_stable = classic.state() == State::Stable;
-    let members = classic.describe().into_iter().map(|(value, metadata)| {
-        let mut value = value.clone();
-        value.protocols.clear();
-        if is_stable {
-            return (value, metadata);
-        }
-        value.assignment = Bytes::new();
-        (value, Bytes::new())
-    });
-    Description {
-        state: classic.state(),
-        protocol_type: classic.protocol_type().unwrap_or_default().to_owned(),
-        protocol: classic.protocol().filter(|_| is_stable).unwrap_or_default().to_owned(),
-        members: members.collect(),
-    }
+    group.kind.is_stored() || group.kind.size() > 0 || !group.offsets.is_empty()
 }
 
 #[cfg(test)]

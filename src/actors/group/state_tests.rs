@@ -1,6 +1,6 @@
 //! The coordinator without an actor: answers are kept by number, writes are committed when a test says so.
 
-use super::super::classic::{JoinRequest, SyncRequest};
+use super::super::classic::{JoinRequest, State, SyncRequest};
 use super::super::offsets::Committed;
 use super::super::value::{Protocol, decode_block, decode_group};
 use super::*;
@@ -103,7 +103,12 @@ impl Bed {
         self.sleep(3_000);
         self.settle();
         let Ok(Answer::Join(joined)) = self.answer(token) else { panic!("not joined") };
-        let caller = Caller { member_id: joined.member_id.clone(), instance: None, generation: joined.generation };
+        let caller = Caller {
+            member_id: joined.member_id.clone(),
+            instance: None,
+            generation: joined.generation,
+            knows_epochs: true,
+        };
         let sync = SyncRequest {
             member_id: joined.member_id.clone(),
             generation: joined.generation,
@@ -117,7 +122,7 @@ impl Bed {
     }
 
     fn fetch(&mut self, group: &str) -> Vec<(i32, i64)> {
-        let Ok(Answer::Fetched(fetched)) = self.now_answer(Call::Fetch(group.into(), None)) else { panic!() };
+        let Ok(Answer::Fetched(fetched)) = self.now_answer(Call::Fetch(group.into(), None, None)) else { panic!() };
         fetched.into_iter().map(|f| (f.partition.0, f.committed.unwrap().offset.0)).collect()
     }
 
@@ -180,7 +185,7 @@ fn a_commit_is_answered_when_it_is_durable() {
     assert!(!bed.answers.contains_key(&first));
     bed.begin();
     let second = bed.call(commit(&bed, "g", &nobody(), 1, 6));
-    let fetch = bed.call(Call::Fetch("g".into(), None));
+    let fetch = bed.call(Call::Fetch("g".into(), None, None));
     bed.commit();
     assert!(matches!(bed.answer(first), Ok(Answer::Committed(rows)) if rows == [Ok(())]));
     assert!(!bed.answers.contains_key(&second) && !bed.answers.contains_key(&fetch), "not yet");
@@ -274,7 +279,7 @@ fn unknown_groups() {
     let mut bed = Bed::new();
     assert_eq!(bed.fetch("g"), []);
     let asked = FetchTopic { topic: "t".into(), id: topic(1), partitions: vec![PartitionIndex(4)] };
-    let Ok(Answer::Fetched(rows)) = bed.now_answer(Call::Fetch("g".into(), Some(vec![asked]))) else { panic!() };
+    let Ok(Answer::Fetched(rows)) = bed.now_answer(Call::Fetch("g".into(), None, Some(vec![asked]))) else { panic!() };
     assert_eq!((rows.len(), &rows[0].committed), (1, &None));
     assert_eq!(bed.state("g"), Err(GroupError::GroupIdNotFound));
     assert_eq!(bed.now_answer(Call::Delete("g".into())).map(drop), Err(GroupError::GroupIdNotFound));

@@ -3,6 +3,7 @@
 //! A value is one byte for its format and the structure in postcard's wire format. `docs/storage-format.md` has the layout;
 //! the golden bytes of the tests hold it.
 
+use super::consumer::value::ConsumerValue;
 use super::offsets::Block;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// Format of the value of a group with the classic protocol.
 const FORMAT_CLASSIC: u8 = 1;
+/// Format of the value of a group with the consumer protocol.
+const FORMAT_CONSUMER: u8 = 2;
 /// Format of a block of offsets.
 const FORMAT_OFFSETS: u8 = 1;
 
@@ -86,6 +89,30 @@ pub fn decode_group(bytes: &[u8]) -> Result<GroupValue, String> {
     decode(FORMAT_CLASSIC, bytes)
 }
 
+/// Encodes a group of the consumer protocol.
+pub fn encode_consumer(value: &ConsumerValue) -> Bytes {
+    encode(FORMAT_CONSUMER, value)
+}
+
+/// A group of either protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoredGroup {
+    /// Of the classic protocol.
+    Classic(GroupValue),
+    /// Of the consumer protocol.
+    Consumer(ConsumerValue),
+}
+
+/// Reads a group of either protocol; the error says what is wrong.
+pub fn decode_stored(bytes: &[u8]) -> Result<StoredGroup, String> {
+    if bytes.first() != Some(&FORMAT_CONSUMER) {
+        return decode_group(bytes).map(StoredGroup::Classic);
+    }
+    let value: ConsumerValue = decode(FORMAT_CONSUMER, bytes)?;
+    value.check()?;
+    Ok(StoredGroup::Consumer(value))
+}
+
 /// Encodes a block of offsets.
 pub fn encode_block(block: &Block) -> Bytes {
     encode(FORMAT_OFFSETS, block)
@@ -130,9 +157,11 @@ mod blob {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::actors::group::consumer::value::{ConsumerMember, MemberState};
     use crate::actors::group::offsets::Committed;
+    use crate::ids::PartitionIndex;
     use crate::ids::{LeaderEpoch, Offset, TopicId};
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use uuid::Uuid;
 
     fn group() -> GroupValue {
@@ -166,6 +195,39 @@ mod tests {
             expire_ms: None,
         };
         Block { topic: TopicId(Uuid::from_u128(7)), slots: BTreeMap::from([(5, committed)]) }
+    }
+
+    #[test]
+    fn golden_bytes_of_a_group_of_the_consumer_protocol() {
+        let topic = TopicId(Uuid::from_u128(7));
+        let held =
+            |partitions: &[i32]| BTreeMap::from([(topic, partitions.iter().copied().map(PartitionIndex).collect())]);
+        let member = ConsumerMember {
+            id: "m".into(),
+            instance: None,
+            rack: None,
+            client_id: "c".into(),
+            client_host: "/h".into(),
+            rebalance_timeout_ms: 300,
+            assignor: Some("range".into()),
+            names: BTreeSet::from(["t".to_owned()]),
+            regex: None,
+            epoch: 3,
+            previous_epoch: 2,
+            state: MemberState::Unreleased,
+            assigned: held(&[0]),
+            revoking: BTreeMap::new(),
+            target: held(&[0, 1]),
+            classic: None,
+        };
+        let value = ConsumerValue { epoch: 4, target_epoch: 3, topics_hash: 5, since_ms: 1_000, members: vec![member] };
+        let mut golden =
+            b"\x02\x08\x06\x05\xd0\x0f\x01\x01m\x00\x00\x01c\x02/h\xd8\x04\x01\x05range\x01\x01t\x00\x06\x04\x02"
+                .to_vec();
+        golden.extend(b"\x01\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\x01\x00\x00");
+        golden.extend(b"\x01\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x07\x02\x00\x02\x00");
+        assert_eq!(encode_consumer(&value), golden);
+        assert_eq!(decode_stored(&golden), Ok(StoredGroup::Consumer(value)));
     }
 
     #[test]

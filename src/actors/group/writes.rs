@@ -178,6 +178,12 @@ impl<R> Writes<R> {
         std::mem::take(&mut self.waiters).into_values().map(|w| w.reply).collect()
     }
 
+    /// True if this part of the group is durable as it is.
+    pub fn is_durable(&self, group: &GroupId, part: Part) -> bool {
+        let key = WriteKey { group: group.clone(), part };
+        !self.dirty.contains_key(&key) && !self.in_flight.contains_key(&key)
+    }
+
     /// True if everything is durable.
     pub fn is_clean(&self) -> bool {
         self.queue.is_empty() && self.in_flight.is_empty()

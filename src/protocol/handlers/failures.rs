@@ -43,6 +43,8 @@ error_codes! {
     AlterPartitionReassignmentsResponse: |r| once(r.error_code).chain(rows!(r.responses, partitions));
     AlterReplicaLogDirsResponse: |r| rows!(r.results, partitions);
     ApiVersionsResponse: |r| once(r.error_code);
+    ConsumerGroupDescribeResponse: |r| rows!(r.groups);
+    ConsumerGroupHeartbeatResponse: |r| once(r.error_code);
     CreatePartitionsResponse: |r| rows!(r.results);
     CreateTopicsResponse: |r| rows!(r.topics);
     DeleteGroupsResponse: |r| rows!(r.results);

@@ -60,6 +60,7 @@ pub(super) async fn offset_commit(
         member_id: request.member_id.to_string(),
         instance: request.group_instance_id.map(|i| i.to_string()),
         generation: request.generation_id_or_member_epoch,
+        knows_epochs: call.version >= 9,
     };
     let count = offsets.len();
     let group: Arc<str> = request.group_id.as_str().into();
@@ -113,7 +114,7 @@ pub(super) async fn offset_fetch(
             let topics = topics.iter();
             topics.map(|t| fetch_topic(&image, t.name.as_str(), &t.partition_indexes)).collect()
         });
-        let fetched = fetch(&ctx, &image, &request.group_id, asked).await;
+        let fetched = fetch(&ctx, &image, &request.group_id, None, asked).await;
         return match fetched {
             Ok(offsets) => single_response(offsets, call.version),
             Err(error) => single_error(error, request.topics.unwrap_or_default(), call.version),
@@ -124,7 +125,10 @@ pub(super) async fn offset_fetch(
             .topics
             .as_ref()
             .map(|topics| topics.iter().map(|t| fetch_topic(&image, t.name.as_str(), &t.partition_indexes)).collect());
-        fetch(&ctx, &image, &group.group_id, topics)
+        let id = group.member_id.as_ref().map(|id| id.to_string());
+        let is_member = id.is_some() || group.member_epoch >= 0;
+        let member = is_member.then(|| (id.unwrap_or_default(), group.member_epoch));
+        fetch(&ctx, &image, &group.group_id, member, topics)
     });
     let fetched = join_all(fetches).await;
     let groups = request.groups.iter().zip(fetched).map(|(group, fetched)| {
@@ -149,10 +153,11 @@ async fn fetch(
     ctx: &ConnectionContext,
     image: &ClusterImage,
     group: &GroupId,
+    member: Option<(String, i32)>,
     topics: Option<Vec<FetchTopic>>,
 ) -> Result<Vec<FetchedOffset>, GroupError> {
     let of_all = topics.is_none();
-    let answer = ctx.broker.groups.call(GroupCall::Fetch(group.as_str().into(), topics)).await;
+    let answer = ctx.broker.groups.call(GroupCall::Fetch(group.as_str().into(), member, topics)).await;
     match answer.map_err(fetch_error)? {
         Answer::Fetched(mut offsets) => {
             // Offsets of a topic that was deleted are forgotten a little later.

@@ -3,7 +3,7 @@
 use super::ConnectionContext;
 use super::common::{Call, Node, nodes, text};
 use crate::actors::group::call::{Answer, Call as GroupCall, Caller, Description, Listing};
-use crate::actors::group::classic::{JoinReply, JoinRequest, State, SyncReply, SyncRequest};
+use crate::actors::group::classic::{JoinReply, JoinRequest, SyncReply, SyncRequest};
 use crate::actors::group::error::GroupError;
 use crate::actors::group::value::Protocol;
 use crate::protocol::error_code::{self, ErrorCode};
@@ -25,11 +25,9 @@ use std::sync::Arc;
 const KEY_GROUP: i8 = 0;
 const KEY_TRANSACTION: i8 = 1;
 /// What Kafka lets do with a group: read, delete, describe, describe and alter configs.
-const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
+pub(super) const GROUP_OPERATIONS: i32 = 0b1101_0100_1000;
 /// They were not asked for.
-const NO_OPERATIONS: i32 = i32::MIN;
-/// The only type there is.
-const TYPE_CLASSIC: &str = "classic";
+pub(super) const NO_OPERATIONS: i32 = i32::MIN;
 
 /// FindCoordinator.
 pub(super) async fn find_coordinator(
@@ -177,6 +175,7 @@ pub(super) async fn heartbeat(ctx: Rc<ConnectionContext>, request: HeartbeatRequ
         member_id: request.member_id.to_string(),
         instance: owned(request.group_instance_id.as_ref()),
         generation: request.generation_id,
+        knows_epochs: false,
     };
     let outcome = ctx.broker.groups.call(GroupCall::Heartbeat(id(&request.group_id), caller)).await;
     // Nothing is known about the member while groups are loaded, so nothing is wrong with it.
@@ -254,16 +253,20 @@ fn described(description: Description, version: i16) -> DescribedGroup {
         .with_members(members.collect())
 }
 
-/// A group that does not exist is a dead one; since version 6 that is an error, too.
+/// A group that does not exist, or is of the other protocol, is a dead one; since version 6 that is an error, too.
 fn undescribed(error: GroupError, group: &GroupId, version: i16) -> DescribedGroup {
-    let unknown = error == GroupError::GroupIdNotFound;
+    let unknown = matches!(error, GroupError::GroupIdNotFound | GroupError::NotClassic);
     let state = if unknown { "Dead" } else { "" };
     let described =
         DescribedGroup::default().with_group_state(StrBytes::from_static_str(state)).with_error_message(None);
     if unknown && version < 6 {
         return described;
     }
-    let message = if unknown { format!("Group {} not found.", group.as_str()) } else { error.to_string() };
+    let message = match error {
+        GroupError::GroupIdNotFound => format!("Group {} not found.", group.as_str()),
+        GroupError::NotClassic => format!("Group {} is not a classic group.", group.as_str()),
+        other => other.to_string(),
+    };
     described
         .with_error_code(error_code::of_group(error).code())
         .with_error_message((version >= 6).then(|| message.into()))
@@ -284,14 +287,14 @@ pub(super) async fn list_groups(
         filter.is_empty() || filter.iter().any(|wanted| wanted.eq_ignore_ascii_case(value))
     };
     let wanted =
-        |group: &Listing| has(&request.states_filter, group.state.name()) && has(&request.types_filter, TYPE_CLASSIC);
-    let state = |state: State| StrBytes::from_static_str(if call.version >= 4 { state.name() } else { "" });
+        |group: &Listing| has(&request.states_filter, group.state) && has(&request.types_filter, group.kind.name());
+    let since = |version, text| StrBytes::from_static_str(if call.version >= version { text } else { "" });
     let groups = listed.into_iter().filter(wanted).map(|group| {
         ListedGroup::default()
             .with_group_id(GroupId(text(&group.group)))
             .with_protocol_type(group.protocol_type.into())
-            .with_group_state(state(group.state))
-            .with_group_type(StrBytes::from_static_str(if call.version >= 5 { TYPE_CLASSIC } else { "" }))
+            .with_group_state(since(4, group.state))
+            .with_group_type(since(5, group.kind.name()))
     });
     ListGroupsResponse::default().with_groups(groups.collect())
 }

@@ -9,6 +9,7 @@ mod alter_configs;
 mod api_versions;
 mod common;
 mod configs;
+mod consumer_groups;
 mod delete_records;
 mod describe_producers;
 mod failures;
@@ -114,6 +115,11 @@ pub fn dispatch(ctx: Rc<ConnectionContext>, request: Request) -> LocalBoxFuture<
             let client_id = request.client_id.clone();
             serve(ctx, request, move |ctx, join, call| groups::join_group(ctx, client_id, join, call))
         }
+        Ok(ApiKey::ConsumerGroupHeartbeat) => {
+            let client_id = request.client_id.clone();
+            serve(ctx, request, move |ctx, beat, call| consumer_groups::heartbeat(ctx, client_id, beat, call))
+        }
+        Ok(ApiKey::ConsumerGroupDescribe) => serve(ctx, request, consumer_groups::describe),
         Ok(ApiKey::SyncGroup) => serve(ctx, request, groups::sync_group),
         Ok(ApiKey::Heartbeat) => serve(ctx, request, groups::heartbeat),
         Ok(ApiKey::LeaveGroup) => serve(ctx, request, groups::leave_group),

@@ -1,7 +1,7 @@
 //! What is forgotten: offsets that nobody uses, those of deleted topics, and groups of which nothing is left.
 
 use super::{Coordinator, Group};
-use crate::actors::group::classic::{ClassicGroup, Now, State};
+use crate::actors::group::classic::Now;
 use crate::actors::group::offsets::{Committed, Usage};
 use crate::actors::group::writes::{GroupId, Part};
 use crate::ids::TopicId;
@@ -15,7 +15,7 @@ impl<R> Coordinator<R> {
         self.retain_offsets(now, |usage, topic, _, committed| {
             !retention.is_expired(now.wall_ms, usage, topic, committed)
         });
-        let over = |g: &Group<R>| g.offsets.is_empty() && g.classic.is_empty() && g.classic.state() == State::Empty;
+        let over = |g: &Group<R>| g.offsets.is_empty() && g.kind.is_unused();
         let ids: Vec<GroupId> = self.groups.iter().filter(|(_, g)| over(g)).map(|(id, _)| id.clone()).collect();
         ids.iter().for_each(|id| self.remove(id));
     }
@@ -37,19 +37,10 @@ impl<R> Coordinator<R> {
         for id in ids {
             let mut changed = Vec::new();
             self.with_group(now, &id, |group, _| {
-                let usage = usage(&group.classic);
+                let usage = group.kind.usage();
                 changed = group.offsets.retain(|topic, topic_id, c| !keep(usage, topic, topic_id, c));
             });
             changed.into_iter().for_each(|block| self.writes.mark(&id, Part::Offsets(block)));
         }
-    }
-}
-
-fn usage<R>(classic: &ClassicGroup<R>) -> Usage<'_> {
-    match (classic.state(), classic.durable()) {
-        (State::Empty, None) => Usage::CommitsOnly,
-        (State::Empty, Some(_)) => Usage::EmptySince(classic.since_ms()),
-        (State::Stable, _) if classic.is_of_consumers() => classic.subscribed().map_or(Usage::InUse, Usage::Subscribed),
-        _ => Usage::InUse,
     }
 }
