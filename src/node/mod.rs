@@ -46,7 +46,7 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 /// How long a shutdown waits for what is in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
-const LOCAL_INTERVAL_MS: u64 = 60;
+const LOCAL_INTERVAL_MS: u64 = 50;
 /// Up to this interval the time of a PUT is most of the latency, and what the interval allows is better spent on sending
 /// segments twice than on sending them earlier.
 const TWICE_INTERVAL_MS_MAX: u64 = 100;
