@@ -60,7 +60,7 @@ groups: export GROUP_KILLS ?= 50
 groups: export CHANGES ?= 1000
 groups: export COMMITS ?= 100000
 groups: ## Consumer groups at full size (GROUP_COUNT=1000, DURATION_SEC=600, MEMBERS=100, GROUP_KILLS=50, CHANGES=1000, COMMITS=100000)
-	$(PROOF) groups:: consumer_members::
+	$(PROOF) groups:: # and consumer_groups::, which the name contains
 
 cost: export PARTITIONS ?= 2000
 cost: export DURATION_SEC ?= 30

@@ -33,21 +33,23 @@ fn source(path: &str) -> String {
 
 /// Runs a program to its end with `input`; its output.
 async fn run(program: &Path, args: &[&str], input: &str) -> String {
-    let (shown, output) = run_to_end(program, args, input).await;
+    let (shown, output) = run_to_end(program, args, Some(input)).await;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{shown}: {}\n{out}\n{err}", output.status);
     out.into_owned()
 }
 
-async fn run_to_end(program: &Path, args: &[&str], input: &str) -> (String, std::process::Output) {
+/// Without `input` the standard input stays open until the end.
+async fn run_to_end(program: &Path, args: &[&str], input: Option<&str>) -> (String, std::process::Output) {
     let shown = format!("{} {}", program.display(), args.join(" "));
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap_or_else(|e| panic!("{shown}: {e}; run `make test`, which installs it"));
-    let mut stdin = child.stdin.take().expect("piped");
-    // A client that does not read its input closes it.
-    let _ = stdin.write_all(input.as_bytes()).await;
-    drop(stdin);
+    let mut stdin = child.stdin.take();
+    if let Some(input) = input {
+        // A client that does not read its input closes it.
+        let _ = stdin.take().expect("piped").write_all(input.as_bytes()).await;
+    }
     let output = tokio::time::timeout(RUN_DEADLINE, child.wait_with_output()).await;
     let output = output.unwrap_or_else(|_| panic!("{shown}: not done within {RUN_DEADLINE:?}")).expect("output");
     (shown, output)
@@ -88,6 +90,15 @@ impl Client {
         run(&self.program, &args, "").await.lines().map(ToString::to_string).collect()
     }
 
+    /// Runs it to its end, which must be a failure; everything it printed.
+    pub async fn run_in_vain(&self, args: &[&str]) -> String {
+        let args: Vec<&str> = self.first.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        let (shown, output) = run_to_end(&self.program, &args, None).await;
+        let printed = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        assert!(!output.status.success(), "{shown}: {printed}");
+        printed
+    }
+
     async fn produce(&self, bootstrap: &str, topic: &str, codec: &str, acks: &str) -> Vec<String> {
         self.run(&["produce", bootstrap, topic, "0", codec, acks, &COUNT.to_string()]).await
     }
@@ -122,6 +133,11 @@ impl Running {
         Self { child, lines, reading }
     }
 
+    /// `PARTITION OFFSET VALUE` of what it has read.
+    pub fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("no panic under the lock").clone()
+    }
+
     /// Records that it has read.
     pub fn count(&self) -> usize {
         self.lines.lock().expect("no panic under the lock").len()
@@ -133,13 +149,13 @@ impl Running {
         wait_until("a member reads", RUN_DEADLINE, async || self.count() >= wanted).await;
     }
 
-    /// Lets it commit and leave; `PARTITION OFFSET VALUE` of everything that it read.
+    /// Lets it commit and leave; everything that it read.
     pub async fn stop(mut self) -> Vec<String> {
         drop(self.child.stdin.take());
         let status = tokio::time::timeout(RUN_DEADLINE, self.child.wait()).await.expect("it ends").expect("it ran");
         assert!(status.success(), "{status}");
-        self.reading.await.expect("read");
-        std::mem::take(&mut *self.lines.lock().expect("no panic under the lock"))
+        (&mut self.reading).await.expect("read");
+        self.lines()
     }
 }
 
@@ -241,7 +257,8 @@ pub async fn java(class: &str, args: &[&str], input: &str) -> String {
 /// Runs one of Kafka's tools, whatever comes of it; everything it printed.
 pub async fn try_java(class: &str, args: &[&str]) -> String {
     let all = java_args(class, args);
-    let (_, output) = run_to_end(Path::new("java"), &all.iter().map(String::as_str).collect::<Vec<_>>(), "").await;
+    let (_, output) =
+        run_to_end(Path::new("java"), &all.iter().map(String::as_str).collect::<Vec<_>>(), Some("")).await;
     [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat()
 }
 

@@ -13,7 +13,6 @@ mod checker_tests;
 mod client;
 mod clients;
 mod consumer_groups;
-mod consumer_members;
 mod cost;
 mod faults;
 mod fuzz_corpus;
