@@ -2,6 +2,7 @@
 //! what Kafka's tools show. On raw requests; `matrix.rs` has other people's clients.
 
 mod member;
+mod statics;
 
 use crate::client::{Client, text};
 use crate::clients::java;

@@ -103,6 +103,9 @@ public final class Client {
         config.putAll(brokerAssigns
                 ? Map.of("group.protocol", "consumer")
                 : Map.of("heartbeat.interval.ms", HEARTBEAT_MS));
+        if (a.length > 6) {
+            config.put("group.instance.id", a[6]);
+        }
         try (var consumer = consumer(a[1], config)) {
             consumer.subscribe(List.of(a[2]), new ConsumerRebalanceListener() {
                 @Override

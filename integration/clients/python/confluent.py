@@ -1,5 +1,6 @@
 """Producer, consumer and administrator on confluent-kafka (librdkafka); see ../README.md for the arguments."""
 
+import os
 import sys
 import threading
 import time
@@ -59,7 +60,7 @@ def consume(bootstrap, topic, partition, count):
     consumer.close()
 
 
-def group(bootstrap, topic, group_id, count, strategy="range,roundrobin"):
+def group(bootstrap, topic, group_id, count, strategy="range,roundrobin", instance=None):
     stop = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     config = {
@@ -72,6 +73,8 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin"):
         config["group.protocol"] = "consumer"
     else:
         config |= {"partition.assignment.strategy": strategy, "heartbeat.interval.ms": HEARTBEAT_MS}
+    if instance is not None:
+        config["group.instance.id"] = instance
     consumer = Consumer(config)
 
     def commit():
@@ -87,6 +90,8 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin"):
         message = consumer.poll(0.1)
         if message is not None and message.error():
             print(message.error(), file=sys.stderr)
+            if message.error().fatal():
+                os._exit(1)  # closing a consumer after such an error may wait for ever
         elif message is not None:
             print(message.partition(), message.offset(), message.value().decode(), flush=True)
             read, uncommitted = read + 1, uncommitted + 1
