@@ -143,9 +143,14 @@ async fn topics() {
     // 14. A topic of the same name is another topic: its id is new, the old one is unknown, and its log is empty.
     let old = id_of(&mut client, "one").await;
     client.produce_values("one", 0, &[b"gone"]).await;
-    let delete = DeleteTopicsRequest::default()
-        .with_topics(vec![DeleteTopicState::default().with_name(None).with_topic_id(old)])
-        .with_timeout_ms(30_000);
+    let (by_name, by_id) =
+        (DeleteTopicState::default().with_name(Some(topic_name("one"))), DeleteTopicState::default());
+    let by_id = by_id.with_name(None).with_topic_id(old);
+    let delete = DeleteTopicsRequest::default().with_topics(vec![by_id.clone(), by_name]).with_timeout_ms(30_000);
+    let both_ways = client.call(6, &delete).await.unwrap().responses;
+    assert_eq!(both_ways.iter().map(|r| (r.topic_id, r.error_code)).collect::<Vec<_>>(), [(old, 42)]);
+    assert_eq!(codes(&mut client, Some(&["one"]), false).await[0].1, 0, "it stays");
+    let delete = delete.with_topics(vec![by_id]);
     assert_eq!(client.call(6, &delete).await.unwrap().responses[0].error_code, 0);
     assert_eq!(codes(&mut client, Some(&["one"]), false).await[0].1, 3);
     topic(&mut client, "one", 1, &[]).await;

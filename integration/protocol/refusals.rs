@@ -11,7 +11,9 @@ use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicR
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
 use kafka_protocol::messages::list_partition_reassignments_request::ListPartitionReassignmentsTopics;
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
-use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use kafka_protocol::messages::offset_fetch_request::{
+    OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
+};
 use kafka_protocol::messages::*;
 
 /// Error code and state of a group.
@@ -186,6 +188,26 @@ async fn offsets() {
         let rows = answer.groups[0].topics.iter().flat_map(|t| &t.partitions);
         let found: Vec<i64> = rows.map(|p| if p.error_code == 0 { p.committed_offset } else { -2 }).collect();
         assert_eq!((answer.groups[0].error_code, &found[..]), (code, offsets), "OffsetFetch, {what}");
+    }
+    // Every topic that was named is answered, in the order of the request, also one without partitions.
+    let named = vec![of("none", &[]), of("t", &[0]), of("t", &[])];
+    for version in 1..=9 {
+        let topics: Vec<(String, usize)> = if version < 8 {
+            let topics = named.iter().map(|t| {
+                OffsetFetchRequestTopic::default()
+                    .with_name(t.name.clone())
+                    .with_partition_indexes(t.partition_indexes.clone())
+            });
+            let request = OffsetFetchRequest::default().with_group_id(group_id("kept"));
+            let answer = client.call(version, &request.with_topics(Some(topics.collect()))).await.unwrap();
+            answer.topics.iter().map(|t| (t.name.to_string(), t.partitions.len())).collect()
+        } else {
+            let request = OffsetFetchRequest::default().with_groups(vec![asked("kept", named.clone())]);
+            let answer = client.call(version, &request).await.unwrap();
+            answer.groups[0].topics.iter().map(|t| (t.name.to_string(), t.partitions.len())).collect()
+        };
+        let expected = [("none", 0), ("t", 1), ("t", 0)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(topics, expected, "version {version}");
     }
     let twice = OffsetFetchRequest::default().with_groups(vec![asked("kept", vec![of("t", &[0])]); 2]);
     assert_eq!(client.call(9, &twice).await.unwrap().groups.len(), 2);

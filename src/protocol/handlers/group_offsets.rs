@@ -115,8 +115,10 @@ pub(super) async fn offset_fetch(
             topics.map(|t| fetch_topic(&image, t.name.as_str(), &t.partition_indexes)).collect()
         });
         let fetched = fetch(&ctx, &image, &request.group_id, None, asked).await;
+        let named = request.topics.iter().flatten().map(|t| (t.name.clone(), t.partition_indexes.len()));
+        let named: Option<Vec<_>> = request.topics.is_some().then(|| named.collect());
         return match fetched {
-            Ok(offsets) => single_response(offsets, call.version),
+            Ok(offsets) => single_response(by_topic(named, offsets), call.version),
             Err(error) => single_error(error, request.topics.unwrap_or_default(), call.version),
         };
     }
@@ -134,7 +136,13 @@ pub(super) async fn offset_fetch(
     let groups = request.groups.iter().zip(fetched).map(|(group, fetched)| {
         let response = OffsetFetchResponseGroup::default().with_group_id(group.group_id.clone());
         match fetched {
-            Ok(offsets) => response.with_topics(by_topic(offsets).map(group_topic).collect()),
+            Ok(offsets) => {
+                let named = group
+                    .topics
+                    .as_ref()
+                    .map(|topics| topics.iter().map(|t| (t.name.clone(), t.partition_indexes.len())).collect());
+                response.with_topics(by_topic(named, offsets).into_iter().map(group_topic).collect())
+            }
             Err(error) => response.with_error_code(error_code::of_group(error).code()),
         }
     });
@@ -178,8 +186,17 @@ fn fetch_error(error: GroupError) -> GroupError {
     }
 }
 
-/// Runs of offsets of one topic.
-fn by_topic(offsets: Vec<FetchedOffset>) -> impl Iterator<Item = (TopicName, Vec<FetchedOffset>)> {
+/// The offsets of each topic that was named, with the number of its partitions, in the order of the request; if none were
+/// named, of each topic that there is.
+fn by_topic(
+    named: Option<Vec<(TopicName, usize)>>,
+    offsets: Vec<FetchedOffset>,
+) -> Vec<(TopicName, Vec<FetchedOffset>)> {
+    if let Some(named) = named {
+        let mut offsets = offsets.into_iter();
+        // Also a topic of which no partitions were named has its place in the answer.
+        return named.into_iter().map(|(name, count)| (name, offsets.by_ref().take(count).collect())).collect();
+    }
     let mut topics: Vec<(TopicName, Vec<FetchedOffset>)> = Vec::new();
     for offset in offsets {
         match topics.last_mut() {
@@ -187,7 +204,7 @@ fn by_topic(offsets: Vec<FetchedOffset>) -> impl Iterator<Item = (TopicName, Vec
             _ => topics.push((topic_name(&offset.topic), vec![offset])),
         }
     }
-    topics.into_iter()
+    topics
 }
 
 /// Offset, leader epoch and metadata as the protocol has them; -1 and nothing where nothing is committed.
@@ -209,8 +226,8 @@ fn group_topic((name, offsets): (TopicName, Vec<FetchedOffset>)) -> OffsetFetchR
 }
 
 /// Before version 8 the fields of the only group are those of the response.
-fn single_response(offsets: Vec<FetchedOffset>, version: i16) -> OffsetFetchResponse {
-    let topics = by_topic(offsets).map(|(name, offsets)| {
+fn single_response(topics: Vec<(TopicName, Vec<FetchedOffset>)>, version: i16) -> OffsetFetchResponse {
+    let topics = topics.into_iter().map(|(name, offsets)| {
         let partitions = offsets.iter().map(|fetched| {
             let (offset, epoch, metadata) = shown(fetched);
             OffsetFetchResponsePartition::default()

@@ -203,14 +203,25 @@ pub(super) async fn delete_topics(
     let named = |state: &DeleteTopicState| (state.name.as_ref().map(|n| n.to_string()), state.topic_id);
     let mut count: HashMap<_, usize> = HashMap::new();
     states.iter().for_each(|state| *count.entry(named(state)).or_default() += 1);
+    let once: Vec<&DeleteTopicState> = states.iter().filter(|state| count[&named(state)] == 1).collect();
+    let both_ways = named_both_ways(&ctx.broker.image.load(), &states, &once);
     let mut deleted = Vec::new();
     let mut results = Vec::new();
-    for state in states {
-        let outcome = match count.remove(&named(&state)) {
-            Some(1) => delete(&ctx, &state).await,
+    for mut state in states {
+        let by_id_too = state.name.as_ref().filter(|_| state.topic_id.is_nil());
+        let by_id_too = by_id_too.and_then(|name| both_ways.by_name.get(name.as_str()));
+        let by_name_too = state.name.is_none() && both_ways.ids.contains(&TopicId(state.topic_id));
+        let outcome = match (count.remove(&named(&state)), by_id_too) {
+            // Its row is that of the name.
+            (Some(1), _) if by_name_too => continue,
+            (Some(1), Some(id)) => {
+                state.topic_id = id.0;
+                refuse(ErrorCode::InvalidRequest, "the request names this topic by its id, too")
+            }
+            (Some(1), None) => delete(&ctx, &state).await,
             // Like Kafka: one row for a topic that was sent more than once, and it stays.
-            Some(_) => refuse(ErrorCode::InvalidRequest, "the request names this topic more than once"),
-            None => continue,
+            (Some(_), _) => refuse(ErrorCode::InvalidRequest, "the request names this topic more than once"),
+            (None, _) => continue,
         };
         let result = DeletableTopicResult::default();
         results.push(match outcome {
@@ -238,6 +249,24 @@ pub(super) async fn delete_topics(
         common::wait_until(deadline, gone).await;
     }
     DeleteTopicsResponse::default().with_responses(results)
+}
+
+/// Topics that a request names both by name and by id: Kafka deletes none of them.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct BothWays {
+    by_name: HashMap<String, TopicId>,
+    ids: BTreeSet<TopicId>,
+}
+
+/// `once`: those of the `states` that are there once.
+fn named_both_ways(image: &ClusterImage, states: &[DeleteTopicState], once: &[&DeleteTopicState]) -> BothWays {
+    let ids: BTreeSet<TopicId> = states.iter().filter(|s| s.name.is_none()).map(|s| TopicId(s.topic_id)).collect();
+    let by_name = once.iter().filter(|state| state.topic_id.is_nil()).filter_map(|state| {
+        let topic = image.topic(state.name.as_ref()?.as_str())?;
+        ids.contains(&topic.value.id).then(|| (topic.name.to_string(), topic.value.id))
+    });
+    let by_name: HashMap<String, TopicId> = by_name.collect();
+    BothWays { ids: by_name.values().copied().collect(), by_name }
 }
 
 async fn delete(ctx: &ConnectionContext, state: &DeleteTopicState) -> Result<(String, TopicId), Refusal> {
@@ -367,6 +396,16 @@ mod tests {
         assert_eq!(code(by_id(uuid::Uuid::from_u128(8))), 100);
         assert_eq!(code(by_name("a.b").with_topic_id(id)), 42);
         assert_eq!(code(by_id(uuid::Uuid::nil())), 42);
+        let both_ways = |states: &[DeleteTopicState]| {
+            let all: Vec<&DeleteTopicState> = states.iter().collect();
+            named_both_ways(&image, states, &all)
+        };
+        let ids = both_ways(&[by_id(id), by_name("a.b"), by_name("a_b")]);
+        assert_eq!(ids.by_name, HashMap::from([("a.b".to_owned(), TopicId(id))]));
+        assert_eq!(ids.ids, BTreeSet::from([TopicId(id)]));
+        for one_way in [[by_name("a.b"), by_name("a_b")], [by_id(id), by_id(uuid::Uuid::from_u128(8))]] {
+            assert_eq!(both_ways(&one_way), BothWays::default());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
+use kafka_protocol::messages::delete_topics_response::DeletableTopicResult;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
@@ -160,7 +161,25 @@ fn deleting_topics() {
             DeleteTopicsRequest::default().with_timeout_ms(5_000).with_topic_names(vec![name("b"), name("b")]);
         let response = bed.call(1, &by_name).await;
         assert_eq!(response.responses.iter().map(|r| r.error_code).collect::<Vec<_>>(), [42]);
-        assert!(bed.image().topic("b").is_some());
+        // By its name and by its id: one row, and it stays.
+        let b = bed.image().topic("b").expect("it stays").value.id.0;
+        let by_name = || DeleteTopicState::default().with_name(Some(name("b")));
+        let by_id = || DeleteTopicState::default().with_name(None).with_topic_id(b);
+        let confused = || by_name().with_topic_id(b);
+        for (states, rows) in [
+            (vec![by_id(), by_name()], vec![(Some("b"), b)]),
+            (vec![by_name(), by_id()], vec![(Some("b"), b)]),
+            (vec![by_id(), by_name(), by_id()], vec![(None, b), (Some("b"), b)]),
+            (vec![confused(), by_name(), by_id()], vec![(Some("b"), b), (Some("b"), b)]),
+        ] {
+            let request = DeleteTopicsRequest::default().with_timeout_ms(5_000).with_topics(states);
+            let response = bed.call(6, &request).await;
+            let named = |r: &DeletableTopicResult| (r.name.as_ref().map(|n| n.to_string()), r.topic_id);
+            let found: Vec<_> = response.responses.iter().map(named).collect();
+            assert_eq!(found, rows.into_iter().map(|(n, id)| (n.map(str::to_owned), id)).collect::<Vec<_>>());
+            assert!(response.responses.iter().all(|r| r.error_code == 42 && r.error_message.is_some()));
+            assert!(bed.image().topic("b").is_some());
+        }
         assert_ne!(bed.topic("a", 1, &[]).await, id);
     });
 }
