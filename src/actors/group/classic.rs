@@ -187,20 +187,20 @@ impl<T> ClassicGroup<T> {
 
     /// A group as a predecessor left it. Its members get a whole session to be heard of again.
     pub fn recover(limits: GroupLimits, now: Now, value: GroupValue) -> Self {
-        let mut group = Self::new(limits, now);
-        group.replay(Arc::new(value));
-        group.extend_sessions(now);
-        if group.state == State::CompletingRebalance {
-            group.await_syncs(now);
-        }
-        group
+        Self::downgraded(limits, now, value, &mut Vec::new())
     }
 
     /// The group that one of the consumer protocol became. Its members join again.
     pub fn downgraded(limits: GroupLimits, now: Now, value: GroupValue, effects: &mut Vec<Effect<T>>) -> Self {
-        let mut group = Self::recover(limits, now, value);
-        if group.state == State::CompletingRebalance {
-            group.prepare_rebalance(now, effects);
+        let mut group = Self::new(limits, now);
+        group.replay(Arc::new(value));
+        group.extend_sessions(now);
+        match (group.state, &group.leader) {
+            // Members that joined a generation have a leader. Those that were taken over from the consumer protocol have
+            // none until they have joined: nobody is going to assign, so that it makes no sense to wait for syncs.
+            (State::CompletingRebalance, None) => group.prepare_rebalance(now, effects),
+            (State::CompletingRebalance, Some(_)) => group.await_syncs(now),
+            (State::Empty | State::PreparingRebalance | State::Stable, _) => {}
         }
         group
     }

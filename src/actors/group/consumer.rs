@@ -19,7 +19,11 @@ pub mod classic_members;
 pub mod convert;
 pub mod embedded;
 pub mod heartbeat;
+#[cfg(test)]
+mod migration_walk;
 mod reconcile;
+#[cfg(test)]
+pub(super) mod simulation;
 mod target;
 #[cfg(test)]
 mod tests;

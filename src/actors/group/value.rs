@@ -69,7 +69,8 @@ pub struct GroupValue {
     pub protocol_type: Option<String>,
     /// The protocol that all members use in this generation.
     pub protocol: Option<String>,
-    /// Member id of the leader.
+    /// Member id of the leader; none in an empty group, and while nobody has joined since the group was one of the consumer
+    /// protocol.
     pub leader: Option<String>,
     /// Where it was.
     pub phase: Phase,

@@ -6,6 +6,7 @@
 //! must be assigned.
 
 use super::*;
+use crate::actors::group::consumer::simulation::{Packet, World};
 use proptest::prelude::*;
 use std::collections::{HashMap, HashSet};
 
@@ -15,18 +16,6 @@ const PARTITIONS: u8 = 7;
 /// A client asks again when it heard nothing for this long.
 const REQUEST_TIMEOUT_MS: u64 = 25_000;
 const HEARTBEAT_MS: u64 = 3_000;
-
-/// Small, seeded, and enough.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 #[derive(Debug, Clone)]
 enum Ask {
@@ -64,40 +53,24 @@ struct Client {
     next_ms: Ms,
 }
 
-#[derive(Debug)]
-enum Packet {
-    Ask(usize, u64, Ask),
-    Answer(usize, u64, Answer),
-}
-
 struct Walk {
-    dice: Dice,
+    world: World<Ask, Answer>,
     group: ClassicGroup<(usize, u64)>,
     limits: GroupLimits,
-    now: Now,
     clients: Vec<Client>,
-    network: Vec<(Ms, u64, Packet)>,
-    sent: u64,
-    /// Of 100 packets.
-    lost: u64,
-    repeated: u64,
-    delay_ms: u64,
-    heard: HashMap<String, Ms>,
     /// Who a SyncGroup was for.
     syncs: HashMap<(usize, u64), String>,
     rebalance_since: Ms,
     sync_since: Ms,
     generation_max: i32,
     owners: HashMap<(i32, u8), String>,
-    last_tick: Ms,
 }
 
 impl Walk {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed | 1);
-        let limits =
-            GroupLimits { initial_rebalance_delay_ms: [0, 3_000][dice.roll(2) as usize], ..GroupLimits::default() };
-        let now = Now { mono_ms: 1_000, wall_ms: 1 };
+        let mut world = World::new(seed);
+        let dice = &mut world.dice;
+        let limits = GroupLimits { initial_rebalance_delay_ms: [0, 3_000][dice.index(2)], ..GroupLimits::default() };
         let clients = (0..1 + dice.roll(5))
             .map(|n| Client {
                 instance: (dice.roll(3) == 0).then(|| format!("i{n}")),
@@ -110,45 +83,36 @@ impl Walk {
                 next_ms: dice.roll(20_000),
             })
             .collect();
-        let (lost, repeated, delay_ms) = (dice.roll(15), dice.roll(15), 1 + dice.roll(8_000));
         Self {
-            dice,
-            group: ClassicGroup::new(limits, now),
+            group: ClassicGroup::new(limits, world.now),
+            world,
             limits,
-            now,
             clients,
-            network: Vec::new(),
-            sent: 0,
-            lost,
-            repeated,
-            delay_ms,
-            heard: HashMap::new(),
             syncs: HashMap::new(),
             rebalance_since: 0,
             sync_since: 0,
             generation_max: 0,
             owners: HashMap::new(),
-            last_tick: 0,
         }
     }
 
     fn run(&mut self, steps: u64) {
-        let chaos_until = self.now.mono_ms + steps * 1_000;
-        while self.now.mono_ms < chaos_until {
-            match self.dice.roll(400) {
+        let chaos_until = self.world.now.mono_ms + steps * 1_000;
+        while self.world.now.mono_ms < chaos_until {
+            match self.world.dice.roll(400) {
                 0 => self.take_over(),
-                1 => self.jump(),
+                1 => self.world.jump(),
                 2 => self.restart_client(),
                 3 => self.leave_client(),
                 _ => {}
             }
             self.advance();
         }
-        (self.lost, self.repeated, self.delay_ms) = (0, 0, 50);
+        self.world.repair();
         for client in self.clients.iter_mut().filter(|c| c.doing == Doing::Gone) {
             *client = Client { doing: Doing::Joining, id: String::new(), next_ms: chaos_until, ..take(client) };
         }
-        while self.now.mono_ms < chaos_until + 600_000 {
+        while self.world.now.mono_ms < chaos_until + 600_000 {
             self.advance();
         }
         self.check_end();
@@ -165,25 +129,20 @@ impl Walk {
         all.sort_unstable();
         assert_eq!(all, (0..PARTITIONS).collect::<Vec<_>>(), "every partition has one owner");
         let recovered: ClassicGroup<()> =
-            ClassicGroup::recover(self.limits, self.now, GroupValue::clone(self.group.durable().unwrap()));
+            ClassicGroup::recover(self.limits, self.world.now, GroupValue::clone(self.group.durable().unwrap()));
         assert_eq!(recovered.describe(), self.group.describe());
         assert_eq!((recovered.bytes(), recovered.subscribed()), (self.group.bytes(), self.group.subscribed()));
         assert_eq!(recovered.statics, self.group.statics);
     }
 
     fn advance(&mut self) {
-        let step = 1 + self.dice.roll(300);
-        self.now.mono_ms += step;
-        self.now.wall_ms += step as i64;
+        self.world.pass();
         for c in 0..self.clients.len() {
-            if self.clients[c].next_ms <= self.now.mono_ms && self.clients[c].doing != Doing::Gone {
+            if self.clients[c].next_ms <= self.world.now.mono_ms && self.clients[c].doing != Doing::Gone {
                 self.act(c);
             }
         }
-        let now_ms = self.now.mono_ms;
-        let mut due: Vec<_> = self.network.extract_if(.., |(at, ..)| *at <= now_ms).collect();
-        due.sort_by_key(|(at, order, _)| (*at, *order));
-        for (_, _, packet) in due {
+        for packet in self.world.arrived() {
             match packet {
                 Packet::Ask(client, number, ask) => self.serve(client, number, ask),
                 Packet::Answer(client, number, answer) => self.hear(client, number, answer),
@@ -193,22 +152,20 @@ impl Walk {
     }
 
     fn tick(&mut self) {
-        // As the coordinator does when it finds that it stood still.
-        if self.now.mono_ms - self.last_tick > 2_000 {
-            self.group.extend_sessions(self.now);
-            let ids: Vec<String> = self.group.members.keys().map(ToString::to_string).collect();
-            ids.into_iter().for_each(|id| _ = self.heard.insert(id, self.now.mono_ms));
+        // As the coordinator does.
+        if self.world.stood_still() {
+            self.group.extend_sessions(self.world.now);
+            self.members().into_iter().for_each(|id| self.world.heard(id));
         }
-        self.last_tick = self.now.mono_ms;
         let before = self.members();
         let mut effects = Vec::new();
-        let expired = self.group.expire(self.now, &mut effects);
+        let expired = self.group.expire(self.world.now, &mut effects);
         for id in before.difference(&self.members()) {
-            let silent_ms = self.now.mono_ms - self.heard.get(id).copied().unwrap_or(0);
+            let silent_ms = self.world.silent_ms(id);
             let why = [
                 expired.contains(&Expired::Session(id.as_str().into())) && silent_ms >= SESSION_MS,
-                expired.contains(&Expired::Join) && self.now.mono_ms - self.rebalance_since >= REBALANCE_MS,
-                expired.contains(&Expired::Sync) && self.now.mono_ms - self.sync_since >= REBALANCE_MS,
+                expired.contains(&Expired::Join) && self.world.now.mono_ms - self.rebalance_since >= REBALANCE_MS,
+                expired.contains(&Expired::Sync) && self.world.now.mono_ms - self.sync_since >= REBALANCE_MS,
             ];
             assert!(why.contains(&true), "{id} was removed after {silent_ms} ms of silence: {expired:?}");
         }
@@ -220,40 +177,34 @@ impl Walk {
     }
 
     fn take_over(&mut self) {
-        self.network.retain(|(_, _, packet)| matches!(packet, Packet::Answer(..))); // connections are cut
+        self.world.cut();
         self.group = match self.group.durable() {
-            Some(value) => ClassicGroup::recover(self.limits, self.now, GroupValue::clone(value)),
-            None => ClassicGroup::new(self.limits, self.now),
+            Some(value) => ClassicGroup::recover(self.limits, self.world.now, GroupValue::clone(value)),
+            None => ClassicGroup::new(self.limits, self.world.now),
         };
-        let ids = self.members();
-        ids.into_iter().for_each(|id| _ = self.heard.insert(id, self.now.mono_ms));
-        self.rebalance_since = self.now.mono_ms;
-        self.sync_since = self.now.mono_ms;
+        self.members().into_iter().for_each(|id| self.world.heard(id));
+        self.rebalance_since = self.world.now.mono_ms;
+        self.sync_since = self.world.now.mono_ms;
         // Who waited finds its connection closed and asks again.
         for client in &mut self.clients {
-            client.next_ms = client.next_ms.min(self.now.mono_ms + 100);
+            client.next_ms = client.next_ms.min(self.world.now.mono_ms + 100);
         }
     }
 
-    fn jump(&mut self) {
-        self.now.mono_ms += self.dice.roll(60_000);
-        self.now.wall_ms += self.dice.roll(200_000) as i64 - 100_000;
-    }
-
     fn restart_client(&mut self) {
-        let c = self.dice.roll(self.clients.len() as u64) as usize;
+        let c = self.world.dice.index(self.clients.len());
         let client = take(&mut self.clients[c]);
         self.clients[c] = Client {
             doing: Doing::Joining,
             id: String::new(),
-            next_ms: self.now.mono_ms,
+            next_ms: self.world.now.mono_ms,
             asked: client.asked + 1,
             ..client
         };
     }
 
     fn leave_client(&mut self) {
-        let c = self.dice.roll(self.clients.len() as u64) as usize;
+        let c = self.world.dice.index(self.clients.len());
         let client = &mut self.clients[c];
         if !client.id.is_empty() && client.doing != Doing::Gone {
             client.doing = Doing::Gone;
@@ -265,7 +216,7 @@ impl Walk {
     /// What a client does next by itself: a first request, a request again, or a heartbeat.
     fn act(&mut self, c: usize) {
         let client = &mut self.clients[c];
-        client.next_ms = self.now.mono_ms + REQUEST_TIMEOUT_MS;
+        client.next_ms = self.world.now.mono_ms + REQUEST_TIMEOUT_MS;
         let ask = match client.doing {
             Doing::Joining => Ask::Join(JoinRequest {
                 member_id: client.id.clone(),
@@ -297,7 +248,7 @@ impl Walk {
                 })
             }
             Doing::Member => {
-                client.next_ms = self.now.mono_ms + HEARTBEAT_MS;
+                client.next_ms = self.world.now.mono_ms + HEARTBEAT_MS;
                 let (id, instance) = (client.id.clone(), client.instance.clone());
                 Ask::Heartbeat { id, instance, generation: client.generation }
             }
@@ -308,19 +259,7 @@ impl Walk {
 
     fn send_ask(&mut self, c: usize, ask: Ask) {
         self.clients[c].asked += 1;
-        let number = self.clients[c].asked;
-        let copies = if self.dice.roll(100) < self.repeated { 2 } else { 1 };
-        for _ in 0..copies {
-            self.send(Packet::Ask(c, number, ask.clone()));
-        }
-    }
-
-    fn send(&mut self, packet: Packet) {
-        self.sent += 1;
-        if self.dice.roll(100) >= self.lost {
-            let at = self.now.mono_ms + self.dice.roll(self.delay_ms);
-            self.network.push((at, self.sent, packet));
-        }
+        self.world.ask(c, self.clients[c].asked, ask);
     }
 
     /// The coordinator gets a request.
@@ -332,27 +271,27 @@ impl Walk {
             Ask::Join(request) => {
                 let same = |id: &&String| self.group.members[id.as_str()].value.instance == request.instance;
                 may_go.extend(before.iter().filter(|_| request.instance.is_some()).filter(same).cloned());
-                let unique = self.sent.to_string();
-                self.group.join(self.now, request, &unique, (c, number), &mut effects);
+                let unique = self.world.unique().to_string();
+                self.group.join(self.world.now, request, &unique, (c, number), &mut effects);
             }
             Ask::Sync(request) => {
                 self.syncs.insert((c, number), request.member_id.clone());
-                self.group.sync(self.now, request, (c, number), &mut effects);
+                self.group.sync(self.world.now, request, (c, number), &mut effects);
             }
             Ask::Heartbeat { id, instance, generation } => {
-                let outcome = self.group.heartbeat(self.now, &id, instance.as_deref(), generation);
+                let outcome = self.group.heartbeat(self.world.now, &id, instance.as_deref(), generation);
                 if matches!(outcome, Ok(()) | Err(GroupError::RebalanceInProgress)) {
-                    self.heard.insert(id, self.now.mono_ms);
+                    self.world.heard(id);
                 }
-                self.send(Packet::Answer(c, number, Answer::Heartbeat(outcome)));
+                self.world.answer(c, number, Answer::Heartbeat(outcome));
             }
             Ask::Leave { id, instance } => {
                 may_go.insert(id.clone());
-                self.group.leave(self.now, &[(id, instance)], &mut effects);
+                self.group.leave(self.world.now, &[(id, instance)], &mut effects);
             }
         }
         if self.group.state() == State::PreparingRebalance && state != State::PreparingRebalance {
-            self.rebalance_since = self.now.mono_ms;
+            self.rebalance_since = self.world.now.mono_ms;
         }
         for id in before.difference(&self.members()) {
             assert!(may_go.contains(id), "{id} was removed by a request of client {c}");
@@ -367,22 +306,21 @@ impl Walk {
                 Effect::Join((c, number), reply) => {
                     if reply.error.is_none() {
                         assert!(reply.generation <= self.generation_max, "announced before it was recorded");
-                        self.heard.insert(reply.member_id.clone(), self.now.mono_ms);
+                        self.world.heard(reply.member_id.clone());
                     }
-                    self.send(Packet::Answer(c, number, Answer::Join(reply)));
+                    self.world.answer(c, number, Answer::Join(reply));
                 }
                 Effect::Sync((c, number), reply) => {
                     if matches!(reply.error, None | Some(GroupError::RebalanceInProgress)) {
-                        let asked_by = self.syncs[&(c, number)].clone();
-                        self.heard.insert(asked_by, self.now.mono_ms);
+                        self.world.heard(self.syncs[&(c, number)].clone());
                     }
-                    self.send(Packet::Answer(c, number, Answer::Sync(reply)));
+                    self.world.answer(c, number, Answer::Sync(reply));
                 }
             }
         }
         match self.group.state() {
             State::PreparingRebalance => {}
-            _ => self.rebalance_since = self.now.mono_ms,
+            _ => self.rebalance_since = self.world.now.mono_ms,
         }
     }
 
@@ -390,7 +328,7 @@ impl Walk {
         let value = self.group.durable().unwrap().clone();
         assert!(value.generation >= self.generation_max, "the generation went back");
         if value.generation > self.generation_max {
-            self.sync_since = self.now.mono_ms;
+            self.sync_since = self.world.now.mono_ms;
         }
         self.generation_max = value.generation;
         for member in &value.members {
@@ -405,7 +343,7 @@ impl Walk {
 
     /// A client gets an answer; only that to its last request counts.
     fn hear(&mut self, c: usize, number: u64, answer: Answer) {
-        let now_ms = self.now.mono_ms;
+        let now_ms = self.world.now.mono_ms;
         let client = &mut self.clients[c];
         if number != client.asked || client.doing == Doing::Gone {
             return;

@@ -68,6 +68,10 @@ impl ConsumerGroup {
             }
             _ => self.members.get(id.as_str()).map(|m| m.value.clone()),
         };
+        // Who is not known any more has lost what it says that it owns: others may have it by now.
+        if !is_unknown && before.is_none() && subscription.owned.iter().any(|(_, owned)| !owned.is_empty()) {
+            return Err(GroupError::UnknownMemberId);
+        }
         let member = joined(&id, request, &subscription, before.as_ref());
         let size_before = before.as_ref().map_or(0, ConsumerMember::byte_len);
         if self.bytes - size_before + member.byte_len() > GROUP_BYTES_MAX {

@@ -87,7 +87,8 @@ impl ConsumerGroup {
             generation: if is_empty { self.epoch } else { self.target_epoch },
             protocol_type: (!is_empty).then(|| CONSUMER.to_owned()),
             protocol: common_protocol(&members),
-            leader: members.first().map(|m| m.id.clone()),
+            // Nobody has joined; a successor must know that there is nobody who assigns.
+            leader: None,
             phase: if is_empty { Phase::Empty } else { Phase::Completing },
             since_ms: now.wall_ms,
             members,

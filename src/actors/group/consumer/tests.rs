@@ -1,8 +1,8 @@
 //! The machine with a clock and topics that only the tests move.
 
 use super::super::call::Caller;
-use super::super::classic::{JoinRequest, SyncRequest};
-use super::super::value::Protocol;
+use super::super::classic::{ClassicGroup, Effect, GroupLimits, JoinRequest, State, SyncRequest};
+use super::super::value::{GroupValue, Protocol};
 use super::value::{Assignment, partitions};
 use super::*;
 use crate::ids::{PartitionIndex, TopicId};
@@ -33,6 +33,16 @@ impl Shelf {
 
     pub(super) fn at(&self) -> TopicsAt<'_> {
         TopicsAt { topics: self, version: self.version }
+    }
+
+    /// Every partition, in order.
+    pub(super) fn partitions(&self) -> Vec<PartitionKey> {
+        let of = |(topic, count): (TopicId, i32)| {
+            (0..count).map(move |p| PartitionKey { topic, partition: PartitionIndex(p) })
+        };
+        let mut all: Vec<PartitionKey> = self.topics.values().copied().flat_map(of).collect();
+        all.sort_unstable();
+        all
     }
 }
 
@@ -542,6 +552,10 @@ fn a_classic_member_has_to_join_again_in_time_and_to_sync() {
     assert_eq!(bed.sync("k", joined.generation).map(|p| p.len()), Ok(2));
     bed.settle(&mut [&mut a]);
     assert_eq!(bed.sleep(20_000), ["k"], "its own session timeout");
+    // It may still believe that it has something, which by now is somebody else's.
+    let late = bed.classic(classic_join("k", &[("t", &[2, 3])]));
+    assert_eq!((late.error, late.member_id.as_str()), (Some(GroupError::UnknownMemberId), "k"));
+    assert_eq!(bed.classic(classic_join("k", &[("t", &[])])).error, None, "who claims nothing is somebody new");
 }
 
 #[test]
@@ -555,8 +569,23 @@ fn the_last_member_of_the_consumer_protocol_leaves_a_classic_group_behind() {
     bed.limits.migration = MigrationPolicy::Upgrade;
     assert!(!bed.group.may_downgrade(&bed.limits, 10));
     let value = bed.group.to_classic(bed.now, bed.topics.at().topics);
-    assert_eq!((value.generation, value.leader.as_deref()), (2, Some("k")), "the generation that it knows");
+    assert_eq!((value.generation, value.leader.as_deref()), (2, None), "the generation that it knows");
     assert_eq!(value.protocol.as_deref(), Some("cooperative-sticky"));
+    // It has to join again, also after a takeover in which it did not do so.
+    let limits = GroupLimits::default();
+    let downgraded = ClassicGroup::<()>::downgraded(limits, bed.now, value.clone(), &mut Vec::new());
+    let stored = GroupValue::clone(downgraded.durable().unwrap());
+    for mut group in [downgraded, ClassicGroup::recover(limits, bed.now, stored)] {
+        assert_eq!(group.state(), State::PreparingRebalance);
+        assert_eq!(group.heartbeat(bed.now, "k", None, 2), Err(GroupError::RebalanceInProgress));
+        let mut effects = Vec::new();
+        group.join(bed.now, classic_join("k", &[]), "1", (), &mut effects);
+        let joined = effects.iter().find_map(|e| match e {
+            Effect::Join((), reply) => Some((reply.error, reply.generation, reply.leader.as_str())),
+            _ => None,
+        });
+        assert_eq!(joined, Some((None, 3, "k")));
+    }
     // And back.
     let members = value.members;
     let back = ConsumerGroup::of_classic(bed.now, &bed.limits, &bed.topics, value.generation, members).unwrap();

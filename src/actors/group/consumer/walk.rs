@@ -5,6 +5,7 @@
 //! where each client's requests arrive in the order in which it sent them, whatever a member believes to hold nobody else
 //! can be given. At the end the network is repaired: every partition must have one member that knows it.
 
+use super::simulation::{Packet, World};
 use super::tests::Shelf;
 use super::value::{Assignment, partitions};
 use super::*;
@@ -16,18 +17,6 @@ const REBALANCE_MS: u64 = 20_000;
 /// A client asks again when it heard nothing for this long.
 const REQUEST_TIMEOUT_MS: u64 = 9_000;
 const TOPICS: [&str; 3] = ["a", "b", "c"];
-
-/// Small, seeded, and enough.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Doing {
@@ -49,36 +38,22 @@ struct Client {
     is_unsure: bool,
 }
 
-enum Packet {
-    Ask(usize, u64, Box<HeartbeatRequest>),
-    Answer(usize, u64, Result<HeartbeatReply, GroupError>),
-}
+type Answer = Result<HeartbeatReply, GroupError>;
 
 struct Walk {
-    dice: Dice,
+    world: World<HeartbeatRequest, Answer>,
     group: ConsumerGroup,
     limits: ConsumerLimits,
     topics: Shelf,
-    now: Now,
     clients: Vec<Client>,
-    network: Vec<(Ms, u64, Packet)>,
-    sent: u64,
-    lost: u64,
-    repeated: u64,
-    delay_ms: u64,
-    in_order: bool,
-    /// When the last request of a client is due, so that the next one is not before it.
-    due: Vec<Ms>,
-    heard: HashMap<String, Ms>,
     epochs: (i32, i32),
     incarnations: u64,
-    last_tick: Ms,
 }
 
 impl Walk {
     fn new(seed: u64) -> Self {
-        let mut dice = Dice(seed | 1);
-        let now = Now { mono_ms: 1_000, wall_ms: 1 };
+        let mut world = World::new(seed);
+        let dice = &mut world.dice;
         let clients: Vec<Client> = (0..1 + dice.roll(6))
             .map(|n| Client {
                 id: format!("m{n}"),
@@ -97,35 +72,16 @@ impl Walk {
         if dice.roll(2) == 0 {
             limits.assignors = [Some(Assignor::Range), Some(Assignor::Uniform)];
         }
-        let in_order = dice.roll(3) > 0;
-        let repeated = if in_order { 0 } else { dice.roll(15) };
-        Self {
-            lost: dice.roll(15),
-            repeated,
-            delay_ms: 1 + dice.roll(8_000),
-            in_order,
-            due: vec![0; clients.len()],
-            dice,
-            group: ConsumerGroup::new(now, 0),
-            limits,
-            topics,
-            now,
-            clients,
-            network: Vec::new(),
-            sent: 0,
-            heard: HashMap::new(),
-            epochs: (0, 0),
-            incarnations: 0,
-            last_tick: 0,
-        }
+        let group = ConsumerGroup::new(world.now, 0);
+        Self { world, group, limits, topics, clients, epochs: (0, 0), incarnations: 0 }
     }
 
     fn run(&mut self, steps: u64) {
-        let chaos_until = self.now.mono_ms + steps * 1_000;
-        while self.now.mono_ms < chaos_until {
-            match self.dice.roll(400) {
+        let chaos_until = self.world.now.mono_ms + steps * 1_000;
+        while self.world.now.mono_ms < chaos_until {
+            match self.world.dice.roll(400) {
                 0 => self.take_over(),
-                1 => self.now.mono_ms += self.dice.roll(60_000),
+                1 => self.world.jump(),
                 2 | 3 => self.restart_client(),
                 4 | 5 => self.leave_client(),
                 6 => self.change_topics(),
@@ -133,13 +89,13 @@ impl Walk {
             }
             self.advance();
         }
-        (self.lost, self.repeated, self.delay_ms) = (0, 0, 50);
+        self.world.repair();
         for c in 0..self.clients.len() {
             if self.clients[c].doing == Doing::Gone {
                 self.begin_again(c);
             }
         }
-        while self.now.mono_ms < chaos_until + 400_000 {
+        while self.world.now.mono_ms < chaos_until + 400_000 {
             self.advance();
         }
         self.check_end();
@@ -150,34 +106,23 @@ impl Walk {
         assert_eq!(self.group.size(), self.clients.len());
         let mut held: Vec<PartitionKey> = self.clients.iter().flat_map(|c| partitions(&c.held)).collect();
         held.sort_unstable();
-        let all = self.topics.all().into_iter().flat_map(|(name, topic)| {
-            let count = self.topics.find(&name).expect("just listed").1;
-            (0..count).map(move |p| PartitionKey { topic, partition: crate::ids::PartitionIndex(p) })
-        });
-        let mut all: Vec<PartitionKey> = all.collect();
-        all.sort_unstable();
-        assert_eq!(held, all, "every partition has one member that knows it");
-        let recovered = ConsumerGroup::recover(&self.limits, self.now, self.group.durable());
+        assert_eq!(held, self.topics.partitions(), "every partition has one member that knows it");
+        let recovered = ConsumerGroup::recover(&self.limits, self.world.now, self.group.durable());
         assert_eq!(recovered.durable(), self.group.durable());
         assert_eq!((recovered.bytes, &recovered.statics), (self.group.bytes, &self.group.statics));
         assert_eq!((&recovered.owners, &recovered.names), (&self.group.owners, &self.group.names));
     }
 
     fn advance(&mut self) {
-        let step = 1 + self.dice.roll(300);
-        self.now.mono_ms += step;
-        self.now.wall_ms += step as i64;
+        self.world.pass();
         for c in 0..self.clients.len() {
-            if self.clients[c].next_ms <= self.now.mono_ms && self.clients[c].doing != Doing::Gone {
+            if self.clients[c].next_ms <= self.world.now.mono_ms && self.clients[c].doing != Doing::Gone {
                 self.ask(c);
             }
         }
-        let now_ms = self.now.mono_ms;
-        let mut due: Vec<_> = self.network.extract_if(.., |(at, ..)| *at <= now_ms).collect();
-        due.sort_by_key(|(at, order, _)| (*at, *order));
-        for (_, _, packet) in due {
+        for packet in self.world.arrived() {
             match packet {
-                Packet::Ask(c, number, request) => self.serve(c, number, *request),
+                Packet::Ask(c, number, request) => self.serve(c, number, request),
                 Packet::Answer(c, number, answer) => self.hear(c, number, answer),
             }
             self.check();
@@ -191,7 +136,7 @@ impl Walk {
         assert!(epochs.0 >= self.epochs.0 && epochs.1 >= self.epochs.1, "{epochs:?} after {:?}", self.epochs);
         self.epochs = epochs;
         self.group.durable().check().unwrap();
-        for client in self.clients.iter().filter(|c| self.in_order && c.doing == Doing::Member) {
+        for client in self.clients.iter().filter(|c| self.world.in_order && c.doing == Doing::Member) {
             let known = self.group.members.get(client.id.as_str()).filter(|m| m.value.epoch >= client.epoch);
             for key in partitions(&client.held).filter(|_| known.is_some()) {
                 assert!(self.group.holds(&client.id, &key), "{key} is not safe with {}", client.id);
@@ -200,44 +145,40 @@ impl Walk {
     }
 
     fn tick(&mut self) {
-        // As the coordinator does when it finds that it stood still.
-        if self.now.mono_ms - self.last_tick > 2_000 {
-            self.group.extend_sessions(self.now, &self.limits);
-            let ids: Vec<String> = self.group.members.keys().map(ToString::to_string).collect();
-            ids.into_iter().for_each(|id| _ = self.heard.insert(id, self.now.mono_ms));
+        // As the coordinator does.
+        if self.world.stood_still() {
+            self.group.extend_sessions(self.world.now, &self.limits);
+            self.group.members.keys().for_each(|id| self.world.heard(&**id));
         }
-        self.last_tick = self.now.mono_ms;
         let unrevoked: BTreeMap<MemberId, MemberState> =
             self.group.members.iter().map(|(id, m)| (id.clone(), m.value.state)).collect();
-        for id in self.group.expire(self.now, self.topics.at()) {
-            let silent_ms = self.now.mono_ms - self.heard.get(&*id).copied().unwrap_or(0);
+        for id in self.group.expire(self.world.now, self.topics.at()) {
+            let silent_ms = self.world.silent_ms(&id);
             let slow = unrevoked[&id] == MemberState::Unrevoked;
             assert!(silent_ms >= SESSION_MS || slow, "{id} was removed after {silent_ms} ms of silence");
         }
     }
 
     fn take_over(&mut self) {
-        // Connections are cut; what was sent on them is never read.
-        self.network.retain(|(_, _, packet)| matches!(packet, Packet::Answer(..)));
-        self.group = ConsumerGroup::recover(&self.limits, self.now, self.group.durable());
-        let ids: Vec<String> = self.group.members.keys().map(ToString::to_string).collect();
-        ids.into_iter().for_each(|id| _ = self.heard.insert(id, self.now.mono_ms));
+        self.world.cut();
+        self.group = ConsumerGroup::recover(&self.limits, self.world.now, self.group.durable());
+        self.group.members.keys().for_each(|id| self.world.heard(&**id));
     }
 
     fn change_topics(&mut self) {
-        let name = TOPICS[self.dice.roll(3) as usize];
-        let generation = (self.dice.roll(250)) as u8;
+        let name = TOPICS[self.world.dice.index(3)];
+        let generation = self.world.dice.roll(250) as u8;
         let found = self.topics.find(name);
-        match (self.dice.roll(3), found) {
+        match (self.world.dice.roll(3), found) {
             (0, _) => self.topics.delete(name),
             (1, Some((id, count))) => self.topics.set(name, id.0.as_bytes()[15], count + 1),
-            _ => self.topics.set(name, generation, 1 + self.dice.roll(5) as i32),
+            _ => self.topics.set(name, generation, 1 + self.world.dice.roll(5) as i32),
         }
     }
 
     /// The process of a client dies and another one starts.
     fn restart_client(&mut self) {
-        let c = self.dice.roll(self.clients.len() as u64) as usize;
+        let c = self.world.dice.index(self.clients.len());
         self.begin_again(c);
     }
 
@@ -247,11 +188,11 @@ impl Walk {
         client.id = format!("m{c}.{}", self.incarnations);
         client.doing = Doing::Joining;
         client.held = Assignment::new();
-        (client.asked, client.next_ms) = (client.asked + 1, self.now.mono_ms);
+        (client.asked, client.next_ms) = (client.asked + 1, self.world.now.mono_ms);
     }
 
     fn leave_client(&mut self) {
-        let c = self.dice.roll(self.clients.len() as u64) as usize;
+        let c = self.world.dice.index(self.clients.len());
         let client = &mut self.clients[c];
         if client.doing != Doing::Member {
             return;
@@ -262,12 +203,12 @@ impl Walk {
         client.asked += 1;
         let request = request_of(client, epoch);
         let number = client.asked;
-        self.send_ask(c, number, request);
+        self.world.ask(c, number, request);
     }
 
     fn ask(&mut self, c: usize) {
         let client = &mut self.clients[c];
-        client.next_ms = self.now.mono_ms + REQUEST_TIMEOUT_MS;
+        client.next_ms = self.world.now.mono_ms + REQUEST_TIMEOUT_MS;
         client.asked += 1;
         let mut request = request_of(client, if client.doing == Doing::Joining { 0 } else { client.epoch });
         request.owned = Some(client.held.clone());
@@ -277,42 +218,22 @@ impl Walk {
         }
         client.is_unsure = true;
         let number = client.asked;
-        self.send_ask(c, number, request);
-    }
-
-    fn send_ask(&mut self, c: usize, number: u64, request: HeartbeatRequest) {
-        let copies = if self.dice.roll(100) < self.repeated { 2 } else { 1 };
-        for _ in 0..copies {
-            let mut at = self.now.mono_ms + self.dice.roll(self.delay_ms);
-            if self.in_order {
-                at = at.max(self.due[c]);
-                self.due[c] = at;
-            }
-            self.send(at, Packet::Ask(c, number, Box::new(request.clone())));
-        }
-    }
-
-    fn send(&mut self, at: Ms, packet: Packet) {
-        self.sent += 1;
-        if self.dice.roll(100) >= self.lost {
-            self.network.push((at, self.sent, packet));
-        }
+        self.world.ask(c, number, request);
     }
 
     fn serve(&mut self, c: usize, number: u64, request: HeartbeatRequest) {
         heartbeat::check(&self.limits, &request).unwrap();
         let (id, goes_on) = (request.member_id.clone(), request.epoch >= 0);
-        let answer = self.group.heartbeat(self.now, &self.limits, self.topics.at(), request);
+        let answer = self.group.heartbeat(self.world.now, &self.limits, self.topics.at(), request);
         if goes_on && answer.is_ok() {
-            self.heard.insert(id, self.now.mono_ms);
+            self.world.heard(id);
         }
-        let at = self.now.mono_ms + self.dice.roll(self.delay_ms);
-        self.send(at, Packet::Answer(c, number, answer));
+        self.world.answer(c, number, answer);
     }
 
     /// A client gets an answer; only that to its last request counts.
-    fn hear(&mut self, c: usize, number: u64, answer: Result<HeartbeatReply, GroupError>) {
-        let now_ms = self.now.mono_ms;
+    fn hear(&mut self, c: usize, number: u64, answer: Answer) {
+        let now_ms = self.world.now.mono_ms;
         let client = &mut self.clients[c];
         if number != client.asked || client.doing == Doing::Gone {
             return;
