@@ -8,6 +8,7 @@ mod fetch;
 mod groups;
 mod produce;
 mod refusals;
+mod refused_admin;
 
 use crate::client::{Client, Connection, text, topic_name};
 use crate::harness::{Backend, Stack};

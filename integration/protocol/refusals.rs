@@ -1,11 +1,12 @@
 //! What the APIs of groups and of lists answer to nonsense: unknown and duplicate entities, empty lists, names that are too
-//! long, negative numbers; and what any API does about versions that do not exist and requests that are too large. (What changes
-//! topics and configs is tested so beside the handlers.)
+//! long, negative numbers; and what any API does about versions that do not exist and requests that are too large. (`refused_admin.rs`
+//! has what changes topics and configs.)
 
 use super::{dev, is_alive, topic};
 use crate::client::{Client, ClientError, Connection, text, topic_name};
 use crate::group_client::{Member, commit_request, fetch_offsets, group_id, join_request};
 use crate::harness::Stack;
+use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::describe_log_dirs_request::DescribableLogDirTopic;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
 use kafka_protocol::messages::leave_group_request::MemberIdentity;
@@ -307,12 +308,10 @@ async fn groups() {
     assert!(answer.error_code == 42 && answer.error_message.is_some(), "{answer:?}");
 }
 
-/// Every API: the connection ends without an answer, and only that one.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_versions_and_sizes_end_the_connection() {
-    let (stack, mut client, _live) = cluster("refused-versions").await;
-    let header = |key: i16, version: i16| {
-        let mut header = Vec::from(key.to_be_bytes());
+/// An API's versions that do not exist, and a request of it that is too large: the connection ends without an answer.
+pub(super) async fn ends_the_connection(stack: &Stack, api: &ApiVersion) {
+    let header = |version: i16| {
+        let mut header = Vec::from(api.api_key.to_be_bytes());
         header.extend_from_slice(&version.to_be_bytes());
         header.extend_from_slice(&[0, 0, 0, 1, 0xff, 0xff, 0]);
         header
@@ -323,16 +322,22 @@ async fn wrong_versions_and_sizes_end_the_connection() {
         let answered = connection.receive_raw().await;
         assert!(matches!(answered, Err(ClientError::Io(_))), "{what}: {answered:?}");
     };
+    // A version of ApiVersions that is not known is answered, so that clients can ask again.
+    let versions = if api.api_key == ApiKey::ApiVersions as i16 { vec![] } else { vec![-1, api.max_version + 1] };
+    for version in versions.into_iter().chain((api.min_version > 0).then_some(api.min_version - 1)) {
+        let header = header(version);
+        closes(&format!("{api:?}, version {version}"), header.len() as u32, &header).await;
+    }
+    closes(&format!("{api:?}, 100 MiB"), (100 << 20) + 1, &header(api.max_version)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wrong_versions_and_sizes_end_only_their_connection() {
+    let (stack, mut client, _live) = cluster("refused-versions").await;
     let apis = client.api_versions().await.unwrap();
     assert!(apis.len() > 30);
     for api in apis {
-        // A version of ApiVersions that is not known is answered, so that clients can ask again.
-        let versions = if api.api_key == ApiKey::ApiVersions as i16 { vec![] } else { vec![-1, api.max_version + 1] };
-        for version in versions.into_iter().chain((api.min_version > 0).then_some(api.min_version - 1)) {
-            let header = header(api.api_key, version);
-            closes(&format!("{api:?}, version {version}"), header.len() as u32, &header).await;
-        }
-        closes(&format!("{api:?}, 100 MiB"), (100 << 20) + 1, &header(api.api_key, api.max_version)).await;
+        ends_the_connection(&stack, &api).await;
     }
     is_alive(&stack).await;
 }

@@ -9,7 +9,6 @@ mod fetch;
 mod groups;
 mod placement;
 mod produce;
-mod refusals;
 mod versions;
 
 use super::fetch_session::SessionCache;
