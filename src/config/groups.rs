@@ -7,6 +7,7 @@ use crate::actors::group::classic::GroupLimits;
 use crate::actors::group::consumer::types::{Assignor, ConsumerLimits, MigrationPolicy};
 use crate::actors::group::offsets::Retention;
 use crate::actors::group::state::CoordinatorLimits;
+use crate::protocol::group_config::{Bound, GroupBounds};
 
 const DAY_MS: u64 = 86_400_000;
 const INT_MAX: u64 = i32::MAX as u64;
@@ -53,8 +54,8 @@ fn consumer(check: &mut Check, args: &CommonArgs) -> Option<ConsumerLimits> {
         ("KAFSCALE_GROUP_CONSUMER_HEARTBEAT_INTERVAL_MS", &args.group_consumer_heartbeat_interval_ms),
         ("KAFSCALE_GROUP_CONSUMER_MAX_HEARTBEAT_INTERVAL_MS", &args.group_consumer_max_heartbeat_interval_ms),
     ];
-    let session = ordered(check, session);
-    let heartbeat = ordered(check, heartbeat);
+    let session_timeout = ordered(check, session);
+    let heartbeat_interval = ordered(check, heartbeat);
     let size = check.parse("KAFSCALE_GROUP_CONSUMER_MAX_SIZE", &args.group_consumer_max_size, |text| {
         values::number(text, 1..=INT_MAX)
     });
@@ -64,14 +65,8 @@ fn consumer(check: &mut Check, args: &CommonArgs) -> Option<ConsumerLimits> {
             let known = "one of disabled, upgrade, downgrade and bidirectional is expected";
             MigrationPolicy::find(text).ok_or_else(|| known.to_owned())
         });
-    let ([session_min, session, session_max], [beat_min, beat, beat_max]) = (session?, heartbeat?);
     Some(ConsumerLimits {
-        session_timeout_ms: session,
-        session_timeout_ms_min: session_min,
-        session_timeout_ms_max: session_max,
-        heartbeat_interval_ms: beat,
-        heartbeat_interval_ms_min: beat_min,
-        heartbeat_interval_ms_max: beat_max,
+        bounds: GroupBounds { session_timeout: session_timeout?, heartbeat_interval: heartbeat_interval? },
         members_max: size? as usize,
         assignors: assignors?,
         migration: migration?,
@@ -79,7 +74,7 @@ fn consumer(check: &mut Check, args: &CommonArgs) -> Option<ConsumerLimits> {
 }
 
 /// Least, own and greatest value of a time.
-fn ordered(check: &mut Check, settings: [(&'static str, &String); 3]) -> Option<[i32; 3]> {
+fn ordered(check: &mut Check, settings: [(&'static str, &String); 3]) -> Option<Bound> {
     let parsed = settings.map(|(name, text)| check.parse(name, text, |t| values::number(t, 1..=DAY_MS)));
     let [Some(min), Some(own), Some(max)] = parsed.map(|ms| ms.map(|ms| ms as i32)) else { return None };
     for ((low_name, low), (high_name, high)) in
@@ -90,7 +85,7 @@ fn ordered(check: &mut Check, settings: [(&'static str, &String); 3]) -> Option<
             return None;
         }
     }
-    Some([min, own, max])
+    Some(Bound { default_ms: own, min_ms: min, max_ms: max })
 }
 
 fn assignors(text: &str) -> Result<[Option<Assignor>; 2], String> {
@@ -114,18 +109,19 @@ pub(super) fn shown(limits: &CoordinatorLimits) -> impl Iterator<Item = (String,
 
 fn named(limits: &CoordinatorLimits) -> [(&'static str, String); 15] {
     let (classic, consumer) = (&limits.groups, &limits.consumer);
+    let (session, heartbeat) = (consumer.bounds.session_timeout, consumer.bounds.heartbeat_interval);
     let assignors: Vec<&str> = consumer.assignors().map(Assignor::name).collect();
     [
         ("group.min.session.timeout.ms", classic.session_timeout_ms_min.to_string()),
         ("group.max.session.timeout.ms", classic.session_timeout_ms_max.to_string()),
         ("group.initial.rebalance.delay.ms", classic.initial_rebalance_delay_ms.to_string()),
         ("group.max.size", classic.members_max.to_string()),
-        ("group.consumer.session.timeout.ms", consumer.session_timeout_ms.to_string()),
-        ("group.consumer.min.session.timeout.ms", consumer.session_timeout_ms_min.to_string()),
-        ("group.consumer.max.session.timeout.ms", consumer.session_timeout_ms_max.to_string()),
-        ("group.consumer.heartbeat.interval.ms", consumer.heartbeat_interval_ms.to_string()),
-        ("group.consumer.min.heartbeat.interval.ms", consumer.heartbeat_interval_ms_min.to_string()),
-        ("group.consumer.max.heartbeat.interval.ms", consumer.heartbeat_interval_ms_max.to_string()),
+        ("group.consumer.session.timeout.ms", session.default_ms.to_string()),
+        ("group.consumer.min.session.timeout.ms", session.min_ms.to_string()),
+        ("group.consumer.max.session.timeout.ms", session.max_ms.to_string()),
+        ("group.consumer.heartbeat.interval.ms", heartbeat.default_ms.to_string()),
+        ("group.consumer.min.heartbeat.interval.ms", heartbeat.min_ms.to_string()),
+        ("group.consumer.max.heartbeat.interval.ms", heartbeat.max_ms.to_string()),
         ("group.consumer.max.size", consumer.members_max.to_string()),
         ("group.consumer.assignors", assignors.join(",")),
         ("group.consumer.migration.policy", consumer.migration.name().to_owned()),

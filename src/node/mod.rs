@@ -426,7 +426,7 @@ async fn start_loops(
         settings: BrokerSettings {
             auto_create_topics: config.auto_create_topics,
             default_partitions: config.auto_create_partitions,
-            group_bounds: config.groups.consumer.bounds(),
+            group_bounds: config.groups.consumer.bounds,
             log_dir: config.log_dir(),
             shown_configs: config.shown.clone(),
         },

@@ -87,7 +87,22 @@ pub fn definition(name: &str) -> Option<&'static ConfigDef> {
     GROUP_CONFIGS.iter().find(|def| def.name == name)
 }
 
+impl Bound {
+    /// The same with what a group sets, if it does, brought into the range of now.
+    fn with(self, own_ms: Option<i32>) -> Self {
+        Self { default_ms: own_ms.map_or(self.default_ms, |ms| ms.clamp(self.min_ms, self.max_ms)), ..self }
+    }
+}
+
 impl GroupBounds {
+    /// What counts for a group that sets this.
+    pub fn with(self, overrides: GroupOverrides) -> Self {
+        Self {
+            heartbeat_interval: self.heartbeat_interval.with(overrides.heartbeat_interval_ms),
+            session_timeout: self.session_timeout.with(overrides.session_timeout_ms),
+        }
+    }
+
     /// The setting that a group's config takes the place of.
     pub fn of(&self, def: &ConfigDef) -> Bound {
         if def.name == SESSION_TIMEOUT.name { self.session_timeout } else { self.heartbeat_interval }
@@ -165,6 +180,17 @@ mod tests {
         assert!(!check(&[("consumer.session.timeout.ms", "5000")]), "not longer than the broker's heartbeat");
         assert!(!check(&[("consumer.heartbeat.interval.ms", "45000")]));
         assert!(check(&[("consumer.session.timeout.ms", "9"), ("consumer.heartbeat.interval.ms", "8")]));
+    }
+
+    #[test]
+    fn what_a_group_has_set_is_brought_into_the_range_of_now() {
+        let defaults = GroupBounds::default();
+        assert_eq!(defaults.with(GroupOverrides::default()), defaults);
+        for (set_ms, used_ms) in [(50_000, 50_000), (1, 45_000), (90_000, 60_000)] {
+            let set = GroupOverrides { session_timeout_ms: Some(set_ms), ..GroupOverrides::default() };
+            let session_timeout = Bound { default_ms: used_ms, ..defaults.session_timeout };
+            assert_eq!(defaults.with(set), GroupBounds { session_timeout, ..defaults });
+        }
     }
 
     #[test]

@@ -339,7 +339,7 @@ impl ConsumerGroup {
 
 /// When a member that was heard of now will have been silent for too long.
 fn session_end(now: Now, limits: &ConsumerLimits, value: &ConsumerMember) -> Ms {
-    let timeout_ms = value.classic.as_ref().map_or(limits.session_timeout_ms, |c| c.session_timeout_ms);
+    let timeout_ms = value.classic.as_ref().map_or(limits.session_timeout_ms(), |c| c.session_timeout_ms);
     now.mono_ms + timeout_ms.max(0) as u64
 }
 

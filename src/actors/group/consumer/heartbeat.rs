@@ -2,7 +2,7 @@
 
 use super::types::*;
 use super::value::{Assignment, ConsumerMember, MemberState, contains, partitions};
-use super::{ConsumerGroup, MemberId, member_id, reconcile, target};
+use super::{ConsumerGroup, MemberId, member_id, reconcile};
 use crate::actors::group::classic::{GROUP_BYTES_MAX, Now};
 use crate::actors::group::error::GroupError;
 
@@ -62,9 +62,6 @@ impl ConsumerGroup {
             Before::Known(self.going_on(&id, &request)?.clone())
         };
         let regex = request.regex.as_deref().filter(|r| !r.is_empty());
-        if let Some(regex) = regex {
-            target::compile(regex)?;
-        }
         let mut member = before.member(&request);
         let is_new = matches!(before, Before::Nobody | Before::Again(_));
         let subscription_changed = is_new
@@ -74,6 +71,8 @@ impl ConsumerGroup {
         if self.bytes - before.byte_len() + member.byte_len() > GROUP_BYTES_MAX {
             return Err(GroupError::MaxSizeReached);
         }
+        // Nothing after this is refused: an expression that is remembered is that of a member.
+        regex.map_or(Ok(()), |regex| self.learn(regex))?;
         if let Before::Replaced(old) | Before::Again(old) = &before {
             self.remove(&member_id(&old.id));
         }
@@ -100,7 +99,7 @@ impl ConsumerGroup {
         Ok(HeartbeatReply {
             member_id: request.member_id,
             epoch: after.epoch,
-            heartbeat_interval_ms: limits.heartbeat_interval_ms,
+            heartbeat_interval_ms: limits.heartbeat_interval_ms(),
             assignment: news.then(|| after.assigned.clone()),
         })
     }

@@ -23,13 +23,22 @@ pub(super) struct Pattern {
 }
 
 /// Compiles a regular expression that has to match whole topic names.
-pub fn compile(pattern: &str) -> Result<Regex, GroupError> {
+fn compile(pattern: &str) -> Result<Regex, GroupError> {
     let build = |text: &str| RegexBuilder::new(text).size_limit(REGEX_BYTES_MAX).build();
     // By itself first: `a)(b` would be made valid by the parentheses.
     build(pattern).and_then(|_| build(&format!("^(?:{pattern})$"))).map_err(|_| GroupError::InvalidRegularExpression)
 }
 
 impl ConsumerGroup {
+    /// Compiles the regular expression that a member is about to have, unless one has it already.
+    pub(super) fn learn(&mut self, pattern: &str) -> Result<(), GroupError> {
+        if !self.patterns.contains_key(pattern) {
+            let regex = Some(compile(pattern)?);
+            self.patterns.insert(pattern.to_owned(), Pattern { regex, version: None, ids: BTreeSet::new() });
+        }
+        Ok(())
+    }
+
     /// Topics that match the regular expression, which a member has.
     fn matching(&mut self, pattern: &str, topics: TopicsAt<'_>) -> &BTreeSet<TopicId> {
         let resolved = self.patterns.entry(pattern.to_owned()).or_insert_with(|| Pattern {

@@ -3,7 +3,7 @@
 use super::value::Assignment;
 use crate::ids::TopicId;
 use crate::metadata::image::ClusterImage;
-use crate::protocol::group_config::{Bound, GroupBounds, GroupOverrides};
+use crate::protocol::group_config::{GroupBounds, GroupOverrides};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -88,18 +88,8 @@ impl MigrationPolicy {
 /// Settings of groups of the consumer protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsumerLimits {
-    /// How long a member may be silent, ms.
-    pub session_timeout_ms: i32,
-    /// Shortest session timeout that a group may be given, ms.
-    pub session_timeout_ms_min: i32,
-    /// Longest session timeout that a group may be given, ms.
-    pub session_timeout_ms_max: i32,
-    /// How often members send heartbeats, ms.
-    pub heartbeat_interval_ms: i32,
-    /// Shortest interval that a group may be given, ms.
-    pub heartbeat_interval_ms_min: i32,
-    /// Longest interval that a group may be given, ms.
-    pub heartbeat_interval_ms_max: i32,
+    /// Session timeout and heartbeat interval: what they are, and what groups may set instead.
+    pub bounds: GroupBounds,
     /// Most members.
     pub members_max: usize,
     /// Assignors that members may ask for; the first is that of members who do not ask.
@@ -111,12 +101,7 @@ pub struct ConsumerLimits {
 impl Default for ConsumerLimits {
     fn default() -> Self {
         Self {
-            session_timeout_ms: 45_000,
-            session_timeout_ms_min: 45_000,
-            session_timeout_ms_max: 60_000,
-            heartbeat_interval_ms: 5_000,
-            heartbeat_interval_ms_min: 5_000,
-            heartbeat_interval_ms_max: 15_000,
+            bounds: GroupBounds::default(),
             members_max: i32::MAX as usize,
             assignors: Assignor::ALL.map(Some),
             migration: MigrationPolicy::Bidirectional,
@@ -127,38 +112,17 @@ impl Default for ConsumerLimits {
 impl ConsumerLimits {
     /// These settings with what a group sets itself, brought into the range of now.
     pub fn of_group(&self, overrides: GroupOverrides) -> Self {
-        let within = |own: Option<i32>, default: i32, min: i32, max: i32| own.map_or(default, |ms| ms.clamp(min, max));
-        Self {
-            session_timeout_ms: within(
-                overrides.session_timeout_ms,
-                self.session_timeout_ms,
-                self.session_timeout_ms_min,
-                self.session_timeout_ms_max,
-            ),
-            heartbeat_interval_ms: within(
-                overrides.heartbeat_interval_ms,
-                self.heartbeat_interval_ms,
-                self.heartbeat_interval_ms_min,
-                self.heartbeat_interval_ms_max,
-            ),
-            ..*self
-        }
+        Self { bounds: self.bounds.with(overrides), ..*self }
     }
 
-    /// What groups may set themselves.
-    pub fn bounds(&self) -> GroupBounds {
-        GroupBounds {
-            heartbeat_interval: Bound {
-                default_ms: self.heartbeat_interval_ms,
-                min_ms: self.heartbeat_interval_ms_min,
-                max_ms: self.heartbeat_interval_ms_max,
-            },
-            session_timeout: Bound {
-                default_ms: self.session_timeout_ms,
-                min_ms: self.session_timeout_ms_min,
-                max_ms: self.session_timeout_ms_max,
-            },
-        }
+    /// How long a member may be silent, ms.
+    pub fn session_timeout_ms(&self) -> i32 {
+        self.bounds.session_timeout.default_ms
+    }
+
+    /// How often members send heartbeats, ms.
+    pub fn heartbeat_interval_ms(&self) -> i32 {
+        self.bounds.heartbeat_interval.default_ms
     }
 
     /// Assignors that members may ask for.
