@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
     AlterConfigOpType,
@@ -90,7 +90,7 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin", instan
         message = consumer.poll(0.1)
         if message is not None and message.error():
             print(message.error(), file=sys.stderr)
-            if message.error().fatal():
+            if message.error().code() == KafkaError._FATAL:
                 os._exit(1)  # closing a consumer after such an error may wait for ever
         elif message is not None:
             print(message.partition(), message.offset(), message.value().decode(), flush=True)

@@ -26,6 +26,7 @@ impl ConsumerGroup {
     ) -> Result<Self, GroupError> {
         let mut group = Self::new(now, generation);
         let mut taken: BTreeSet<PartitionKey> = BTreeSet::new();
+        let mut taken_over = Vec::with_capacity(members.len());
         for member in members {
             let metadata = member.protocols.first().map(|p| &p.metadata[..]).unwrap_or_default();
             let subscription = embedded::subscription(metadata).ok_or(GroupError::NotConsumer)?;
@@ -55,6 +56,17 @@ impl ConsumerGroup {
                     protocols: member.protocols,
                 }),
             };
+            taken_over.push((value, subscription.generation, embedded::by_id(&subscription.owned, topics)));
+        }
+        // A cooperative member that was assigned less than it had may not have given the rest up yet. Of several that say
+        // that they own a partition it is the one that got it last.
+        taken_over.sort_by_key(|(_, since, _)| std::cmp::Reverse(*since));
+        for (mut value, _, owned) in taken_over {
+            let surplus = partitions(&owned).filter(|key| !contains(&value.assigned, key) && taken.insert(*key));
+            value.revoking = value::collect(surplus.collect::<Vec<_>>());
+            if !value.revoking.is_empty() {
+                value.state = MemberState::Unrevoked;
+            }
             group.put(now, limits, value);
         }
         Ok(group)

@@ -20,6 +20,8 @@ pub struct Subscription {
     pub topics: BTreeSet<String>,
     /// Partitions it says that it owns: names of topics with partitions.
     pub owned: Vec<(String, Vec<i32>)>,
+    /// The generation in which it got them, if it says so.
+    pub generation: Option<i32>,
     /// Rack.
     pub rack: Option<String>,
 }
@@ -37,7 +39,8 @@ pub fn subscription(metadata: &[u8]) -> Option<Subscription> {
     if let Some(owned) = partitions_by_topic(&mut rest) {
         subscription.owned = owned;
         // Version 2 has a generation, version 3 a rack.
-        if version >= 3 && number32(&mut rest).is_some() {
+        subscription.generation = if version >= 2 { number32(&mut rest) } else { None };
+        if version >= 3 && subscription.generation.is_some() {
             subscription.rack = text(&mut rest);
         }
     }
@@ -139,10 +142,8 @@ mod tests {
     fn a_subscription_is_read_as_far_as_it_is_there() {
         let full = subscription(FULL).unwrap();
         assert_eq!(full.topics, BTreeSet::from(["a".to_owned(), "b".to_owned()]));
-        assert_eq!(
-            (full.version, full.owned, full.rack),
-            (3, vec![("a".to_owned(), vec![1, 2])], Some("r1".to_owned()))
-        );
+        assert_eq!((full.version, full.generation, full.rack.as_deref()), (3, Some(7), Some("r1")));
+        assert_eq!(full.owned, [("a".to_owned(), vec![1, 2])]);
         for len in 0..FULL.len() {
             match subscription(&FULL[..len]) {
                 None => assert!(len < 12, "cut to {len}"),

@@ -535,3 +535,13 @@ proptest! {
         Walk::new(seed).run(steps);
     }
 }
+
+/// Groups that went over while cooperative members still held what the leader had not assigned to them any more.
+#[test]
+fn schedules_that_failed_once() {
+    for (seed, steps) in
+        [(6_307_950_786_511_102_032, 147), (9_370_073_938_917_914_949, 232), (8_507_552_691_766_189_677, 274)]
+    {
+        Walk::new(seed).run(steps);
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::super::call::Caller;
 use super::super::classic::{ClassicGroup, Effect, GroupLimits, JoinRequest, State, SyncRequest};
-use super::super::value::{GroupValue, Protocol};
+use super::super::value::{GroupValue, MemberValue, Protocol};
 use super::value::{Assignment, partitions};
 use super::*;
 use crate::ids::{PartitionIndex, TopicId};
@@ -590,4 +590,33 @@ fn the_last_member_of_the_consumer_protocol_leaves_a_classic_group_behind() {
     let members = value.members;
     let back = ConsumerGroup::of_classic(bed.now, &bed.limits, &bed.topics, value.generation, members).unwrap();
     assert_eq!((back.size(), back.is_all_classic(), back.epochs()), (1, true, (2, 2)));
+}
+
+#[test]
+fn a_cooperative_member_that_is_taken_over_keeps_what_it_has_not_given_up() {
+    let mut bed = Bed::new(&[("t", 4)]);
+    let owned: &[(&str, &[i32])] = &[("t", &[0, 1, 2])];
+    let all = bed.topics.partitions();
+    let member = |id: &str, owned: &[(&str, &[i32])], assigned: &[PartitionKey]| MemberValue {
+        id: id.into(),
+        instance: None,
+        client_id: "k".into(),
+        client_host: "/h".into(),
+        rebalance_timeout_ms: 30_000,
+        session_timeout_ms: 20_000,
+        protocols: classic_join(id, owned).protocols,
+        assignment: embedded::encode_assignment(1, &value::collect(assigned.iter().copied()), &bed.topics),
+    };
+    // The leader took partition 2 from k without giving it to anybody, and 1 to give it to l.
+    let members = vec![member("k", owned, &all[..1]), member("l", &[], &all[1..2])];
+    bed.group = ConsumerGroup::of_classic(bed.now, &bed.limits, &bed.topics, 7, members).unwrap();
+    assert!(bed.group.holds("k", &all[2]) && !bed.group.holds("k", &all[1]) && bed.group.holds("l", &all[1]));
+    let mut a = bed.join("a", &["t"]);
+    assert!(!partitions(&a.owned).any(|key| key == all[2]), "k may still have it");
+    assert_eq!(bed.heart("k", 7), Err(GroupError::RebalanceInProgress));
+    let joined = bed.classic(classic_join("k", &[("t", &[0])]));
+    assert_eq!((joined.error, joined.generation), (None, 8), "it has given the rest up");
+    bed.beat(&mut a);
+    let owners = ["k", "l", "a"].iter().filter(|id| bed.group.holds(id, &all[2])).count();
+    assert_eq!(owners, 1, "and somebody has it now");
 }
