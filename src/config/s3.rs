@@ -55,7 +55,8 @@ fn read_replica(check: &mut Check, args: &BrokerArgs) -> Option<Option<Given>> {
     let bucket = check.parse_optional(BUCKET, &args.s3_read_bucket, values::bucket);
     let region = check.parse_optional("KAFSCALE_S3_READ_REGION", &args.s3_read_region, values::region);
     let endpoint = check.parse_optional("KAFSCALE_S3_READ_ENDPOINT", &args.s3_read_endpoint, values::url);
-    let given = [("KAFSCALE_S3_READ_REGION", &args.s3_read_region), ("KAFSCALE_S3_READ_ENDPOINT", &args.s3_read_endpoint)];
+    let given =
+        [("KAFSCALE_S3_READ_REGION", &args.s3_read_region), ("KAFSCALE_S3_READ_ENDPOINT", &args.s3_read_endpoint)];
     if args.s3_read_bucket.is_none() {
         for (name, _) in given.iter().filter(|(_, value)| value.is_some()) {
             check.contradiction(format!(
@@ -92,9 +93,8 @@ fn replica(check: &mut Check, given: Given, primary: (&String, &String, Option<&
 
 /// When the object store does badly, if all of the settings can be used.
 pub(super) fn health(check: &mut Check, args: &BrokerArgs) -> Option<HealthLimits> {
-    let window = check.parse("KAFSCALE_S3_HEALTH_WINDOW_SEC", &args.s3_health_window_sec, |text| {
-        values::number(text, 5..=3_600)
-    });
+    let window = check
+        .parse("KAFSCALE_S3_HEALTH_WINDOW_SEC", &args.s3_health_window_sec, |text| values::number(text, 5..=3_600));
     let latency_ms = thresholds(
         check,
         ("KAFSCALE_S3_LATENCY_WARN_MS", &args.s3_latency_warn_ms),

@@ -417,16 +417,26 @@ fn thresholds_of_the_object_store_are_in_order() {
     let set = node(report(Component::Broker, &BROKER, &[])).s3_health;
     assert_eq!(set, HealthLimits::default());
     assert_eq!(node(report(Component::Dev, &[], &[])).s3_health, HealthLimits::local());
-    let flags = ["--s3-health-window-sec=60", "--s3-latency-warn-ms=0", "--s3-error-rate-warn=0.25", "--s3-error-rate-crit=1"];
+    let flags =
+        ["--s3-health-window-sec=60", "--s3-latency-warn-ms=0", "--s3-error-rate-warn=0.25", "--s3-error-rate-crit=1"];
     let set = node(report(Component::Broker, &broker_with(&flags), &[])).s3_health;
     assert_eq!((set.window_ms, set.latency_ms.warn, set.latency_ms.crit), (60_000, f64::INFINITY, 5_000.0));
     assert_eq!((set.error_rate.warn, set.error_rate.crit), (0.25, 1.0));
     let wrong = [
-        ("--s3-latency-warn-ms=5000", "KAFSCALE_S3_LATENCY_WARN_MS=5000 is not less than KAFSCALE_S3_LATENCY_CRIT_MS=5000"),
-        ("--s3-error-rate-warn=0.6", "KAFSCALE_S3_ERROR_RATE_WARN=0.6 is not less than KAFSCALE_S3_ERROR_RATE_CRIT=0.5"),
+        (
+            "--s3-latency-warn-ms=5000",
+            "KAFSCALE_S3_LATENCY_WARN_MS=5000 is not less than KAFSCALE_S3_LATENCY_CRIT_MS=5000",
+        ),
+        (
+            "--s3-error-rate-warn=0.6",
+            "KAFSCALE_S3_ERROR_RATE_WARN=0.6 is not less than KAFSCALE_S3_ERROR_RATE_CRIT=0.5",
+        ),
         ("--s3-error-rate-crit=20", "KAFSCALE_S3_ERROR_RATE_CRIT=\"20\" cannot be used: expected a number from 0 to 1"),
         ("--s3-error-rate-warn=NaN", "KAFSCALE_S3_ERROR_RATE_WARN=\"NaN\" cannot be used"),
-        ("--s3-health-window-sec=1", "KAFSCALE_S3_HEALTH_WINDOW_SEC=\"1\" cannot be used: expected a whole number from 5 to 3600"),
+        (
+            "--s3-health-window-sec=1",
+            "KAFSCALE_S3_HEALTH_WINDOW_SEC=\"1\" cannot be used: expected a whole number from 5 to 3600",
+        ),
     ];
     for (flag, told) in wrong {
         let errors = errors(report(Component::Broker, &broker_with(&[flag]), &[]));

@@ -133,7 +133,11 @@ fn health(families: &mut Families<'_>, health: &S3Health) -> fmt::Result {
     let changes = states.map(|(l, (level, _))| (&l[..], health.transitions_to(level)));
     families.counters("kafscale_s3_health_transitions", "Changes to each state of the object store", changes)?;
     let lasted = health.lasted(&verdict).as_secs_f64();
-    families.gauge("kafscale_s3_state_duration_seconds", "How long the state of the object store has lasted", lasted)?;
+    families.gauge(
+        "kafscale_s3_state_duration_seconds",
+        "How long the state of the object store has lasted",
+        lasted,
+    )?;
     let seen = &verdict.seen;
     let rates = [("create", seen.creates.rate()), ("read", seen.reads.rate())];
     let rate_labels = rates.map(|(operation, _)| [("operation", operation)]);
@@ -146,7 +150,11 @@ fn health(families: &mut Families<'_>, health: &S3Health) -> fmt::Result {
     families.gauges("kafscale_s3_latency_seconds", help, values)?;
     families.gauge("kafscale_s3_latency_ms_avg", "Mean of the same in milliseconds", seen.mean_ms)?;
     let throttle = health.throttle_ms() as f64 / 1e3;
-    families.gauge("kafscale_s3_throttle_seconds", "What producers are asked to wait for the object store", throttle)?;
+    families.gauge(
+        "kafscale_s3_throttle_seconds",
+        "What producers are asked to wait for the object store",
+        throttle,
+    )?;
     let help = "Batches refused because the object store is unavailable";
     families.counter("kafscale_s3_refused_batches", help, health.refused())
 }

@@ -124,7 +124,9 @@ impl S3Health {
         let lasted_ms = verdict.since_ms.saturating_sub(before.since_ms);
         match verdict.level {
             Level::Healthy => tracing::info!(was, lasted_ms, "the object store is healthy again"),
-            Level::Degraded => tracing::warn!(was, lasted_ms, reason, "the object store is {level}: producers are throttled"),
+            Level::Degraded => {
+                tracing::warn!(was, lasted_ms, reason, "the object store is {level}: producers are throttled")
+            }
             Level::Unavailable => tracing::error!(
                 was,
                 lasted_ms,
@@ -137,12 +139,6 @@ impl S3Health {
 
 impl Observer for S3Health {
     fn ended(&self, op: Op, elapsed: Duration, outcome: Result<u64, &StoreError>) {
-        let kind = match op {
-            Op::Create => Kind::Create,
-            Op::GetRange | Op::GetSuffix => Kind::Read,
-            // Nobody waits for these; and a permission that only they need says nothing about the others.
-            Op::Head | Op::Delete | Op::List => return,
-        };
         let failed = match outcome {
             Ok(_) | Err(StoreError::AlreadyExists { .. } | StoreError::NotFound { .. }) => false,
             Err(
@@ -151,6 +147,15 @@ impl Observer for S3Health {
                 | StoreError::Refused { .. }
                 | StoreError::Corrupt { .. },
             ) => true,
+        };
+        let kind = match op {
+            Op::Create => Kind::Create,
+            Op::GetRange | Op::GetSuffix => Kind::Read,
+            // A create in doubt is resolved by a HEAD before it is repeated. If that fails, the create has not got on; if it
+            // does not, the create is still to come.
+            Op::Head if failed => Kind::Create,
+            // Nobody waits for these; and a permission that only they need says nothing about the others.
+            Op::Head | Op::Delete | Op::List => return,
         };
         let is_small = outcome.is_ok_and(|bytes| bytes <= LATENCY_BYTES_MAX);
         let sample = Sample { kind, failed, elapsed_ms: elapsed.as_secs_f64() * 1e3, is_small };

@@ -2,6 +2,8 @@ use super::*;
 use proptest::prelude::*;
 
 const TICK_MS: u64 = 250;
+const NONE: (u64, u64) = (0, 1);
+const ALL: (u64, u64) = (1, 1);
 
 /// A store that is judged four times per second, as the actor does it.
 struct Bed {
@@ -18,13 +20,13 @@ impl Bed {
         Self { state: HealthState::new(limits, 1_000_000), now_ms: 1_000_000 }
     }
 
-    /// For `seconds`, `per_second` attempts (a multiple of 4) of which each `nth` fails (0: none), of `ms` each.
-    fn load(&mut self, seconds: u64, kind: Kind, per_second: u64, nth: u64, ms: f64) -> Verdict {
+    /// For `seconds`, `per_second` attempts (a multiple of 4) of which `fails.0` of `fails.1` fail, of `ms` each.
+    fn load(&mut self, seconds: u64, kind: Kind, per_second: u64, fails: (u64, u64), ms: f64) -> Verdict {
         let mut count = 0;
         for _ in 0..seconds * 4 {
             for _ in 0..per_second / 4 {
+                let failed = count % fails.1 < fails.0;
                 count += 1;
-                let failed = nth > 0 && count % nth == 0;
                 self.state.record(self.now_ms, Sample { kind, failed, elapsed_ms: ms, is_small: true });
             }
             self.now_ms += TICK_MS;
@@ -33,32 +35,32 @@ impl Bed {
         self.state.judge(self.now_ms)
     }
 
-    fn creates(&mut self, seconds: u64, per_second: u64, nth: u64, ms: f64) -> Verdict {
-        self.load(seconds, Kind::Create, per_second, nth, ms)
+    fn creates(&mut self, seconds: u64, per_second: u64, fails: (u64, u64), ms: f64) -> Verdict {
+        self.load(seconds, Kind::Create, per_second, fails, ms)
     }
 
     fn idle(&mut self, seconds: u64) -> Verdict {
-        self.creates(seconds, 0, 0, 0.0)
+        self.creates(seconds, 0, NONE, 0.0)
     }
 }
 
 #[test]
 fn levels_by_what_the_creates_do() {
     use Level::{Degraded, Healthy, Unavailable};
-    // Attempts per second, each nth fails, ms, level after 20 s.
+    // Attempts per second, how many fail of how many, ms, level after 20 s.
     let table = [
-        ("S3 at its best", 20, 0, 65.0, Healthy),
-        ("all of it as slow as one in a hundred", 20, 0, 220.0, Healthy),
-        ("one in twenty fails", 20, 20, 65.0, Healthy),
-        ("one in five fails", 20, 5, 65.0, Degraded),
-        ("slow", 20, 0, 1_500.0, Degraded),
-        ("half of them fail", 20, 2, 65.0, Unavailable),
-        ("all fail", 20, 1, 65.0, Unavailable),
-        ("all fail, few", 4, 1, 65.0, Unavailable),
-        ("much too slow", 4, 0, 6_000.0, Unavailable),
+        ("S3 at its best", 20, NONE, 65.0, Healthy),
+        ("all of it as slow as one in a hundred", 20, NONE, 220.0, Healthy),
+        ("one in twenty fails", 20, (1, 20), 65.0, Healthy),
+        ("one in five fails", 20, (1, 5), 65.0, Degraded),
+        ("slow", 20, NONE, 1_500.0, Degraded),
+        ("two of three fail", 20, (2, 3), 65.0, Unavailable),
+        ("all fail", 20, ALL, 65.0, Unavailable),
+        ("all fail, few", 4, ALL, 65.0, Unavailable),
+        ("much too slow", 4, NONE, 6_000.0, Unavailable),
     ];
-    for (case, per_second, nth, ms, level) in table {
-        let verdict = Bed::new().creates(20, per_second, nth, ms);
+    for (case, per_second, fails, ms, level) in table {
+        let verdict = Bed::new().creates(20, per_second, fails, ms);
         assert_eq!(verdict.level, level, "{case}: {verdict:?}");
         assert_eq!(verdict.cause.is_some(), level != Healthy, "{case}");
         let throttle = match level {
@@ -81,7 +83,7 @@ fn reads_that_succeed_do_not_hide_creates_that_fail_and_reads_alone_refuse_nobod
         bed.state.judge(bed.now_ms);
     }
     assert_eq!(bed.state.judge(bed.now_ms).level, Level::Unavailable);
-    let verdict = Bed::new().load(20, Kind::Read, 20, 1, 10.0);
+    let verdict = Bed::new().load(20, Kind::Read, 20, ALL, 10.0);
     assert_eq!((verdict.level, verdict.throttle_ms), (Level::Degraded, THROTTLE_MS_MAX));
     assert!(matches!(verdict.cause, Some(Cause::ReadErrors { rate }) if rate == 1.0), "{verdict:?}");
 }
@@ -102,31 +104,31 @@ fn a_few_failures_are_no_outage() {
     for _ in 0..8 {
         bed.state.record(bed.now_ms, failure);
     }
-    assert_eq!(bed.creates(30, 4, 0, 65.0).level, Level::Healthy);
+    assert_eq!(bed.creates(30, 4, NONE, 65.0).level, Level::Healthy);
 }
 
 #[test]
 fn an_outage_is_seen_in_seconds_whatever_was_before_and_ends_with_the_first_successes() {
     let mut bed = Bed::new();
-    bed.creates(30, 40, 0, 65.0);
+    bed.creates(30, 40, NONE, 65.0);
     let mut seconds = 0;
-    while bed.creates(1, 8, 1, 65.0).level != Level::Unavailable {
+    while bed.creates(1, 8, ALL, 65.0).level != Level::Unavailable {
         seconds += 1;
         assert!(seconds < 5, "after {seconds} s");
     }
     assert!(seconds * 1_000 >= FAIL_MS - 1_000, "not before it lasts: {seconds} s");
-    let verdict = bed.creates(60, 4, 1, 65.0);
+    let verdict = bed.creates(60, 4, ALL, 65.0);
     assert!(matches!(verdict.cause, Some(Cause::Outage { failures }) if failures > 200), "{verdict:?}");
-    let verdict = bed.creates(1, 4, 0, 65.0);
+    let verdict = bed.creates(1, 4, NONE, 65.0);
     assert_eq!(verdict.level, Level::Degraded, "{verdict:?}");
     assert!(verdict.throttle_ms > THROTTLE_MS_MAX / 2, "the window is full of failures: {verdict:?}");
-    assert_eq!(bed.creates(30, 40, 0, 65.0).level, Level::Healthy);
+    assert_eq!(bed.creates(30, 40, NONE, 65.0).level, Level::Healthy);
 }
 
 #[test]
 fn an_outage_that_nobody_looks_at_any_more_is_forgotten() {
     let mut bed = Bed::new();
-    assert_eq!(bed.creates(10, 8, 1, 65.0).level, Level::Unavailable);
+    assert_eq!(bed.creates(10, 8, ALL, 65.0).level, Level::Unavailable);
     assert_eq!(bed.idle(10).level, Level::Unavailable, "nothing says that it is over");
     assert_eq!(bed.idle(30).level, Level::Healthy);
 }
@@ -154,13 +156,14 @@ fn creates_that_fail_at_random_do_not_make_it_flap() {
 fn thresholds_that_are_off_are_never_reached() {
     let off = Thresholds { warn: f64::INFINITY, crit: f64::INFINITY };
     let limits = HealthLimits { latency_ms: off, error_rate: off, ..HealthLimits::default() };
-    for (nth, ms) in [(1, 65.0), (0, 20_000.0)] {
-        assert_eq!(Bed::with(limits).creates(60, 20, nth, ms).level, Level::Healthy);
+    for (fails, ms) in [(ALL, 65.0), (NONE, 20_000.0)] {
+        assert_eq!(Bed::with(limits).creates(60, 20, fails, ms).level, Level::Healthy);
     }
-    let only_warn = HealthLimits { error_rate: Thresholds { warn: 0.1, crit: f64::INFINITY }, ..HealthLimits::default() };
-    let verdict = Bed::with(only_warn).creates(60, 20, 1, 65.0);
+    let only_warn =
+        HealthLimits { error_rate: Thresholds { warn: 0.1, crit: f64::INFINITY }, ..HealthLimits::default() };
+    let verdict = Bed::with(only_warn).creates(60, 20, ALL, 65.0);
     assert_eq!((verdict.level, verdict.throttle_ms), (Level::Degraded, THROTTLE_MS_MAX));
-    let verdict = Bed::with(HealthLimits::local()).creates(60, 20, 0, 20_000.0);
+    let verdict = Bed::with(HealthLimits::local()).creates(60, 20, NONE, 20_000.0);
     assert_eq!(verdict.level, Level::Healthy, "a slow disk");
 }
 
@@ -168,13 +171,13 @@ fn thresholds_that_are_off_are_never_reached() {
 fn throttling_grows_from_the_first_threshold_to_the_second() {
     let throttles: Vec<u64> = [1_100.0, 2_000.0, 3_000.0, 4_500.0]
         .into_iter()
-        .map(|ms| Bed::new().creates(20, 20, 0, ms).throttle_ms)
+        .map(|ms| Bed::new().creates(20, 20, NONE, ms).throttle_ms)
         .collect();
     assert!(throttles.is_sorted() && throttles[0] < 100 && throttles[3] > 700, "{throttles:?}");
     // A straggler in twenty is not what producers wait for.
     let mut bed = Bed::new();
     for _ in 0..20 {
-        bed.creates(1, 20, 0, 65.0);
+        bed.creates(1, 20, NONE, 65.0);
         bed.state.record(bed.now_ms, Sample { kind: Kind::Create, failed: false, elapsed_ms: 7_000.0, is_small: true });
     }
     let verdict = bed.state.judge(bed.now_ms);

@@ -3,8 +3,10 @@ use crate::clock::Clock;
 use crate::storage::fault::{Fault, FaultStore};
 use crate::storage::measured::MeasuredStore;
 use crate::storage::memory::MemoryStore;
+use crate::storage::retry::{RetryPolicy, RetryingStore};
 use crate::storage::testkit::key;
 use crate::storage::{ObjectStore, Payload};
+use tokio_util::sync::CancellationToken;
 
 struct Bed {
     faults: Arc<FaultStore>,
@@ -73,10 +75,26 @@ async fn answers_that_say_no_are_answers() {
     for _ in 0..20 {
         bed.store.list("", None).await.unwrap_err();
         bed.store.delete(&[key("1")]).await.unwrap_err();
-        bed.store.head(&key("1")).await.unwrap_err();
     }
     bed.health.judge();
     let seen = bed.health.verdict().seen;
     assert_eq!((seen.creates.attempts, seen.reads.attempts), (21, 40));
     assert_eq!((seen.creates.failures, seen.reads.failures), (0, 0));
+}
+
+/// After a failure that leaves the outcome open nothing but HEAD is sent until it is answered.
+#[tokio::test(start_paused = true)]
+async fn creates_in_doubt_that_cannot_be_resolved_are_an_outage() {
+    let bed = Bed::new();
+    let judging = crate::actors::runtime::IoPool::current().spawn(bed.health.clone().run());
+    bed.faults.set_outage(Some(Fault::FailBefore));
+    let store = RetryingStore::new(Arc::new(bed.store), RetryPolicy::default(), CancellationToken::new());
+    let create = crate::actors::runtime::IoPool::current()
+        .spawn(async move { store.create(&key("a"), &Payload::new(vec![], 1)).await });
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    assert_eq!((bed.health.verdict().level, bed.faults.calls(Op::Create)), (Level::Unavailable, 1));
+    bed.faults.set_outage(None);
+    create.await.unwrap().unwrap();
+    assert_eq!((bed.faults.calls(Op::Create), bed.health.verdict().seen.creates.failures > 5), (2, true));
+    judging.abort();
 }
