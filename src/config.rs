@@ -107,7 +107,7 @@ pub enum StorageConfig {
         /// URL of the server, if not AWS.
         endpoint: Option<String>,
         /// A copy of the bucket to read from.
-        read: Option<ReadReplica>,
+        read: Option<Box<ReadReplica>>,
         /// Bucket in the path instead of the host name.
         path_style: bool,
         /// KMS key for SSE-KMS.

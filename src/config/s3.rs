@@ -32,7 +32,7 @@ pub(super) fn storage(check: &mut Check, args: &BrokerArgs) -> Option<StorageCon
     let reason = "requests are signed for the bucket's region";
     let region = check.required("KAFSCALE_S3_REGION", reason, &args.s3_region, values::region);
     let (bucket, region, endpoint) = (bucket?, region?, endpoint?);
-    let read = read?.and_then(|given| replica(check, given, (&bucket, &region, endpoint.as_ref())));
+    let read = read?.and_then(|given| replica(check, given, (&bucket, &region, endpoint.as_ref()))).map(Box::new);
     Some(StorageConfig::S3 {
         bucket,
         region,

@@ -10,8 +10,8 @@
 //! - *unavailable*: the same with creates over a second threshold for [`FAIL_MS`]; or no create but failed ones,
 //!   [`OUTAGE_FAILURES`] or more, for as long, whatever was in the window before. Reads alone never lead here.
 //!
-//! What makes it better is quicker than the window: unavailable ends with [`GOOD_IN_A_ROW`] good creates in a row, degraded
-//! ends when everything is clearly below the first thresholds. Each level lasts [`DWELL_MS`] before it gets better. A window
+//! What makes it better is quicker than the window: unavailable ends with [`GOOD_IN_A_ROW`] good creates in a row, and the
+//! window begins anew; degraded ends when everything is clearly below the first thresholds. Each level lasts [`DWELL_MS`] before it gets better. A window
 //! without attempts says nothing, so nothing is held against the store.
 
 use std::fmt;
@@ -375,9 +375,11 @@ impl HealthState {
             Level::Healthy => {}
             Level::Unavailable if seen.creates.attempts == 0 => self.enter(Level::Healthy, None, now_ms),
             Level::Unavailable if recovered => {
-                // The window remembers why; without a reason in it, it is the failures that have just ended.
-                self.enter(Level::Degraded, warned.or(self.cause), now_ms);
-                self.critical_since_ms = None; // what is left in the window must last again
+                // What led here is over: producers would be held back for it as long as the window is. If it is not, it
+                // shows again.
+                self.enter(Level::Degraded, self.cause, now_ms);
+                self.buckets.clear();
+                (self.warned_since_ms, self.critical_since_ms) = (None, None);
             }
             Level::Degraded if calm => self.enter(Level::Healthy, None, now_ms),
             Level::Degraded | Level::Unavailable => self.cause = warned.or(self.cause),
