@@ -109,7 +109,10 @@ async fn producers_are_slowed_down_refused_and_taken_again() {
     let kcat = Producer::start("librdkafka", "kcat", &["-P", "-b", &address, "-t", "librdkafka", "-p", "0"]);
     let class = "org.apache.kafka.tools.ConsoleProducer".to_owned();
     let args: Vec<String> = java_options().into_iter().chain([class]).collect();
-    let args = args.iter().map(String::as_str).chain(["--bootstrap-server", &address, "--topic", "java"]);
+    // The tool has defaults of its own, with which it gives up after three tries: these are the producer's.
+    let defaults = ["--message-send-max-retries", "2147483647", "--request-timeout-ms", "30000"];
+    let args =
+        args.iter().map(String::as_str).chain(["--bootstrap-server", &address, "--topic", "java"]).chain(defaults);
     let java = Producer::start("java", "java", &args.collect::<Vec<_>>());
     becomes(&stack, "healthy").await;
     assert_eq!(code(&produce(&stack, "raw").await), 0);
@@ -143,7 +146,7 @@ async fn producers_are_slowed_down_refused_and_taken_again() {
         let stored = values(&stack, topic).await;
         let found: BTreeSet<String> = stored.iter().cloned().collect();
         let lost: Vec<_> = sent.difference(&found).collect();
-        assert!(lost.is_empty(), "{topic}: {} of {} are lost: {lost:?}", lost.len(), sent.len());
+        assert!(lost.is_empty(), "{topic}: {} of {} are lost, {:?} first", lost.len(), sent.len(), lost[0]);
         assert!(found.is_subset(&sent), "{topic} has what was never sent");
         eprintln!("{topic}: {} records, {} of them more than once", sent.len(), stored.len() - sent.len());
     }
