@@ -38,14 +38,14 @@ struct Trial {
 }
 
 impl Trial {
-    async fn start(name: &str) -> Self {
+    async fn start(name: &str, more_envs: &[(&str, &str)]) -> Self {
         let quiet = quiet().await;
         let seed = size("SEED", kafscale::rng::u64() >> 32);
         let seconds = size("DURATION_SEC", 5);
         eprintln!("{name}: {seconds} s per fault, SEED={seed}");
         let cache_bytes = CACHE_BYTES.to_string();
         let envs = [("KAFSCALE_FLUSH_INTERVAL_MS", "50"), ("KAFSCALE_CACHE_BYTES", cache_bytes.as_str())];
-        let stack = Stack::start(name, Backend::S3, &envs).await;
+        let stack = Stack::start(name, Backend::S3, &[&envs, more_envs].concat()).await;
         Pressure::prepare(&stack.address()).await;
         let load = Workload::start(&stack.address(), Plan::new(name, seed)).await;
         load.wait_acks(50).await;
@@ -76,6 +76,7 @@ impl Trial {
     ) {
         begin(&mut self.stack).await;
         let waits_before = self.metric("kafscale_request_waits").await;
+        let refused_before = self.metric("kafscale_s3_refused_batches").await;
         let pressure = Pressure::start(&self.stack.address()).await;
         let mut seen = (false, false, false);
         let give_up = kafscale::clock::monotonic() + PRESSURE_DEADLINE + Duration::from_secs(self.seconds);
@@ -83,10 +84,12 @@ impl Trial {
             tokio::time::sleep(Duration::from_millis(100)).await;
             pressure.assert_no_error();
             let pipeline_bytes = self.look_at_bounds().await;
-            // A broker whose lease is in doubt takes nothing more; where that comes first, the pipeline is not filled.
+            // A broker whose lease is in doubt takes nothing more, nor does one that knows that S3 is away; where that
+            // comes first, nothing is filled.
             let suspended = self.metric("kafscale_appends_suspended").await == 1;
-            seen.0 |= self.metric("kafscale_request_waits").await > waits_before;
-            seen.1 |= pipeline_bytes + BATCH_BYTES > PIPELINE_BYTES_MAX || suspended;
+            let closed = suspended || self.metric("kafscale_s3_refused_batches").await > refused_before;
+            seen.0 |= self.metric("kafscale_request_waits").await > waits_before || closed;
+            seen.1 |= pipeline_bytes + BATCH_BYTES > PIPELINE_BYTES_MAX || closed;
             seen.2 |= pressure.refused() > 0 || suspended;
             let in_time = kafscale::clock::monotonic() < give_up;
             assert!(in_time, "{what}: did requests wait, was the pipeline full, were batches refused? {seen:?}");
@@ -156,7 +159,7 @@ impl Trial {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s3_that_errs_and_vanishes_loses_nothing() {
-    let mut trial = Trial::start("s3-faults").await;
+    let mut trial = Trial::start("s3-faults", &[]).await;
     trial.proxy_fault("a third of the requests fail", "500=0.15&503=0.15&409=0.05", "500=0&503=0&409=0").await;
     trial.proxy_fault("applied, but answered 500 or cut", "applied500=0.2&lost=0.2", "applied500=0&lost=0").await;
     trial.proxy_fault("cut now, applied later", "late=0.2&late_ms=700", "late=0").await;
@@ -171,9 +174,19 @@ async fn s3_that_errs_and_vanishes_loses_nothing() {
     trial.finish("s3-faults").await;
 }
 
+/// Nothing is refused because S3 does badly, so the bounds of the write path have to hold by themselves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bounds_hold_without_a_look_at_the_state_of_s3() {
+    let never = [("KAFSCALE_S3_ERROR_RATE_CRIT", "0"), ("KAFSCALE_S3_LATENCY_CRIT_MS", "0")];
+    let mut trial = Trial::start("s3-bounds", &never).await;
+    let slow_down = async |s: &mut Stack| s.proxy().set("503=1").await;
+    trial.under_pressure("only SlowDown", slow_down, async |s| s.proxy().set("503=0").await).await;
+    trial.finish("s3-bounds").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_that_hangs_and_vanishes_loses_nothing() {
-    let mut trial = Trial::start("etcd-faults").await;
+    let mut trial = Trial::start("etcd-faults", &[]).await;
     let pause = async |s: &mut Stack| s.etcd().process.pause();
     trial.under_pressure("etcd does not answer", pause, async |s| s.etcd().process.resume()).await;
     let kill = async |s: &mut Stack| s.etcd().process.kill9();

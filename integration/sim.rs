@@ -26,6 +26,8 @@ use kafscale::actors::group::{self, GroupConfig};
 use kafscale::actors::leadership;
 use kafscale::actors::partition::handle::ValidBatch;
 use kafscale::actors::runtime::{IoPool, Placement};
+use kafscale::actors::s3_health::S3Health;
+use kafscale::actors::s3_health::state::HealthLimits;
 use kafscale::actors::supervisor::ActorRegistry;
 use kafscale::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use kafscale::broker::Directory;
@@ -290,6 +292,7 @@ async fn boot(world: &World) -> Result<Booted, String> {
         directory: Arc::default(),
         registry: Arc::new(ActorRegistry::default()),
         suspended: Arc::default(),
+        health: Arc::new(S3Health::new(HealthLimits::default())),
         owned: Default::default(),
     });
     let limits = MaintenanceLimits {

@@ -3,6 +3,7 @@
 use crate::actors::group::handle::Groups;
 use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::producers::ProducerSnapshot;
+use crate::actors::s3_health::S3Health;
 use crate::clock::Clock;
 use crate::ids::{BrokerId, Offset, PartitionKey};
 use crate::metadata::MetadataError;
@@ -107,6 +108,8 @@ pub struct Broker {
     pub groups: Groups,
     /// How long requests take.
     pub latencies: RequestLatencies,
+    /// How the object store does.
+    pub health: Arc<S3Health>,
 }
 
 /// How long requests took, from the last byte of a request until its response is ready to be written.

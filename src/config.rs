@@ -8,12 +8,14 @@
 pub mod args;
 pub mod docs;
 mod groups;
+mod s3;
 mod tls;
 mod topic_defaults;
 mod validate;
 mod values;
 
 use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::s3_health::state::HealthLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
 use clap::parser::ValueSource;
@@ -104,6 +106,8 @@ pub enum StorageConfig {
         region: String,
         /// URL of the server, if not AWS.
         endpoint: Option<String>,
+        /// A copy of the bucket to read from.
+        read: Option<Box<ReadReplica>>,
         /// Bucket in the path instead of the host name.
         path_style: bool,
         /// KMS key for SSE-KMS.
@@ -117,6 +121,17 @@ pub enum StorageConfig {
     },
     /// This process's memory: nothing survives it.
     Memory,
+}
+
+/// A bucket that another one is copied to; path style and credentials are those of the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadReplica {
+    /// Bucket.
+    pub bucket: String,
+    /// Region.
+    pub region: String,
+    /// URL of the server, if not AWS.
+    pub endpoint: Option<String>,
 }
 
 /// Where metadata is kept.
@@ -161,6 +176,8 @@ pub struct NodeConfig {
     pub namespace: String,
     /// Object store.
     pub storage: StorageConfig,
+    /// When the object store does badly.
+    pub s3_health: HealthLimits,
     /// Metadata store.
     pub metadata: MetadataConfig,
     /// Flush threshold in bytes.

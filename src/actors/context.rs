@@ -5,6 +5,7 @@ use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::{self, Partition, PartitionSink, Stop};
 use crate::actors::recovery::{Recovery, Seed, replay};
 use crate::actors::runtime::{IoPool, Placement};
+use crate::actors::s3_health::S3Health;
 use crate::actors::supervisor::{ActorRef, ActorRegistry, Escalation, RestartPolicy, Supervision, supervise};
 use crate::actors::writer::{PipelineBudget, WriterStats};
 use crate::broker::Directory;
@@ -69,6 +70,8 @@ pub struct NodeContext {
     pub registry: Arc<ActorRegistry>,
     /// Set while this broker may have been sealed without knowing it.
     pub suspended: Arc<AtomicBool>,
+    /// How the object store does.
+    pub health: Arc<S3Health>,
     /// Owned partitions.
     pub owned: RwLock<HashMap<PartitionKey, OwnedPartition>>,
 }
@@ -143,7 +146,7 @@ impl NodeContext {
         let refused = Arc::new(AtomicBool::new(true)); // by whoever was here before, if anybody
         let seed = sabotage::started_from(seed);
         let partition = Partition::new(seed, self.flusher.clone(), self.budget.clone(), self.clock, refused.clone());
-        let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone(), refused);
+        let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone(), self.health.clone(), refused);
         self.directory.insert(PartitionRef { key, view: partition.view().clone(), sink: Arc::new(sink) });
         partition
     }

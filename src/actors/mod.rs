@@ -10,5 +10,6 @@ pub mod membership;
 pub mod partition;
 pub mod recovery;
 pub mod runtime;
+pub mod s3_health;
 pub mod supervisor;
 pub mod writer;

@@ -184,7 +184,16 @@ pub struct BrokerArgs {
     /// URL of an S3-compatible server; default: AWS in the region.
     #[arg(long, env = "KAFSCALE_S3_ENDPOINT", value_name = "URL")]
     pub s3_endpoint: Option<String>,
-    /// Put the bucket into the path of requests instead of the host name.
+    /// Bucket that holds a copy of KAFSCALE_S3_BUCKET near this broker: consumers are served from it where it has what they want.
+    #[arg(long, env = "KAFSCALE_S3_READ_BUCKET", value_name = "NAME")]
+    pub s3_read_bucket: Option<String>,
+    /// Region of KAFSCALE_S3_READ_BUCKET; default: KAFSCALE_S3_REGION.
+    #[arg(long, env = "KAFSCALE_S3_READ_REGION", value_name = "NAME")]
+    pub s3_read_region: Option<String>,
+    /// URL of the S3-compatible server of KAFSCALE_S3_READ_BUCKET; default: KAFSCALE_S3_ENDPOINT.
+    #[arg(long, env = "KAFSCALE_S3_READ_ENDPOINT", value_name = "URL")]
+    pub s3_read_endpoint: Option<String>,
+    /// Put the bucket into the path of requests instead of the host name; for the read bucket too.
     #[arg(long, env = "KAFSCALE_S3_PATH_STYLE", default_value = "false", value_name = "BOOL")]
     pub s3_path_style: String,
     /// ARN of the KMS key that encrypts objects (SSE-KMS); default: what the bucket says.
@@ -199,6 +208,21 @@ pub struct BrokerArgs {
     /// S3 session token of temporary credentials; goes with KAFSCALE_S3_ACCESS_KEY.
     #[arg(long, env = "KAFSCALE_S3_SESSION_TOKEN", value_name = "SECRET", hide_env_values = true)]
     pub s3_session_token: Option<String>,
+    /// Seconds over which requests to S3 are judged (5 to 3600).
+    #[arg(long, env = "KAFSCALE_S3_HEALTH_WINDOW_SEC", default_value = "30", value_name = "SECONDS")]
+    pub s3_health_window_sec: String,
+    /// Milliseconds, as the 90th percentile of PUTs, from which producers are throttled (0 for never, to 600000).
+    #[arg(long, env = "KAFSCALE_S3_LATENCY_WARN_MS", default_value = "1000", value_name = "MS")]
+    pub s3_latency_warn_ms: String,
+    /// Milliseconds, as the 90th percentile of PUTs, from which new batches are refused until PUTs are quicker (0 for never, to 600000).
+    #[arg(long, env = "KAFSCALE_S3_LATENCY_CRIT_MS", default_value = "5000", value_name = "MS")]
+    pub s3_latency_crit_ms: String,
+    /// Share of failed requests, of PUTs or of GETs, from which producers are throttled (0 for never, to 1).
+    #[arg(long, env = "KAFSCALE_S3_ERROR_RATE_WARN", default_value = "0.1", value_name = "SHARE")]
+    pub s3_error_rate_warn: String,
+    /// Share of failed PUTs from which new batches are refused until PUTs succeed (0 for never, to 1).
+    #[arg(long, env = "KAFSCALE_S3_ERROR_RATE_CRIT", default_value = "0.5", value_name = "SHARE")]
+    pub s3_error_rate_crit: String,
     /// Keep objects in memory instead of S3: everything is lost when the process ends. For tries only.
     #[arg(long, env = "KAFSCALE_USE_MEMORY_S3", default_value = "false", value_name = "BOOL")]
     pub use_memory_s3: String,
@@ -211,16 +235,8 @@ pub struct BrokerArgs {
 /// it has no effect.
 pub const PLANNED: &[(&str, &str)] = &[
     ("KAFSCALE_CONTROL_ADDR", "Control-plane listen address."),
-    ("KAFSCALE_S3_READ_BUCKET", "Read replica bucket."),
-    ("KAFSCALE_S3_READ_REGION", "Read replica region."),
-    ("KAFSCALE_S3_READ_ENDPOINT", "Read replica endpoint."),
     ("KAFSCALE_TRACE_KAFKA", "Protocol tracing."),
     ("KAFSCALE_THROUGHPUT_WINDOW_SEC", "Throughput window in seconds."),
-    ("KAFSCALE_S3_HEALTH_WINDOW_SEC", "S3 health sampling window in seconds."),
-    ("KAFSCALE_S3_LATENCY_WARN_MS", "S3 latency from which the broker is degraded."),
-    ("KAFSCALE_S3_LATENCY_CRIT_MS", "S3 latency from which S3 counts as unavailable."),
-    ("KAFSCALE_S3_ERROR_RATE_WARN", "S3 error rate from which the broker is degraded."),
-    ("KAFSCALE_S3_ERROR_RATE_CRIT", "S3 error rate from which S3 counts as unavailable."),
     ("KAFSCALE_CONSOLE_HTTP_ADDR", "Console listen address."),
     ("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", "Etcd endpoints of the console."),
     ("KAFSCALE_CONSOLE_ETCD_USERNAME", "Etcd user name of the console."),

@@ -1,4 +1,5 @@
 use super::*;
+use crate::actors::s3_health::state::HealthLimits;
 
 /// Resolves `flags` as if nothing but `environment` were set.
 fn report(component: Component, flags: &[&str], environment: &[(&str, &str)]) -> Report {
@@ -371,4 +372,74 @@ fn group_settings_are_those_of_kafka_and_shown_where_they_differ() {
     }
     let errors = errors(report(Component::Dev, &["--group-min-session-timeout-ms=2000000"], &[]));
     assert!(errors[0].contains("greater than KAFSCALE_GROUP_MAX_SESSION_TIMEOUT_MS"), "{errors:#?}");
+}
+
+#[test]
+fn the_read_replica_takes_from_the_primary_what_it_is_not_given() {
+    let replica = |flags: &[&str]| {
+        let report = report(Component::Broker, &broker_with(flags), &[]);
+        let shown = |name: &str| {
+            let setting = report.settings.iter().find(|s| s.name == name).unwrap();
+            (setting.value.clone(), setting.source.clone())
+        };
+        let shown = (shown("KAFSCALE_S3_READ_REGION"), shown("KAFSCALE_S3_READ_ENDPOINT"));
+        let warnings = report.warnings.clone();
+        let StorageConfig::S3 { read, .. } = node(report).storage else { panic!("a broker uses S3") };
+        (read.map(|r| (r.bucket, r.region, r.endpoint)), shown, warnings)
+    };
+    let text = |s: &str| Some(s.to_owned());
+    let (given, from) = (|s: &str| (text(s), "flag".to_owned()), |s: &str, of: &str| (text(s), of.to_owned()));
+    let none = (None, "default".to_owned());
+    assert_eq!(replica(&[]), (None, (none.clone(), none.clone()), vec![]));
+    let (read, shown, _) = replica(&["--s3-read-bucket=copy"]);
+    assert_eq!(read, Some(("copy".to_owned(), "us-east-1".to_owned(), None)));
+    assert_eq!(shown, (from("us-east-1", "KAFSCALE_S3_REGION"), none));
+    let flags = ["--s3-read-bucket=copy", "--s3-read-region=eu-west-1", "--s3-endpoint=http://a:1"];
+    let (read, shown, _) = replica(&flags);
+    assert_eq!(read, Some(("copy".to_owned(), "eu-west-1".to_owned(), text("http://a:1"))));
+    assert_eq!(shown, (given("eu-west-1"), from("http://a:1", "KAFSCALE_S3_ENDPOINT")));
+    // The same name elsewhere is a copy, the same bucket is not.
+    let (read, ..) = replica(&["--s3-read-bucket=segments", "--s3-read-endpoint=http://b:1"]);
+    assert_eq!(read, Some(("segments".to_owned(), "us-east-1".to_owned(), text("http://b:1"))));
+    let (read, _, warnings) = replica(&["--s3-read-bucket=segments"]);
+    assert!(read.is_none() && warnings[0].contains("is the primary bucket itself"), "{warnings:?}");
+
+    let flags = broker_with(&["--s3-read-region=eu-west-1", "--s3-read-endpoint=http://b:1"]);
+    let errors = errors(report(Component::Broker, &flags, &[]));
+    for name in ["KAFSCALE_S3_READ_REGION", "KAFSCALE_S3_READ_ENDPOINT"] {
+        let told = format!("{name} is set without KAFSCALE_S3_READ_BUCKET: name the bucket that holds the copy");
+        assert!(errors.iter().any(|e| e.starts_with(&told)), "{errors:#?}");
+    }
+}
+
+#[test]
+fn thresholds_of_the_object_store_are_in_order() {
+    let set = node(report(Component::Broker, &BROKER, &[])).s3_health;
+    assert_eq!(set, HealthLimits::default());
+    assert_eq!(node(report(Component::Dev, &[], &[])).s3_health, HealthLimits::local());
+    let flags =
+        ["--s3-health-window-sec=60", "--s3-latency-warn-ms=0", "--s3-error-rate-warn=0.25", "--s3-error-rate-crit=1"];
+    let set = node(report(Component::Broker, &broker_with(&flags), &[])).s3_health;
+    assert_eq!((set.window_ms, set.latency_ms.warn, set.latency_ms.crit), (60_000, f64::INFINITY, 5_000.0));
+    assert_eq!((set.error_rate.warn, set.error_rate.crit), (0.25, 1.0));
+    let wrong = [
+        (
+            "--s3-latency-warn-ms=5000",
+            "KAFSCALE_S3_LATENCY_WARN_MS=5000 is not less than KAFSCALE_S3_LATENCY_CRIT_MS=5000",
+        ),
+        (
+            "--s3-error-rate-warn=0.6",
+            "KAFSCALE_S3_ERROR_RATE_WARN=0.6 is not less than KAFSCALE_S3_ERROR_RATE_CRIT=0.5",
+        ),
+        ("--s3-error-rate-crit=20", "KAFSCALE_S3_ERROR_RATE_CRIT=\"20\" cannot be used: expected a number from 0 to 1"),
+        ("--s3-error-rate-warn=NaN", "KAFSCALE_S3_ERROR_RATE_WARN=\"NaN\" cannot be used"),
+        (
+            "--s3-health-window-sec=1",
+            "KAFSCALE_S3_HEALTH_WINDOW_SEC=\"1\" cannot be used: expected a whole number from 5 to 3600",
+        ),
+    ];
+    for (flag, told) in wrong {
+        let errors = errors(report(Component::Broker, &broker_with(&[flag]), &[]));
+        assert!(errors.len() == 1 && errors[0].starts_with(told), "{flag}: {errors:#?}");
+    }
 }

@@ -2,10 +2,11 @@
 
 use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
 use super::{
-    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, groups, tls,
+    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, groups, s3, tls,
     topic_defaults, values,
 };
 use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::s3_health::state::HealthLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
 use crate::sabotage;
@@ -137,7 +138,7 @@ impl Check {
     }
 
     /// `None` if the value is wrong, `Some(None)` if there is none.
-    fn parse_optional<T>(
+    pub fn parse_optional<T>(
         &mut self,
         name: &'static str,
         text: &Option<String>,
@@ -149,7 +150,7 @@ impl Check {
         }
     }
 
-    fn required<T>(
+    pub fn required<T>(
         &mut self,
         name: &'static str,
         reason: &'static str,
@@ -170,7 +171,7 @@ impl Check {
     }
 
     /// Two values that make sense only together.
-    fn pair(&mut self, a: (&str, bool), b: (&str, bool)) {
+    pub fn pair(&mut self, a: (&str, bool), b: (&str, bool)) {
         if a.1 != b.1 {
             let (given, missing) = if a.1 { (a.0, b.0) } else { (b.0, a.0) };
             self.contradiction(format!("{given} is set without {missing}: set both or neither"));
@@ -186,7 +187,7 @@ pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
     let (data_dir, common, broker_id) = (data_dir?, common?, broker_id?);
     let storage = StorageConfig::Local { dir: data_dir.join("objects") };
     let metadata = MetadataConfig::Embedded { path: data_dir.join("metadata.redb") };
-    Some(common.into_process(Component::Dev, broker_id, storage, metadata))
+    Some(common.into_process(Component::Dev, broker_id, storage, metadata, HealthLimits::local()))
 }
 
 /// Checks `kafscale broker`.
@@ -194,9 +195,10 @@ pub(super) fn broker(check: &mut Check, args: &BrokerArgs, environment: &Environ
     let pod_name = environment.iter().find(|(name, _)| name == "POD_NAME").map(|(_, value)| value.as_str());
     let broker_id = broker_id(check, &args.common, pod_name);
     let metadata = etcd(check, args);
-    let storage = s3(check, args);
+    let storage = s3::storage(check, args);
+    let health = s3::health(check, args);
     let common = common(check, &args.common, &args.broker_addr, &args.metrics_addr);
-    Some(common?.into_process(Component::Broker, broker_id?, storage?, metadata?))
+    Some(common?.into_process(Component::Broker, broker_id?, storage?, metadata?, health?))
 }
 
 fn etcd(check: &mut Check, args: &BrokerArgs) -> Option<MetadataConfig> {
@@ -229,42 +231,6 @@ fn etcd_tls(check: &mut Check, args: &BrokerArgs, endpoints: Option<&[String]>) 
         check.contradiction(format!("{CERT} and {KEY} do not belong together: {reason}"));
     }
     Some(EtcdTls { ca_pem: ca_pem?, identity })
-}
-
-fn s3(check: &mut Check, args: &BrokerArgs) -> Option<StorageConfig> {
-    let in_memory = check.parse("KAFSCALE_USE_MEMORY_S3", &args.use_memory_s3, values::boolean)?;
-    let endpoint = check.parse_optional("KAFSCALE_S3_ENDPOINT", &args.s3_endpoint, values::url);
-    let path_style = check.parse("KAFSCALE_S3_PATH_STYLE", &args.s3_path_style, values::boolean);
-    let kms_arn = check.parse_optional("KAFSCALE_S3_KMS_ARN", &args.s3_kms_arn, values::arn);
-    let secret = |text: &Option<String>| text.clone().map(Secret::new);
-    let (access_key, secret_key) = (secret(&args.s3_access_key), secret(&args.s3_secret_key));
-    let session_token = secret(&args.s3_session_token);
-    check.pair(("KAFSCALE_S3_ACCESS_KEY", access_key.is_some()), ("KAFSCALE_S3_SECRET_KEY", secret_key.is_some()));
-    if session_token.is_some() && access_key.is_none() {
-        check.contradiction("KAFSCALE_S3_SESSION_TOKEN is set without KAFSCALE_S3_ACCESS_KEY: it belongs to one");
-    }
-    if in_memory {
-        check.warnings.push(
-            "KAFSCALE_USE_MEMORY_S3=true: objects live in this process's memory, everything is lost when it ends, and \
-             the KAFSCALE_S3_* settings of the bucket have no effect"
-                .to_owned(),
-        );
-        return Some(StorageConfig::Memory);
-    }
-    let reason = "a broker keeps its segments in S3 (to try without S3: `kafscale dev`)";
-    let bucket = check.required("KAFSCALE_S3_BUCKET", reason, &args.s3_bucket, values::bucket);
-    let reason = "requests are signed for the bucket's region";
-    let region = check.required("KAFSCALE_S3_REGION", reason, &args.s3_region, values::region);
-    Some(StorageConfig::S3 {
-        bucket: bucket?,
-        region: region?,
-        endpoint: endpoint?,
-        path_style: path_style?,
-        kms_arn: kms_arn?,
-        access_key,
-        secret_key,
-        session_token,
-    })
 }
 
 /// The node id: as set, else the ordinal of the pod, else 0.
@@ -408,6 +374,7 @@ impl Common {
         broker_id: BrokerId,
         storage: StorageConfig,
         metadata: MetadataConfig,
+        s3_health: HealthLimits,
     ) -> ProcessConfig {
         let node = NodeConfig {
             component,
@@ -419,6 +386,7 @@ impl Common {
             metrics_addr: self.metrics_addr,
             namespace: self.namespace,
             storage,
+            s3_health,
             metadata,
             segment_bytes: self.segment_bytes,
             flush_interval: self.flush_interval,

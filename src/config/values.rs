@@ -10,6 +10,12 @@ pub fn number(text: &str, range: RangeInclusive<u64>) -> Result<u64, String> {
     if range.contains(&value) { Ok(value) } else { Err(expected()) }
 }
 
+/// A share of a whole, 0 to 1.
+pub fn share(text: &str) -> Result<f64, String> {
+    let value = text.parse().ok().filter(|value: &f64| (0.0..=1.0).contains(value));
+    value.ok_or_else(|| "expected a number from 0 to 1, for example 0.25 for a quarter".to_owned())
+}
+
 /// A truth value.
 pub fn boolean(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {

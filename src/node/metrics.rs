@@ -3,10 +3,13 @@
 
 use super::stores::Stores;
 use crate::actors::context::NodeContext;
+use crate::actors::s3_health::S3Health;
+use crate::actors::s3_health::state::Level;
 use crate::broker::{Broker, FetchSource};
 use crate::metrics::{Families, Metrics};
 use crate::protocol::server::EdgeContext;
 use crate::storage::measured::{ERROR_KINDS, OPS, OpStats, StoreStats};
+use crate::storage::replica::ReplicaStore;
 use crate::storage::retry::RetryStats;
 use std::fmt;
 use std::sync::Arc;
@@ -33,6 +36,11 @@ pub fn register(
         object_store(families, &objects)?;
         object_store_retries(families, &retries)
     });
+    let shared = stores.health.clone();
+    metrics.register("object-store-health", move |families| health(families, &shared));
+    if let Some(replica) = stores.replica.clone() {
+        metrics.register("read-replica", move |families| read_replica(families, &replica));
+    }
 }
 
 fn load(counter: &AtomicU64) -> u64 {
@@ -112,7 +120,62 @@ fn requests(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
     families.gauge("kafscale_cache_bytes", "Bytes in the block cache", held)?;
     let reads = broker.reader.stats();
     let results = [(&[("result", "hit")][..], load(&reads.hits)), (&[("result", "miss")], load(&reads.misses))];
-    families.counters("kafscale_cache_reads", "Chunks looked for in the block cache", results)
+    families.counters("kafscale_cache_reads", "Chunks looked for in the block cache", results)?;
+    let help = "Chunks and indexes that came damaged and were read again";
+    families.counter("kafscale_damaged_reads", help, load(&reads.damaged))
+}
+
+fn health(families: &mut Families<'_>, health: &S3Health) -> fmt::Result {
+    let (verdict, labels) = (health.verdict(), Level::ALL.map(|(_, name)| [("state", name)]));
+    let states = labels.iter().zip(Level::ALL);
+    let is = states.clone().map(|(l, (level, _))| (&l[..], f64::from(u8::from(level == verdict.level))));
+    families.gauges("kafscale_s3_health_state", "1 for how the object store does, 0 for the others", is)?;
+    let changes = states.map(|(l, (level, _))| (&l[..], health.transitions_to(level)));
+    families.counters("kafscale_s3_health_transitions", "Changes to each state of the object store", changes)?;
+    let lasted = health.lasted(&verdict).as_secs_f64();
+    families.gauge(
+        "kafscale_s3_state_duration_seconds",
+        "How long the state of the object store has lasted",
+        lasted,
+    )?;
+    let seen = &verdict.seen;
+    let rates = [("create", seen.creates.rate()), ("read", seen.reads.rate())];
+    let rate_labels = rates.map(|(operation, _)| [("operation", operation)]);
+    let values = rate_labels.iter().zip(rates).map(|(l, (_, rate))| (&l[..], rate));
+    families.gauges("kafscale_s3_error_rate", "Failed attempts per attempt in the window", values)?;
+    let quantiles = [("0.5", seen.p50_ms), ("0.9", seen.p90_ms), ("0.99", seen.p99_ms)];
+    let quantile_labels = quantiles.map(|(quantile, _)| [("quantile", quantile)]);
+    let values = quantile_labels.iter().zip(quantiles).map(|(l, (_, ms))| (&l[..], ms / 1e3));
+    let help = "Quantiles of the time of successful creates in the window; the state goes by 0.9";
+    families.gauges("kafscale_s3_latency_seconds", help, values)?;
+    families.gauge("kafscale_s3_latency_ms_avg", "Mean of the same in milliseconds", seen.mean_ms)?;
+    let throttle = health.throttle_ms() as f64 / 1e3;
+    families.gauge(
+        "kafscale_s3_throttle_seconds",
+        "What producers are asked to wait for the object store",
+        throttle,
+    )?;
+    let help = "Batches refused because the object store is unavailable";
+    families.counter("kafscale_s3_refused_batches", help, health.refused())
+}
+
+fn read_replica(families: &mut Families<'_>, replica: &ReplicaStore) -> fmt::Result {
+    let stats = replica.stats();
+    let results = [
+        ("hit", &stats.hits),
+        ("miss", &stats.misses),
+        ("error", &stats.errors),
+        ("timeout", &stats.timeouts),
+        ("skipped", &stats.skipped),
+    ];
+    let labels = results.map(|(result, _)| [("result", result)]);
+    let values = labels.iter().zip(results).map(|(l, (_, n))| (&l[..], load(n)));
+    families.counters("kafscale_replica_reads", "Reads by what the read replica had to do with them", values)?;
+    families.counter("kafscale_replica_read_bytes", "Bytes read from the read replica", load(&stats.bytes))?;
+    let help = "1 while reads go to the read replica first, 0 while it is left alone because it failed";
+    families.gauge("kafscale_replica_used", help, f64::from(u8::from(replica.is_used())))?;
+    let help = "Reads that the read replica served";
+    families.histogram("kafscale_replica_read_duration_seconds", help, &stats.hit_durations.sample())
 }
 
 fn groups(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
@@ -154,10 +217,13 @@ fn connections(families: &mut Families<'_>, context: &EdgeContext) -> fmt::Resul
             &stats.protocol_errors,
         ),
         ("kafscale_handler_panics", "Panics of request handlers", &stats.handler_panics),
+        ("kafscale_throttled_replies", "Replies that asked the client to wait", &stats.throttles),
     ];
     for (name, help, value) in counters {
         families.counter(name, help, load(value))?;
     }
+    let throttle = load(&stats.throttle_ms) as f64 / 1e3;
+    families.counter_f64("kafscale_throttle_seconds", "How long clients were asked to wait", throttle)?;
     let requests: Vec<_> = stats.requests().into_iter().map(|(key, n)| (format!("{key:?}"), n)).collect();
     let labels: Vec<[(&str, &str); 1]> = requests.iter().map(|(key, _)| [("api", key.as_str())]).collect();
     let values = labels.iter().zip(&requests).map(|(label, (_, n))| (&label[..], *n));

@@ -31,6 +31,7 @@ use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
+use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use crate::storage::reader::{LogReader, ReaderLimits};
 use std::net::{SocketAddr, TcpListener};
@@ -162,6 +163,8 @@ impl Node {
         let (keys, layout) = (Keys::new(&config.namespace), Layout::new(config.namespace.as_str()));
         progress("a probe object to be written to the object store");
         identity::probe(&stores, &layout, clock).await?;
+        progress("the read replica to answer");
+        stores.probe_replica(&layout, clock).await;
         progress("the cluster's identity to be read");
         let cluster_id = identity::establish(&stores, &keys, &layout, &config.namespace).await?;
         progress("the writer to be registered in the metadata store");
@@ -336,6 +339,7 @@ async fn build_context(
         directory: Arc::default(),
         registry: Arc::new(ActorRegistry::default()),
         suspended: Arc::default(),
+        health: stores.health.clone(),
         owned: Default::default(),
     })
 }
@@ -418,8 +422,12 @@ async fn start_loops(
         cache_bytes: config.cache_bytes - config.cache_bytes / 4,
         readahead_segments: config.readahead_segments as usize,
     };
-    let (objects, runtime) = (stores.objects.clone(), io.clone());
-    let reader = runtime.spawn(async move { LogReader::new(objects, limits) }).await;
+    let (primary, runtime) = (stores.objects.clone(), io.clone());
+    let copy: Arc<dyn ObjectStore> = match &stores.replica {
+        Some(replica) => replica.clone(),
+        None => primary.clone(),
+    };
+    let reader = runtime.spawn(async move { LogReader::with_copy(copy, primary, limits) }).await;
     let broker = Arc::new(Broker {
         cluster_id: context.cluster_id.clone(),
         node: config.broker_id,
@@ -437,8 +445,11 @@ async fn start_loops(
         reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
         latencies: Default::default(),
+        health: context.health.clone(),
         groups,
     });
+    let health = context.health.clone();
+    supervise_loop("s3-health", registry, io, move || health.clone().run());
     // Clients must find the partitions' leaders in the first answer they get.
     feed.wait_until(Duration::from_secs(3600), |image| !image.brokers().is_empty()).await;
     let (ctx, followed) = (context.clone(), feed.clone());

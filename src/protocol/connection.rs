@@ -12,6 +12,7 @@
 //! - No more than `connection_inflight_max` requests run, and none is started while more than
 //!   `connection_reply_bytes_max` of replies wait for the peer.
 //! - A handler that panics closes this connection and nothing else.
+//! - After a reply that asks the client to wait, no request is started for as long, whatever the client does (KIP-219).
 //!
 //! Once reading ends (end of stream, a malformed request, shutdown), the requests in flight have `drain` to finish.
 
@@ -150,6 +151,8 @@ struct Pipe<'a, D> {
     /// The reader waits until no Produce runs; woken then.
     awaits_produces: Cell<bool>,
     produced: Notify,
+    /// The client was asked to send nothing until then.
+    muted_until: Cell<Option<Instant>>,
     requests: Cell<u64>,
     progress: ReadProgress,
     opened: Instant,
@@ -172,6 +175,7 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             room: Notify::new(),
             awaits_produces: Cell::new(false),
             produced: Notify::new(),
+            muted_until: Cell::new(None),
             requests: Cell::new(0),
             progress,
             opened: now,
@@ -212,8 +216,15 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
     async fn read_requests<R: AsyncRead + Unpin>(&self, mut frames: FrameReader<R>) -> CloseReason {
         loop {
             self.wait_for_room().await;
+            self.wait_while_muted().await;
             let accepted = match frames.next(&self.edge.budget, &self.progress).await {
-                Ok(Some(frame)) => self.accept(frame).await,
+                Ok(Some(mut frame)) => {
+                    // The reply that mutes may have been written while this frame was on its way.
+                    if self.wait_while_muted().await {
+                        frame.received = clock::monotonic();
+                    }
+                    self.accept(frame).await
+                }
                 Ok(None) => return CloseReason::Eof,
                 Err(error) => return error.into(),
             };
@@ -230,6 +241,28 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             self.progress.enter(Phase::Waiting);
             self.room.notified().await;
         }
+    }
+
+    /// Returns when the client may be served again; true if it had to wait.
+    async fn wait_while_muted(&self) -> bool {
+        let mut waited = false;
+        while let Some(until) = self.muted_until.take() {
+            if until <= clock::monotonic() {
+                break;
+            }
+            waited = true;
+            self.muted_until.set(Some(until));
+            self.progress.enter(Phase::Waiting);
+            tokio::time::sleep_until(until).await;
+        }
+        waited
+    }
+
+    fn mute(&self, throttle: Duration) {
+        let until = clock::monotonic() + throttle;
+        self.muted_until.set(self.muted_until.get().max(Some(until)));
+        self.edge.stats.throttles.fetch_add(1, Ordering::Relaxed);
+        self.edge.stats.throttle_ms.fetch_add(throttle.as_millis() as u64, Ordering::Relaxed);
     }
 
     /// Checks a request and starts its handler.
@@ -394,13 +427,19 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             let Some(slot) = slots.pop_front_if(|slot| matches!(slot.state, SlotState::Done(_))) else { break };
             taken.permits.extend(slot.permits.into_iter().flatten());
             taken.requests += 1;
-            match slot.state {
-                SlotState::Done(Reply::Body(body)) => {
-                    taken.reply_bytes += body.iter().map(Bytes::len).sum::<usize>();
-                    outbox.push_response(slot.correlation_id, slot.tagged_header, body);
+            let SlotState::Done(reply) = slot.state else { continue };
+            let body = match reply {
+                Reply::Body(body) => Some(body),
+                Reply::None => None,
+                Reply::Throttled(body, throttle) => {
+                    self.mute(throttle);
+                    body
                 }
-                SlotState::Done(Reply::Close(reason)) => return Poll::Ready(Some(CloseReason::Handler(reason))),
-                SlotState::Done(Reply::None) | SlotState::Running(_) => {}
+                Reply::Close(reason) => return Poll::Ready(Some(CloseReason::Handler(reason))),
+            };
+            if let Some(body) = body {
+                taken.reply_bytes += body.iter().map(Bytes::len).sum::<usize>();
+                outbox.push_response(slot.correlation_id, slot.tagged_header, body);
             }
         }
         if !outbox.is_empty() {
@@ -505,8 +544,8 @@ struct Taken {
 
 fn reply_len(reply: &Reply) -> usize {
     match reply {
-        Reply::Body(chunks) => chunks.iter().map(Bytes::len).sum(),
-        Reply::None | Reply::Close(_) => 0,
+        Reply::Body(chunks) | Reply::Throttled(Some(chunks), _) => chunks.iter().map(Bytes::len).sum(),
+        Reply::None | Reply::Throttled(None, _) | Reply::Close(_) => 0,
     }
 }
 

@@ -228,6 +228,47 @@ async fn acks_0_has_no_response() {
     .await;
 }
 
+/// KIP-219: the reply comes at once, and what the client sends all the same is not looked at in time.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_asked_to_wait_is_not_read() {
+    let throttle = Duration::from_millis(700);
+    for with_body in [true, false] {
+        let started = Rc::new(RefCell::new(Vec::new()));
+        let handlers = {
+            let (started, origin) = (started.clone(), clock::monotonic());
+            move |request: Request| {
+                started.borrow_mut().push((request.correlation_id, (request.received - origin).as_millis()));
+                at_once(match request.correlation_id {
+                    1 => Reply::Throttled(with_body.then(|| vec![Bytes::from_static(b"slow")]), throttle),
+                    _ => body(b"reply"),
+                })
+            }
+        };
+        let edge = Edge::new(limits());
+        drive(&edge, handlers, &CancellationToken::new(), async |mut client| {
+            let begun = clock::monotonic();
+            client.ask(1).await;
+            if with_body {
+                assert_eq!(client.receive().await, (1, b"slow".to_vec()));
+                assert!(begun.elapsed() < throttle / 10, "{:?}", begun.elapsed());
+            } else {
+                tokio::time::sleep(throttle / 10).await; // what is sent with it would be served with it
+            }
+            client.ask(2).await;
+            client.ask(3).await;
+            assert_eq!(client.receive().await.0, 2);
+            assert!((throttle..throttle * 2).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+            assert_eq!(client.receive().await.0, 3);
+        })
+        .await;
+        // A request counts as received when it is looked at: what it may wait for begins then.
+        let started = started.borrow();
+        assert!(started[1].0 == 2 && started[1].1 >= throttle.as_millis(), "{started:?}");
+        let counted = [&edge.stats.throttles, &edge.stats.throttle_ms].map(|n| n.load(Ordering::Relaxed));
+        assert_eq!(counted, [1, 700]);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn unknown_api_versions_are_answered_in_order_and_the_connection_stays() {
     simply(

@@ -27,7 +27,9 @@ pub fn of_append(error: &AppendError) -> ErrorCode {
         // not written" and 7 as "possibly written", which is the truth.
         AppendError::Interrupted => ErrorCode::RequestTimedOut,
         // Not written. Retried after a back-off by every client, without a metadata refresh.
-        AppendError::Overloaded | AppendError::PredecessorMissing => ErrorCode::NotEnoughReplicas,
+        AppendError::Overloaded | AppendError::StoreUnavailable | AppendError::PredecessorMissing => {
+            ErrorCode::NotEnoughReplicas
+        }
     }
 }
 
@@ -126,8 +128,8 @@ mod tests {
 
     #[test]
     fn what_may_pass_is_retriable() {
-        use AppendError::{Interrupted, NotLeader, Overloaded, PredecessorMissing};
-        let appends = [NotLeader, Interrupted, Overloaded, PredecessorMissing];
+        use AppendError::{Interrupted, NotLeader, Overloaded, PredecessorMissing, StoreUnavailable};
+        let appends = [NotLeader, Interrupted, Overloaded, StoreUnavailable, PredecessorMissing];
         assert!(appends.iter().all(|e| of_append(e).is_retriable()));
         let groups = [GroupError::Loading, GroupError::NotCoordinator, GroupError::NotAvailable];
         assert!(groups.iter().all(|e| of_group(*e).is_retriable()));

@@ -91,6 +91,10 @@ pub struct EdgeStats {
     pub protocol_errors: AtomicU64,
     /// Panics of handlers; each closed its connection.
     pub handler_panics: AtomicU64,
+    /// Replies that asked the client to wait.
+    pub throttles: AtomicU64,
+    /// For how long, ms.
+    pub throttle_ms: AtomicU64,
     requests: [AtomicU64; KEYS],
 }
 
@@ -107,6 +111,8 @@ impl Default for EdgeStats {
             reply_bytes: AtomicUsize::default(),
             protocol_errors: AtomicU64::default(),
             handler_panics: AtomicU64::default(),
+            throttles: AtomicU64::default(),
+            throttle_ms: AtomicU64::default(),
             requests: std::array::from_fn(|_| AtomicU64::default()),
         }
     }

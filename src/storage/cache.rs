@@ -16,6 +16,7 @@ use crate::trace;
 use bytes::Bytes;
 use moka::future::Cache;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tracing::Instrument;
 
 /// Extents above this length, at levels 1 and 2, are read in chunks of at least this many bytes.
@@ -59,10 +60,28 @@ struct BatchSpan {
 /// The chunks of each extent of a segment, by partition.
 type Table = Vec<(PartitionKey, Arc<[ChunkSpec]>)>;
 
+/// Where bytes come from.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// What is read first; may be a copy.
+    pub first: Arc<dyn ObjectStore>,
+    /// What is read again if bytes came damaged: where objects were written.
+    pub again: Arc<dyn ObjectStore>,
+    /// Counts reads that came damaged.
+    pub damaged: Arc<AtomicU64>,
+}
+
+impl Sources {
+    /// Where to read, once it is known whether a first answer was damaged.
+    fn after(&self, damaged: bool) -> &dyn ObjectStore {
+        if damaged { &*self.again } else { &*self.first }
+    }
+}
+
 /// See the module's documentation. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct BlockCache {
-    store: Arc<dyn ObjectStore>,
+    sources: Sources,
     pool: IoPool,
     /// By object and position.
     chunks: Cache<(ObjectKey, u64), Arc<Chunk>>,
@@ -158,8 +177,8 @@ fn cut(extent: &ExtentEntry) -> Arc<[ChunkSpec]> {
 }
 
 impl BlockCache {
-    /// A cache of `bytes_max` bytes over `store`, fetching on `pool`.
-    pub fn new(store: Arc<dyn ObjectStore>, pool: IoPool, bytes_max: u64) -> Self {
+    /// A cache of `bytes_max` bytes over `sources`, fetching on `pool`.
+    pub fn new(sources: Sources, pool: IoPool, bytes_max: u64) -> Self {
         let table_bytes_max = bytes_max / TABLE_SHARE;
         let chunks = Cache::builder()
             .max_capacity(bytes_max - table_bytes_max)
@@ -172,7 +191,7 @@ impl BlockCache {
                 (specs + ENTRY_OVERHEAD_LEN).try_into().unwrap_or(u32::MAX)
             })
             .build();
-        Self { store, pool, chunks, tables }
+        Self { sources, pool, chunks, tables }
     }
 
     /// Bytes held now, as far as the cache's own bookkeeping has come.
@@ -209,7 +228,7 @@ impl BlockCache {
             }]));
         }
         let object = extent.object.key.clone();
-        let fetch = fetch_table(self.store.clone(), object.clone(), extent.object.len);
+        let fetch = fetch_table(self.sources.clone(), object.clone(), extent.object.len);
         let fetch = on_pool(&self.pool, fetch);
         let table = self.tables.try_get_with_by_ref(&object, fetch).await.map_err(|e| (*e).clone())?;
         let found = table.binary_search_by_key(&key, |(key, _)| *key).ok().map(|i| &table[i].1);
@@ -228,7 +247,7 @@ impl BlockCache {
 
     /// A chunk, from memory or with one GET that simultaneous callers share.
     pub async fn chunk(&self, object: &ObjectKey, spec: &ChunkSpec) -> Result<Arc<Chunk>, StoreError> {
-        let fetch = on_pool(&self.pool, fetch_chunk(self.store.clone(), object.clone(), *spec));
+        let fetch = on_pool(&self.pool, fetch_chunk(self.sources.clone(), object.clone(), *spec));
         self.chunks.try_get_with((object.clone(), spec.position), fetch).await.map_err(|e| (*e).clone())
     }
 }
@@ -249,38 +268,33 @@ async fn on_pool<T: Send + 'static>(
     }
 }
 
-/// Damage on the way is repaired by a second GET; damage in the object is not.
-async fn fetch_chunk(
-    store: Arc<dyn ObjectStore>,
-    object: ObjectKey,
-    spec: ChunkSpec,
-) -> Result<Arc<Chunk>, StoreError> {
-    let mut attempt = 1;
+/// Damage on the way or in a copy is repaired by a second GET; damage in the object is not.
+async fn fetch_chunk(sources: Sources, object: ObjectKey, spec: ChunkSpec) -> Result<Arc<Chunk>, StoreError> {
+    let mut damaged = false;
     loop {
         let range = spec.position..spec.position + spec.len;
-        let bytes = store.get_range(&object, range.clone()).instrument(trace::get(&object, &range)).await;
+        let get = sources.after(damaged).get_range(&object, range.clone());
+        let bytes = get.instrument(trace::get(&object, &range)).await;
         let checked = bytes.and_then(|bytes| {
             Chunk::check(bytes, &spec).map_err(|message| StoreError::Corrupt { key: object.clone(), message })
         });
         match checked {
-            Err(StoreError::Corrupt { .. }) if attempt == 1 => attempt += 1,
+            Err(StoreError::Corrupt { .. }) if !damaged => damaged = true,
             checked => return checked.map(Arc::new),
         }
+        sources.damaged.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-async fn fetch_table(
-    store: Arc<dyn ObjectStore>,
-    object: ObjectKey,
-    object_len: u64,
-) -> Result<Arc<Table>, StoreError> {
-    let mut attempt = 1;
+async fn fetch_table(sources: Sources, object: ObjectKey, object_len: u64) -> Result<Arc<Table>, StoreError> {
+    let mut damaged = false;
     loop {
-        let fetch = fetch_index(store.as_ref(), &object, Some(object_len));
+        let fetch = fetch_index(sources.after(damaged), &object, Some(object_len));
         match fetch.instrument(trace::get_suffix(&object, TAIL_READ_LEN.min(object_len))).await {
-            Err(StoreError::Corrupt { .. }) if attempt == 1 => attempt += 1,
+            Err(StoreError::Corrupt { .. }) if !damaged => damaged = true,
             index => return index.map(|index| Arc::new(index.extents.iter().map(|e| (e.key, cut(e))).collect())),
         }
+        sources.damaged.fetch_add(1, Ordering::Relaxed);
     }
 }
 

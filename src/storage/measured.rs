@@ -82,11 +82,18 @@ fn kind(error: &StoreError) -> usize {
     }
 }
 
+/// Is told of every call that has ended.
+pub trait Observer: Send + Sync + std::fmt::Debug + 'static {
+    /// A call of `op` took `elapsed`; it moved so many bytes, or failed. Must be quick.
+    fn ended(&self, op: Op, elapsed: Duration, outcome: Result<u64, &StoreError>);
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct MeasuredStore {
     inner: Arc<dyn ObjectStore>,
     stats: Arc<StoreStats>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// Keeps `in_flight` right when a call is dropped half-way.
@@ -101,7 +108,12 @@ impl Drop for InFlight<'_> {
 impl MeasuredStore {
     /// Counts the calls to `inner`.
     pub fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, stats: Arc::default() }
+        Self { inner, stats: Arc::default(), observer: None }
+    }
+
+    /// The same, and tells `observer`.
+    pub fn observed(inner: Arc<dyn ObjectStore>, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..Self::new(inner) }
     }
 
     /// The counters, for rendering.
@@ -120,7 +132,11 @@ impl MeasuredStore {
         let _in_flight = InFlight(stats);
         let start = clock::monotonic();
         let result = call.await;
-        stats.record(start.elapsed(), result.as_ref().map(bytes));
+        let (elapsed, outcome) = (start.elapsed(), result.as_ref().map(bytes));
+        stats.record(elapsed, outcome);
+        if let Some(observer) = &self.observer {
+            observer.ended(op, elapsed, outcome);
+        }
         result
     }
 }

@@ -5,7 +5,7 @@
 //! taken for sequential, and the chunks that follow are fetched meanwhile. Compaction may replace and delete an object
 //! between the look at the view and the GET; then the view is looked at again.
 
-use super::cache::{BlockCache, ChunkSpec};
+use super::cache::{BlockCache, ChunkSpec, Sources};
 use crate::actors::partition::view::{Extent, PartitionView, TailRead};
 use crate::actors::runtime::IoPool;
 use crate::ids::{Offset, PartitionKey};
@@ -65,6 +65,8 @@ pub struct ReaderStats {
     pub hits: AtomicU64,
     /// Chunks that were not.
     pub misses: AtomicU64,
+    /// Chunks and indexes that came damaged and were read again.
+    pub damaged: Arc<AtomicU64>,
 }
 
 /// Batches collected so far by one read.
@@ -117,14 +119,21 @@ enum Step {
 impl LogReader {
     /// A reader on `store`. Must be created inside the I/O runtime; read-ahead runs there.
     pub fn new(store: Arc<dyn ObjectStore>, limits: ReaderLimits) -> Self {
+        Self::with_copy(store.clone(), store, limits)
+    }
+
+    /// The same on `copy`; what comes damaged from there is read again from `primary`.
+    pub fn with_copy(copy: Arc<dyn ObjectStore>, primary: Arc<dyn ObjectStore>, limits: ReaderLimits) -> Self {
         let pool = IoPool::current();
+        let stats = ReaderStats::default();
+        let sources = Sources { first: copy, again: primary, damaged: stats.damaged.clone() };
         Self {
-            cache: BlockCache::new(store, pool.clone(), limits.cache_bytes),
+            cache: BlockCache::new(sources, pool.clone(), limits.cache_bytes),
             pool,
             limits,
             readahead_permits: Arc::new(Semaphore::new(READAHEAD_TASKS_MAX)),
             readahead_from: Mutex::default(),
-            stats: ReaderStats::default(),
+            stats,
         }
     }
 

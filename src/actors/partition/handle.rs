@@ -66,6 +66,9 @@ pub enum AppendError {
     /// The partition's queue is full.
     #[error("the partition is overloaded; retry later")]
     Overloaded,
+    /// The object store has been failing, and nothing more is accepted until it answers.
+    #[error("the object store is unavailable; nothing was written, retry later")]
+    StoreUnavailable,
 }
 
 /// Receives the outcome of one append.

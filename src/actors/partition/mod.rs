@@ -11,6 +11,7 @@ pub mod view;
 
 use crate::actors::flusher::{Flusher, Store};
 use crate::actors::recovery::Seed;
+use crate::actors::s3_health::S3Health;
 use crate::actors::supervisor::{ActorRef, SendError};
 use crate::actors::writer::PipelineBudget;
 use crate::clock::Clock;
@@ -269,6 +270,7 @@ pub struct PartitionSink {
     budget: Arc<PipelineBudget>,
     /// Set while this broker may have been sealed without knowing it.
     suspended: Arc<AtomicBool>,
+    health: Arc<S3Health>,
     /// Tells the partition that an append did not reach it.
     refused: Arc<AtomicBool>,
 }
@@ -279,14 +281,18 @@ impl PartitionSink {
         actor: ActorRef<Partition>,
         budget: Arc<PipelineBudget>,
         suspended: Arc<AtomicBool>,
+        health: Arc<S3Health>,
         refused: Arc<AtomicBool>,
     ) -> Self {
-        Self { actor, budget, suspended, refused }
+        Self { actor, budget, suspended, health, refused }
     }
 
     fn deliver(&self, append: Append) -> Result<(), AppendError> {
         if self.suspended.load(Ordering::Acquire) {
             return Err(AppendError::NotLeader);
+        }
+        if !self.health.admits(self.budget.bytes()) {
+            return Err(AppendError::StoreUnavailable);
         }
         let bytes = append.batch.bytes.len() as u64;
         if !self.budget.try_enqueue(bytes) {

@@ -35,6 +35,7 @@ use kafka_protocol::messages::ApiKey;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// A request whose header is read and whose body passed the guard for its key and version.
@@ -63,6 +64,8 @@ pub enum Reply {
     Body(Vec<Bytes>),
     /// No response (Produce with acks=0).
     None,
+    /// As [`Reply::Body`], or as [`Reply::None`] without one; afterwards the connection reads nothing for this long.
+    Throttled(Option<Vec<Bytes>>, Duration),
     /// The connection is closed after the replies to earlier requests; the reason is logged.
     Close(String),
 }

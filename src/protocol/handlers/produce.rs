@@ -35,7 +35,7 @@ const CLIENT_IN_FLIGHT: usize = 5;
 const ACKS_ONE_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait that a client may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(300);
-/// What an overloaded partition asks its producers to wait, ms.
+/// What an overloaded partition asks its producers to wait, ms; an object store that does badly asks for its own.
 const OVERLOAD_THROTTLE_MS: i32 = 100;
 /// A stored batch shares the buffer of its request, and keeps all of it alive as long as it waits for durability or is in
 /// the tail. Both are bounded by the bytes of batches. Therefore a request may be so many times as long as the batches
@@ -114,16 +114,31 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     });
     if acks == 0 {
         let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
-        return failed.map_or(Reply::None, |f| Reply::Close(format!("produce with acks=0 failed: {}", f.code)));
+        return match failed {
+            Some(failure) => Reply::Close(format!("produce with acks=0 failed: {}", failure.code)),
+            None => throttled(Reply::None, ctx.broker.health.throttle_ms()),
+        };
     }
     let wait = if acks == 1 { ACKS_ONE_WAIT } else { Duration::from_millis(timeout_ms.max(0) as u64).min(WAIT_MAX) };
     let respond = respond(&ctx, version, topics, received + wait);
-    let (reply, failure) = respond.instrument(trace::await_flush()).await;
+    let (response, failure) = respond.instrument(trace::await_flush()).await;
+    let reply = throttled(common::encode(&response, version), response.throttle_time_ms as u64);
     if let Some(code) = failure {
         trace::fail(&span, code, None);
     }
     ctx.broker.latencies.produce.record_duration(received.elapsed());
     reply
+}
+
+/// The reply, with what follows from asking the client to wait for `throttle_ms`.
+fn throttled(reply: Reply, throttle_ms: u64) -> Reply {
+    let throttle = Duration::from_millis(throttle_ms);
+    match reply {
+        reply if throttle.is_zero() => reply,
+        Reply::Body(body) => Reply::Throttled(Some(body), throttle),
+        Reply::None => Reply::Throttled(None, throttle),
+        reply @ (Reply::Throttled(..) | Reply::Close(_)) => reply,
+    }
 }
 
 /// Partitions of the request, and bytes of their batches.
@@ -196,7 +211,7 @@ async fn respond(
     version: i16,
     topics: Vec<TopicSlots<AppendReceiver>>,
     deadline: Instant,
-) -> (Reply, Option<ErrorCode>) {
+) -> (ProduceResponse, Option<ErrorCode>) {
     let mut response = ProduceResponse::default();
     let mut moved = BTreeSet::new();
     let mut failure = None;
@@ -243,7 +258,9 @@ async fn respond(
             })
             .collect();
     }
-    (common::encode(&response, version), failure)
+    let throttle_ms = ctx.broker.health.throttle_ms().min(i32::MAX as u64) as i32;
+    response.throttle_time_ms = response.throttle_time_ms.max(throttle_ms);
+    (response, failure)
 }
 
 async fn outcome(receiver: AppendReceiver, deadline: Instant) -> Result<Appended, Failure> {

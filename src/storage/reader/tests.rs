@@ -183,6 +183,22 @@ async fn damage_on_the_way_is_fetched_again_and_damage_at_rest_is_not_served() {
 }
 
 #[tokio::test]
+async fn damage_in_a_copy_is_repaired_from_where_the_object_was_written() {
+    let mut log = large_log().await;
+    let view = log.view(0, 0);
+    // What is damaged at rest comes damaged each time.
+    let copy = Arc::new(FaultStore::scripted(log.store.clone()));
+    copy.set_outage(Some(Fault::Truncate));
+    let limits = ReaderLimits { cache_bytes: 64 << 20, readahead_segments: 0 };
+    let reader = LogReader::with_copy(copy.clone(), log.store.clone(), limits);
+    let found = reader.read(&view, Offset(0), 1, true).await.unwrap();
+    assert_same(&found, &log.batches[..1]);
+    let (from_copy, again) = (copy.calls(Op::GetRange) + copy.calls(Op::GetSuffix), log.gets() - 2);
+    assert_eq!((from_copy, again), (2, 2), "an index and a chunk, each from both");
+    assert_eq!(reader.stats().damaged.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
 async fn an_object_of_another_partition_is_not_served() {
     let mut log = Log::new();
     log.object(0, &[(3, 50, 1)]).await;

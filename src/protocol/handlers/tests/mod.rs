@@ -20,6 +20,8 @@ use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended
 use crate::actors::partition::producers::{ProducerBatch, ProducerSnapshot};
 use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, PartitionView};
 use crate::actors::runtime::{IoPool, Placement};
+use crate::actors::s3_health::S3Health;
+use crate::actors::s3_health::state::HealthLimits;
 use crate::broker::{Broker, BrokerSettings, Directory, PartitionControl, RaiseError};
 use crate::clock::{Clock, monotonic};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey};
@@ -219,6 +221,7 @@ impl Bed {
             reader: LogReader::new(objects, ReaderLimits { cache_bytes: 1 << 20, readahead_segments: 0 }),
             admin: Admin::new(store.clone(), keys.clone()),
             latencies: Default::default(),
+            health: Arc::new(S3Health::new(HealthLimits::default())),
             groups,
         });
         let mut revisions = feed.subscribe();
@@ -284,7 +287,7 @@ impl Bed {
 }
 
 fn decode_reply<M: Decodable>(reply: Reply, version: i16) -> M {
-    let Reply::Body(chunks) = reply else { panic!("no body: {reply:?}") };
+    let (Reply::Body(chunks) | Reply::Throttled(Some(chunks), _)) = reply else { panic!("no body: {reply:?}") };
     let mut body = Bytes::from(chunks.concat());
     let response = M::decode(&mut body, version).unwrap();
     assert!(body.is_empty(), "bytes follow the response");

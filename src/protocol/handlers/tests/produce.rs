@@ -3,6 +3,8 @@
 use super::*;
 use crate::protocol::batch::BatchHeader;
 use crate::protocol::records::BatchBuilder;
+use crate::storage::fault::Op;
+use crate::storage::measured::Observer;
 use kafka_protocol::messages::produce_response::PartitionProduceResponse;
 use kafka_protocol::protocol::Encodable;
 use std::time::Duration;
@@ -184,6 +186,7 @@ fn append_errors_have_their_codes() {
             (AppendError::InvalidProducerEpoch { producer: 1, epoch: 0, current: 1 }, 47, 0),
             (AppendError::Interrupted, 7, 0),
             (AppendError::Overloaded, 19, 100),
+            (AppendError::StoreUnavailable, 19, 0), // the throttle is the store's affair
         ];
         for (error, code, throttle_ms) in table {
             *bed.partition("t", 0).behaviour.lock().unwrap() = Behaviour::Fail(error.clone());
@@ -203,5 +206,33 @@ fn append_errors_have_their_codes() {
         assert_eq!(call.await.responses[0].partition_responses[0].error_code, 7);
         bed.partition("t", 0).view.close();
         assert_eq!(bed.produce("t", 0, batch_of(b"x")).await.0, 6);
+    });
+}
+
+#[test]
+fn an_object_store_that_does_badly_slows_producers_down() {
+    run(|| async {
+        let bed = Bed::new(false).await;
+        bed.topic("t", 1, &[]).await;
+        let health = bed.ctx.broker.health.clone();
+        tokio::task::spawn_local(health.clone().run());
+        let slow = Duration::from_secs(3);
+        for _ in 0..40 {
+            health.ended(Op::Create, slow, Ok(1_000));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let throttle_ms = health.throttle_ms();
+        assert!((100..1_000).contains(&throttle_ms), "{:?}", health.verdict());
+        let throttle = Duration::from_millis(throttle_ms);
+        let request = |acks| produce_request("t", acks, vec![(0, batch_of(b"x"))]);
+        let response = bed.call(9, &request(-1)).await;
+        assert_eq!(response.throttle_time_ms as u64, throttle_ms);
+        assert_eq!(response.responses[0].partition_responses[0].error_code, 0, "slow is not refused");
+        let acked = bed.reply(9, &request(1)).await;
+        assert!(matches!(acked, Reply::Throttled(Some(_), by) if by == throttle), "{acked:?}");
+        let silent = bed.reply(9, &request(0)).await;
+        assert!(matches!(silent, Reply::Throttled(None, by) if by == throttle), "{silent:?}");
+        let fetched = bed.call(11, &fetch_request("t", &[(0, 0)], 0)).await;
+        assert_eq!(fetched.throttle_time_ms, 0, "consumers are not held back");
     });
 }
