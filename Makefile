@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-faults groups cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster chaos-faults groups cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,10 @@ sim: ## Simulate faults and crashes under paused time (SEEDS=1000, SEED=)
 chaos: export KILLS ?= 100
 chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
 	$(PROOF) ledger::
+
+chaos-cluster: export KILLS ?= 100
+chaos-cluster: ## Kill brokers of a cluster of three under load (KILLS=100, SEED=)
+	$(PROOF) cluster::
 
 chaos-faults: export DURATION_SEC ?= 30
 chaos-faults: ## Let S3 and etcd fail under load (DURATION_SEC=30 per fault, SEED=)

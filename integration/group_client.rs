@@ -208,16 +208,21 @@ impl Member {
 
     /// True while its generation goes on.
     pub async fn heartbeat(&mut self, connection: &mut Connection) -> bool {
+        match self.heartbeat_code(connection).await {
+            0 => true,
+            22 | 27 => false,
+            code => panic!("member {} of {} hears {code} from Heartbeat", self.id, self.group),
+        }
+    }
+
+    /// What it hears from a heartbeat.
+    pub async fn heartbeat_code(&self, connection: &mut Connection) -> i16 {
         let request = HeartbeatRequest::default()
             .with_group_id(group_id(&self.group))
             .with_member_id(text(&self.id))
             .with_group_instance_id(self.instance.as_deref().map(text))
             .with_generation_id(self.generation);
-        match connection.call(4, &request).await.expect("Heartbeat is answered").error_code {
-            0 => true,
-            22 | 27 => false,
-            code => panic!("member {} of {} hears {code} from Heartbeat", self.id, self.group),
-        }
+        connection.call(4, &request).await.expect("Heartbeat is answered").error_code
     }
 
     /// Leaves its group.

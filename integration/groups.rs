@@ -6,11 +6,16 @@ use crate::clients::{Client as Program, Running, java, try_java};
 use crate::group_client::{Member, commit_on_time, commit_request, fetch_offsets};
 use crate::harness::{Backend, Stack, size, wait_until};
 use crate::workload::Rng;
+use kafscale::metadata::etcd::{EtcdSettings, EtcdStore};
+use kafscale::metadata::keys::Keys;
+use kafscale::metadata::{MetadataStore, Op, Txn, TxnOutcome};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 const NO_DELAY: (&str, &str) = ("KAFSCALE_GROUP_INITIAL_REBALANCE_DELAY_MS", "0");
+/// The namespace of the stack.
+const NAMESPACE: &str = "test";
 const DEADLINE: Duration = Duration::from_secs(120);
 
 async fn commit(connection: &mut Connection, member: &Member, offsets: &[(i32, i64)]) -> Vec<i16> {
@@ -47,6 +52,45 @@ async fn members_go_on_after_sigkill_of_a_broker_with_embedded_stores() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_go_on_after_sigkill_of_a_broker_with_etcd() {
     members_go_on_after_sigkill(Backend::S3).await;
+}
+
+/// A value that cannot be read keeps its group from being served, and is kept itself; nobody else notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_cannot_be_read_concerns_its_group_alone() {
+    const NOT_AVAILABLE: i16 = 15;
+    let mut stack = Stack::start("group-unreadable", Backend::S3, &[NO_DELAY]).await;
+    let mut client = Client::new(&stack.address());
+    client.ensure_topic("t", 1).await;
+    let [broken, whole] = ["broken", "whole"].map(Member::none);
+    for member in [&broken, &whole] {
+        client.call(9, &commit_request(member, "t", &[(0, 5)])).await.unwrap();
+    }
+    stack.broker.kill9();
+    let key = Keys::new(NAMESPACE).group_offsets("broken", "t", 0);
+    let store = EtcdStore::connect(EtcdSettings::new(vec![stack.etcd().endpoint()])).await.unwrap();
+    let good = store.get(&key).await.unwrap().expect("the commit is stored").value;
+    let put = async |value: &bytes::Bytes| {
+        let ops = vec![Op::Put(key.clone(), value.clone(), None)];
+        assert!(matches!(store.txn(Txn { compares: vec![], ops }).await, Ok(TxnOutcome::Committed(_))));
+    };
+    let bad = bytes::Bytes::from_static(b"\xff");
+    put(&bad).await;
+    stack.broker.relaunch();
+    stack.broker.wait_ready().await;
+    let mut connection = Connection::open(&stack.address()).await.unwrap();
+    assert_eq!(commit(&mut connection, &broken, &[(0, 9)]).await, [NOT_AVAILABLE]);
+    assert_eq!(commit(&mut connection, &whole, &[(0, 6)]).await, [0]);
+    assert!(stack.broker.terminate().await.success());
+    assert_eq!(store.get(&key).await.unwrap().expect("it is kept").value, bad);
+    // Once the value can be read again, so can the group.
+    put(&good).await;
+    stack.broker.relaunch();
+    stack.broker.wait_ready().await;
+    let mut client = Client::new(&stack.address());
+    for (group, offset) in [("broken", 5), ("whole", 6)] {
+        let offsets: Vec<i64> = fetch_offsets(&mut client, group).await.unwrap().iter().map(|o| o.2).collect();
+        assert_eq!(offsets, [offset], "{group}");
+    }
 }
 
 /// Kills the broker in the middle of commits: what was acked is there, and no offset goes back.

@@ -12,6 +12,7 @@ mod checker;
 mod checker_tests;
 mod client;
 mod clients;
+mod cluster;
 mod consumer_groups;
 mod cost;
 mod faults;

@@ -1,7 +1,7 @@
 //! The scrub on memory stores and paused time: what nothing ever referred to goes, in its time; everything else stays.
 
 use crate::client::Batch;
-use crate::sim::{Process, World};
+use crate::sim::{Process, World, keys};
 use crate::workload::Rng;
 use bytes::Bytes;
 use kafscale::actors::partition::handle::ValidBatch;
@@ -10,7 +10,6 @@ use kafscale::protocol::batch::{BatchHeader, StoredBatch};
 use kafscale::storage::checkpoint::Checkpoint;
 use kafscale::storage::segment::{self, ExtentInput, SegmentHeader};
 use kafscale::storage::{ObjectKey, ObjectStore, Payload};
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -55,17 +54,6 @@ fn checkpoint_of(writer: u64, nonce: u64, cluster_id: &str) -> Payload {
     all.encode()
 }
 
-async fn keys(world: &World) -> BTreeSet<ObjectKey> {
-    let mut keys = BTreeSet::new();
-    loop {
-        let page = world.raw.list("", keys.last()).await.unwrap();
-        if page.is_empty() {
-            return keys;
-        }
-        keys.extend(page.into_iter().map(|o| o.key));
-    }
-}
-
 async fn pass(process: &Process) {
     let mut maintenance = process.maintenance.lock().await;
     while !maintenance.scrub_page().await.unwrap() {}
@@ -77,14 +65,15 @@ async fn collect(process: &Process) {
 
 async fn scenario() {
     let world: Rc<World> = World::new(&mut Rng(7)).await;
-    // Two predecessors with data, so that the third process has histories without the first one.
+    // Two predecessors with data, which nothing names any more once the third process has what they had.
     for value in 0..2 {
         let process = Process::start(&world).await.unwrap();
         produce(&world, &process, value).await;
-        process.maintenance.lock().await.checkpoint(&[]).await.unwrap();
+        process.maintenance.lock().await.checkpoint().await.unwrap();
     }
     let process = Process::start(&world).await.unwrap();
     produce(&world, &process, 2).await;
+    process.maintenance.lock().await.forget_writers().await.unwrap();
     let context = process.context.clone();
     let (layout, cluster, me) = (context.layout.clone(), context.cluster_id.clone(), &context.registration);
     assert_eq!(me.writer, WriterId(3), "writers are counted from 1");
@@ -93,6 +82,7 @@ async fn scenario() {
     let checkpoint = |writer: u64, cluster_id: &str| checkpoint_of(writer, 9, cluster_id);
     let orphans = [
         (layout.merged(WriterId(1), Seq(0), Seq(4), ulid()), seg(1, 1, 9, 4)),
+        (layout.merged(WriterId(2), Seq(0), Seq(4), ulid()), seg(1, 2, 9, 4)),
         (layout.merged(me.writer, Seq(0), Seq(4), ulid()), seg(1, me.writer.0, me.nonce, 4)),
         (layout.wal(WriterId(1), 9, Seq(40)), seg(0, 1, 9, 40)),
         (layout.segment(&world.key(0), Offset(0), Offset(1), ulid()), seg(2, 1, 9, 4)),
@@ -110,9 +100,8 @@ async fn scenario() {
         (layout.checkpoint(WriterId(1), 9, Seq(4), ulid()), checkpoint(1, "CCCCCCCCCCCCCCCCCCCCCC")),
         // From a future that the metadata store does not remember.
         (layout.merged(WriterId(1), Seq(0), Seq(4), ulid()), segment(&world, &cluster, 1, 1, 9, 4, 1 << 40)),
-        // Our own WAL, a writer that a history names, a writer that is newer, a partition that is not ours.
+        // Our own WAL, a writer that is newer, a partition that is not ours.
         (layout.wal(me.writer, me.nonce, Seq(40)), seg(0, me.writer.0, me.nonce, 40)),
-        (layout.merged(WriterId(2), Seq(0), Seq(4), ulid()), seg(1, 2, 9, 4)),
         (layout.merged(WriterId(4), Seq(0), Seq(4), ulid()), seg(1, 4, 9, 4)),
         (layout.segment(&foreign_topic, Offset(0), Offset(1), ulid()), seg(2, 1, 9, 4)),
     ];

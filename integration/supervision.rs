@@ -137,9 +137,15 @@ async fn a_group_coordinator_that_panics_loses_neither_members_nor_offsets() {
     client.ensure_topic("t", 1).await;
     let mut member = Member::join(&child.broker.address(), "g", None).await;
     let mut committed = 0;
-    for failpoints in [&["group.call"][..], &["group.written"], &["group.tick"], &["group.call", "group.loaded"]] {
+    let of_all = ["groups.ask", "groups.said", "groups.written", "groups.tick"];
+    let cases = of_all.map(|name| vec![name]).into_iter();
+    // Of one group; while it starts again, too; and while all start again.
+    let others = [vec!["group.call"], vec!["group.call", "groups.recover"], vec!["group.call", "groups.reread"]];
+    for failpoints in
+        cases.chain(others).chain([vec!["groups.ask", "groups.gained"], vec!["groups.ask", "groups.ready"]])
+    {
         let before = child.restarts().await + failpoints.len() as u64;
-        for name in failpoints {
+        for name in &failpoints {
             child.arm(name, 1).await;
         }
         wait_until("the panics are counted", DEADLINE, async || {
@@ -158,6 +164,41 @@ async fn a_group_coordinator_that_panics_loses_neither_members_nor_offsets() {
         let mut connection = Connection::open(&child.broker.address()).await.expect("the broker accepts");
         assert!(member.heartbeat(&mut connection).await, "no rebalance after {failpoints:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_panics_is_nobody_elses_business() {
+    let child = Child::start("panic-one-group").await;
+    let address = child.broker.address();
+    let mut client = Client::new(&address);
+    client.ensure_topic("t", 1).await;
+    let (mut unlucky, other) =
+        (Member::join(&address, "unlucky", None).await, Member::join(&address, "other", None).await);
+    let mut connection = Connection::open(&address).await.expect("the broker accepts");
+    let mut unlucky_connection = Connection::open(&address).await.expect("the broker accepts");
+    for round in 1..=3 {
+        let before = child.restarts().await;
+        child.arm("group.call", 1).await;
+        // Whoever calls next meets it; the answer says that it is worth trying again.
+        let request = commit_request(&unlucky, "t", &[(0, round)]);
+        let code = client.call(9, &request).await.expect("an answer").topics[0].partitions[0].error_code;
+        assert!([14, 15, 16].contains(&code), "only retriable errors: {code}");
+        for _ in 0..20 {
+            let code = other.heartbeat_code(&mut connection).await;
+            assert_eq!(code, 0, "the other group does not notice");
+        }
+        wait_until("the panic is counted", DEADLINE, async || child.restarts().await > before).await;
+        assert!(unlucky.heartbeat(&mut unlucky_connection).await, "and its own members go on");
+        client
+            .retry("commit", async |c| match c.call(9, &request).await?.topics[0].partitions[0].error_code {
+                0 => Ok(()),
+                code => Err(ClientError::Code(code)),
+            })
+            .await;
+    }
+    let offsets = client.retry("fetch", async |c| fetch_offsets(c, "unlucky").await).await;
+    assert_eq!(offsets.first().map(|o| o.2), Some(3));
+    assert_eq!(child.restarts().await, 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,11 +20,15 @@ use tokio::task::JoinHandle;
 const IN_FLIGHT_MAX: usize = 5;
 /// How long producers may take to get everything acked, and a final poll to be answered.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a broker may take to say who leads.
+const ROUTE_DEADLINE: Duration = Duration::from_secs(2);
 /// Pause before a retry.
 const BACKOFF: Duration = Duration::from_millis(50);
 /// A fault must be over for producers after this time; far more than any retry interval, since the machine is busy.
 pub const EXPECT: Expect = Expect { progress_ms_max: 60_000 };
 
+/// Nobody is known to lead.
+const NOT_LEADER: i16 = 6;
 /// Codes after which real clients send the same batch again.
 pub const RETRIABLE: [i16; 11] = [3, 5, 6, 7, 9, 13, 19, 20, 56, 89, 100];
 /// Codes that promise that nothing was appended.
@@ -74,7 +78,8 @@ impl Plan {
 
 #[derive(Debug)]
 struct Shared {
-    address: String,
+    /// One or several brokers of a cluster.
+    addresses: Vec<String>,
     plan: Plan,
     history: History,
     ids: AtomicU64,
@@ -98,10 +103,17 @@ pub struct Workload {
 impl Workload {
     /// Creates the topic and starts producers and consumers.
     pub async fn start(address: &str, plan: Plan) -> Self {
+        Self::start_on(&[address.to_owned()], plan).await
+    }
+
+    /// The same on a cluster: whoever writes to or reads from a partition looks for its leader first, and each producer
+    /// writes to one partition.
+    pub async fn start_on(addresses: &[String], plan: Plan) -> Self {
+        let address = addresses.first().expect("there is a broker");
         Client::new(address).ensure_topic(&plan.topic, plan.partitions).await;
         let (producers, partitions) = (plan.producers, plan.partitions);
         let shared = Arc::new(Shared {
-            address: address.into(),
+            addresses: addresses.to_vec(),
             plan,
             history: History::new(),
             ids: AtomicU64::new(1),
@@ -193,6 +205,24 @@ impl Shared {
         self.errors.lock().expect("no panic under the lock").push(what);
     }
 
+    fn is_cluster(&self) -> bool {
+        self.addresses.len() > 1
+    }
+
+    /// Where the partition is led, as one of those say that answer.
+    async fn route(&self, partition: i32, turn: usize) -> Option<String> {
+        if !self.is_cluster() {
+            return self.addresses.first().cloned();
+        }
+        let mut client = Client::new(&self.addresses[turn % self.addresses.len()]);
+        let topics = [self.plan.topic.as_str()];
+        let metadata = tokio::time::timeout(ROUTE_DEADLINE, client.metadata(Some(&topics), false)).await.ok()?.ok()?;
+        let topic = metadata.topics.first()?;
+        let leader = topic.partitions.iter().find(|p| p.partition_index == partition)?.leader_id;
+        let broker = metadata.brokers.iter().find(|b| b.node_id == leader)?;
+        Some(format!("{}:{}", broker.host.as_str(), broker.port))
+    }
+
     fn partition_name(&self, partition: i32) -> String {
         format!("{}-{partition}", self.plan.topic)
     }
@@ -220,7 +250,7 @@ struct InFlight {
 }
 
 async fn produce(shared: Arc<Shared>, id: u32) {
-    let mut client = Client::new(&shared.address);
+    let mut client = Client::new(&shared.addresses[0]);
     let (producer_id, epoch) = client.retry("init producer id", async |c| c.init_producer_id().await).await;
     let mut producer = Producer {
         id,
@@ -229,6 +259,7 @@ async fn produce(shared: Arc<Shared>, id: u32) {
         rng: Rng(shared.plan.seed.wrapping_add(u64::from(id) << 32)),
         sequences: HashMap::new(),
         queue: VecDeque::new(),
+        turn: id as usize,
         shared,
     };
     while !producer.run().await {
@@ -244,6 +275,8 @@ struct Producer {
     sequences: HashMap<i32, i32>,
     /// Unanswered batches, oldest first.
     queue: VecDeque<InFlight>,
+    /// Which broker is asked next who leads.
+    turn: usize,
     shared: Arc<Shared>,
 }
 
@@ -261,7 +294,11 @@ impl Producer {
     }
 
     async fn run_connection(&mut self) -> Result<(), ClientError> {
-        let mut connection = Connection::open(&self.shared.address).await?;
+        self.turn += 1;
+        let Some(address) = self.shared.route(self.id as i32 % self.shared.plan.partitions, self.turn).await else {
+            return Err(ClientError::Code(NOT_LEADER));
+        };
+        let mut connection = Connection::open(&address).await?;
         for again in &self.queue {
             let request = produce_request(&self.shared.plan.topic, again.partition, -1, again.batch.clone());
             connection.send(PRODUCE_VERSION, &request).await?;
@@ -284,7 +321,10 @@ impl Producer {
     }
 
     async fn send_next(&mut self, connection: &mut Connection) -> Result<(), ClientError> {
-        let partition = self.rng.below(self.shared.plan.partitions as u64) as i32;
+        let partition = match self.shared.is_cluster() {
+            true => self.id as i32 % self.shared.plan.partitions,
+            false => self.rng.below(self.shared.plan.partitions as u64) as i32,
+        };
         let count = 1 + self.rng.below(5);
         let first = self.shared.ids.fetch_add(count + 1, Ordering::Relaxed);
         let op = first + count;
@@ -336,11 +376,23 @@ struct Poller<'a> {
     partition: i32,
     next: i64,
     last: bool,
+    turn: usize,
 }
 
 impl<'a> Poller<'a> {
     fn new(shared: &'a Shared, partition: i32, last: bool) -> Self {
-        Self { shared, client: Client::new(&shared.address), partition, next: 0, last }
+        let client = Client::new(&shared.addresses[0]);
+        Self { shared, client, partition, next: 0, last, turn: 0 }
+    }
+
+    /// Looks for the leader again.
+    async fn reroute(&mut self) {
+        self.turn += 1;
+        if self.shared.is_cluster()
+            && let Some(address) = self.shared.route(self.partition, self.turn).await
+        {
+            self.client = Client::new(&address);
+        }
     }
 
     /// Polls until the high watermark is reached.
@@ -361,6 +413,7 @@ impl<'a> Poller<'a> {
                     self.shared.error(format!("{partition}: {what}"));
                 }
                 tokio::time::sleep(BACKOFF).await;
+                self.reroute().await;
                 return None;
             }
         };
@@ -368,6 +421,7 @@ impl<'a> Poller<'a> {
             let (from, code) = (self.next, answer.error_code);
             self.shared.history.push(Event::PollFail { consumer, partition, invoke_ns, from, code });
             tokio::time::sleep(BACKOFF).await;
+            self.reroute().await;
             return None;
         }
         let records = match read_records(answer.records.as_ref().unwrap_or(&Bytes::new())) {

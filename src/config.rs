@@ -14,7 +14,7 @@ mod topic_defaults;
 mod validate;
 mod values;
 
-use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::s3_health::state::HealthLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
@@ -198,6 +198,8 @@ pub struct NodeConfig {
     pub groups: CoordinatorLimits,
     /// Bound of the start-up gate.
     pub startup_timeout: Duration,
+    /// Time without a sign of life after which others take over.
+    pub lease_ttl: Duration,
     /// Broker configs for DescribeConfigs (Kafka's or a `kafscale.` name, value), without secrets.
     pub shown: Vec<(String, String)>,
 }

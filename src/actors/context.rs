@@ -1,11 +1,13 @@
 //! What the actors of one broker share, and how its partitions are started and stopped.
 
 use crate::actors::flusher::{Flusher, Quiesce};
+use crate::actors::membership::Announcement;
 use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::{self, Partition, PartitionSink, Stop};
 use crate::actors::recovery::{Recovery, Seed, replay};
 use crate::actors::runtime::{IoPool, Placement};
 use crate::actors::s3_health::S3Health;
+use crate::actors::standing::Standing;
 use crate::actors::supervisor::{ActorRef, ActorRegistry, Escalation, RestartPolicy, Supervision, supervise};
 use crate::actors::writer::{PipelineBudget, WriterStats};
 use crate::broker::Directory;
@@ -14,12 +16,12 @@ use crate::ids::{LeaderEpoch, PartitionKey, WriterId};
 use crate::metadata::MetadataStore;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::PartitionValue;
-use crate::metadata::ownership::{Ownership, Registration};
+use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
 use crate::sabotage;
 use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use actix::Addr;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
 use tokio::sync::oneshot;
@@ -68,12 +70,14 @@ pub struct NodeContext {
     pub directory: Arc<Directory>,
     /// Supervised actors.
     pub registry: Arc<ActorRegistry>,
-    /// Set while this broker may have been sealed without knowing it.
-    pub suspended: Arc<AtomicBool>,
+    /// Whether this broker may have been sealed without knowing it.
+    pub standing: Arc<Standing>,
+    /// What the metadata store says of this broker.
+    pub announcement: Arc<Announcement>,
     /// How the object store does.
     pub health: Arc<S3Health>,
     /// Owned partitions.
-    pub owned: RwLock<HashMap<PartitionKey, OwnedPartition>>,
+    pub owned: RwLock<BTreeMap<PartitionKey, OwnedPartition>>,
 }
 
 impl std::fmt::Debug for NodeContext {
@@ -83,7 +87,7 @@ impl std::fmt::Debug for NodeContext {
 }
 
 impl NodeContext {
-    /// Owned partitions, in no order.
+    /// Owned partitions, by key.
     pub fn owned_partitions(&self) -> Vec<(PartitionKey, OwnedPartition)> {
         let owned = self.owned.read().expect("no panic under the lock");
         owned.iter().map(|(k, p)| (*k, p.clone())).collect()
@@ -101,7 +105,8 @@ impl NodeContext {
         &self.shards[0]
     }
 
-    fn recovery(&self) -> Recovery {
+    /// Reads what writers left behind.
+    pub fn recovery(&self) -> Recovery {
         Recovery { store: self.store.clone(), layout: self.layout.clone(), cluster_id: self.cluster_id.clone() }
     }
 
@@ -146,7 +151,8 @@ impl NodeContext {
         let refused = Arc::new(AtomicBool::new(true)); // by whoever was here before, if anybody
         let seed = sabotage::started_from(seed);
         let partition = Partition::new(seed, self.flusher.clone(), self.budget.clone(), self.clock, refused.clone());
-        let sink = PartitionSink::new(actor, self.budget.clone(), self.suspended.clone(), self.health.clone(), refused);
+        let (standing, health) = (self.standing.clone(), self.health.clone());
+        let sink = PartitionSink::new(actor, self.budget.clone(), standing, health, refused);
         self.directory.insert(PartitionRef { key, view: partition.view().clone(), sink: Arc::new(sink) });
         partition
     }
@@ -169,7 +175,15 @@ impl NodeContext {
         replay(key, Some(&mine), value.epoch, &logs, self.clock.wall_ms()).map_err(|e| e.to_string())
     }
 
-    /// Stops leading a partition whose topic is deleted.
+    /// From now on the broker drains (gives away what it has, takes nothing), or does not any more. Returns when the others
+    /// can know.
+    pub async fn set_draining(&self, draining: bool) -> Result<(), OwnershipError> {
+        self.announcement.set_draining(draining);
+        let (live, lease) = self.announcement.told();
+        self.ownership.announce(&self.registration, &live, lease).await
+    }
+
+    /// Stops leading a partition whose topic is deleted or that is another's.
     pub fn forget(&self, key: &PartitionKey) {
         self.directory.remove(key);
         let owned = self.owned.write().expect("no panic under the lock").remove(key);

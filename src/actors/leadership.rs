@@ -1,21 +1,39 @@
-//! Which partitions this broker leads: takes over from sealed writers at start, claims what nobody owns, stops what is
-//! deleted.
+//! Which partitions this broker leads. The cluster image and [`placement`](crate::metadata::placement) say which ones
+//! should be its own; it claims those that nobody owns, takes over those of writers that are dead, gives away those that
+//! should be another's, and stops those whose topic is deleted.
 //!
-//! Data is never given up on hearsay: a partition is stopped only if the tombstone of its topic is read from the
-//! metadata store, and everything a predecessor had is in this writer's first checkpoint before any of it is served.
+//! Data is never given up on hearsay: what an image says is looked up in the metadata store before it is acted on, a
+//! partition is stopped only if the tombstone of its topic is read there, and everything a predecessor had is in this
+//! writer's committed checkpoint before the partition is claimed ([`held`](crate::actors::compactor::held)).
 
 use crate::actors::compactor::{Maintenance, MaintenanceError, MaintenanceLimits};
 use crate::actors::context::NodeContext;
+use crate::actors::flusher::Quiesce;
+use crate::actors::partition::{Depart, TakeSnapshot};
 use crate::actors::recovery::{RecoveryError, Seed, WriterLog, replay};
 use crate::ids::{LeaderEpoch, PartitionIndex, PartitionKey, TopicId, WriterId};
+use crate::metadata::MetadataError;
 use crate::metadata::image::ClusterImage;
-use crate::metadata::model::{self, PartitionValue, TopicValue, WriterState, WriterValue};
-use crate::metadata::ownership::{CLAIMS_PER_TXN, OwnershipError};
-use crate::metadata::{MetadataError, Revision};
+use crate::metadata::model::{self, PartitionValue, WriterValue};
+use crate::metadata::ownership::{CLAIMS_PER_TXN, OwnershipError, StoredPartition};
+use crate::metadata::placement::Candidates;
+use crate::metadata::watcher::ImageFeed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
+
+/// Partitions given away together. Those that move later go on meanwhile.
+const RELEASES_MAX: usize = 500;
+/// Flushes since the last checkpoint that a successor may be left to replay when partitions are given away.
+const REPLAY_FLUSHES_MAX: u64 = 64;
+/// Pause before what failed is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+/// How long a start waits to see in the image what it has just done itself.
+const SEALED_SEEN_WITHIN: Duration = Duration::from_secs(5);
+/// Pause before a partition is tried again that could not be rebuilt.
+const BROKEN_RETRY: Duration = Duration::from_secs(30);
 
 /// Why leadership could not be taken.
 #[derive(Debug, thiserror::Error)]
@@ -29,83 +47,51 @@ pub enum LeadershipError {
     /// Data could not be rebuilt.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
-    /// The first checkpoint could not be written.
+    /// A checkpoint could not be written.
     #[error(transparent)]
     Maintenance(#[from] MaintenanceError),
 }
 
-type Found = (PartitionKey, Option<(PartitionValue, Revision)>);
-
-/// Takes over everything that has no live owner and starts leading it. Returns the broker's maintenance.
+/// Takes over everything that should be this broker's and has no live owner, and starts leading it. The image of `feed` has
+/// this broker in it. Returns the broker's maintenance.
 pub async fn start(
     context: &Arc<NodeContext>,
+    feed: &ImageFeed,
     limits: MaintenanceLimits,
 ) -> Result<Arc<Mutex<Maintenance>>, LeadershipError> {
-    let me = context.registration.writer;
-    let sealed = seal_predecessors(context).await?;
-    let partitions = context.ownership.partitions().await?;
-    let tombstones = tombstones(context).await?;
-    let mut wanted: BTreeMap<PartitionKey, Option<(PartitionValue, Revision)>> = BTreeMap::new();
-    for key in live_topic_partitions(context).await? {
-        wanted.insert(key, None);
-    }
+    let predecessors = seal_predecessors(context).await?;
+    let mut maintenance = Maintenance::new(context.clone(), limits);
+    // What they had is free only for those whose image says that they are gone.
+    let gone = |image: &ClusterImage| !predecessors.iter().any(|writer| image.is_live(*writer));
+    feed.wait_until(SEALED_SEEN_WITHIN, gone).await;
+    let image = feed.current();
+    let candidates = Candidates::of(&image);
+    let node = context.registration.value.node;
     // A partition whose topic is neither live nor deleted is kept too: losing a topic's name must not lose its data.
-    let stored = partitions.into_iter().filter(|(key, _)| !tombstones.contains(&key.topic));
-    wanted.extend(stored.map(|(key, found)| (key, Some(found))));
-    let mut mine: Vec<Found> = wanted.into_iter().filter(|(_, found)| claimable(found, &sealed)).collect();
-    let (_, revision) = context.metadata.get_prefix(&context.keys.cluster()).await?;
-    let logs = load_needed(context, &mine, &sealed, revision).await?;
-    let mut seeds = Vec::with_capacity(mine.len());
-    for (key, found) in &mut mine {
-        let epoch = LeaderEpoch(found.as_ref().map_or(0, |(v, _)| v.epoch.0 + 1));
-        let seed = replay(*key, found.as_ref().map(|(v, _)| v), epoch, &logs, context.clock.wall_ms())?;
-        if let Some((value, _)) = found {
-            value.history.clone_from(&seed.history);
-        }
-        seeds.push(seed);
+    let tombstones = tombstones(context).await?;
+    let nameless = context.ownership.partitions().await?.into_keys();
+    let nameless = nameless.filter(|k| image.topic_by_id(k.topic).is_none() && !tombstones.contains(&k.topic));
+    let mut wanted: Vec<PartitionKey> = nameless.filter(|k| candidates.leader(None, k) == Some(node)).collect();
+    wanted.extend(split(context, &image, &candidates).wanted);
+    let taken = take_over(context, &mut maintenance, wanted).await?;
+    if let Some((_, error)) = taken.failed.into_iter().next() {
+        return Err(error.into());
     }
-    let values = claim_all(context, mine).await?;
-    let covered = |key: PartitionKey| values.contains_key(&key) || tombstones.contains(&key.topic);
-    let whole: Vec<_> = logs.values().filter(|log| log.partitions().all(covered)).collect();
-    let mut maintenance = Maintenance::new(context.clone(), limits, &whole);
-    let predecessors = logs.len();
-    drop(logs);
-    maintenance.checkpoint(&seeds).await?;
-    forget_unneeded(context, &sealed).await?;
-    tracing::info!(partitions = seeds.len(), writer = %me, predecessors, "partitions taken over");
-    for seed in seeds {
-        let value = values[&seed.key].clone();
-        context.lead(seed, value).await;
-    }
+    tracing::info!(partitions = context.owned_partitions().len(), writer = %context.registration.writer, "leading");
     Ok(Arc::new(Mutex::new(maintenance)))
 }
 
-/// Forgets the keys of sealed writers that no partition's history names.
-async fn forget_unneeded(
-    context: &NodeContext,
-    sealed: &BTreeMap<WriterId, WriterValue>,
-) -> Result<(), LeadershipError> {
-    let partitions = context.ownership.partitions().await?;
-    let named: BTreeSet<WriterId> = partitions.values().flat_map(|(v, _)| v.history.iter().copied()).collect();
-    let unneeded: Vec<WriterId> = sealed.keys().filter(|w| !named.contains(w)).copied().collect();
-    Ok(context.ownership.forget_writers(&unneeded).await?)
-}
-
-/// Seals every writer that is dead or an earlier process of this broker. Returns all sealed writers.
-async fn seal_predecessors(context: &NodeContext) -> Result<BTreeMap<WriterId, WriterValue>, LeadershipError> {
+/// Seals every writer of an earlier process of this broker: the newest wins, since it holds the broker's address, and
+/// fencing makes the takeover safe.
+async fn seal_predecessors(context: &NodeContext) -> Result<Vec<WriterId>, LeadershipError> {
     let (me, node) = (context.registration.writer, context.registration.value.node);
-    let mut sealed = BTreeMap::new();
-    for (writer, (value, _)) in context.ownership.writers().await? {
-        if writer == me {
-            continue;
-        }
-        // The newest process of a broker wins: it holds the broker's address, and fencing makes the takeover safe.
-        let same_broker = value.node == node && writer < me;
-        if let Some(value) = context.ownership.seal(writer, same_broker).await? {
-            sealed.insert(writer, value);
-        }
+    let writers = context.ownership.writers().await?;
+    let earlier = writers.into_iter().filter(|(writer, (value, _))| *writer < me && value.node == node);
+    let earlier: Vec<WriterId> = earlier.map(|(writer, _)| writer).collect();
+    for writer in &earlier {
+        context.ownership.seal(*writer, true).await?;
     }
-    Ok(sealed)
+    Ok(earlier)
 }
 
 async fn tombstones(context: &NodeContext) -> Result<BTreeSet<TopicId>, LeadershipError> {
@@ -119,41 +105,135 @@ async fn tombstones(context: &NodeContext) -> Result<BTreeSet<TopicId>, Leadersh
         .collect())
 }
 
-async fn live_topic_partitions(context: &NodeContext) -> Result<Vec<PartitionKey>, LeadershipError> {
-    let (entries, _) = context.metadata.get_prefix(&context.keys.topics()).await?;
-    let mut keys = Vec::new();
-    for entry in &entries {
-        let topic: TopicValue = model::decode(entry)?;
-        keys.extend((0..topic.partitions).map(|p| PartitionKey { topic: topic.id, partition: PartitionIndex(p) }));
-    }
-    Ok(keys)
+/// What an image says that this broker should do.
+struct Split {
+    /// To be taken, as far as it is free.
+    wanted: Vec<PartitionKey>,
+    /// To be given away.
+    unwanted: Vec<PartitionKey>,
 }
 
-fn claimable(found: &Option<(PartitionValue, Revision)>, sealed: &BTreeMap<WriterId, WriterValue>) -> bool {
-    match found.as_ref().and_then(|(v, _)| v.owner) {
-        None => true,
-        Some(owner) => sealed.get(&owner).is_some_and(|v| v.state != WriterState::Active),
+fn split(context: &NodeContext, image: &ClusterImage, candidates: &Candidates) -> Split {
+    let (me, node) = (context.registration.writer, context.registration.value.node);
+    let mut split = Split { wanted: Vec::new(), unwanted: Vec::new() };
+    for topic in image.topics() {
+        for index in 0..topic.value.partitions {
+            let key = PartitionKey { topic: topic.value.id, partition: PartitionIndex(index) };
+            let leader = candidates.leader(topic.value.placement.get(index as usize).copied(), &key);
+            match (leader == Some(node), context.owns(&key)) {
+                (true, false) => {
+                    // This broker's own may be missing when it failed between the claim and the start.
+                    let owner = image.partition(&key).and_then(|v| v.owner);
+                    if owner.is_none_or(|owner| owner == me || !image.is_live(owner)) {
+                        split.wanted.push(key);
+                    }
+                }
+                (false, true) if leader.is_some() => split.unwanted.push(key),
+                _ => {}
+            }
+        }
     }
+    split
 }
 
-/// Loads the logs of `mine`'s writers, newest first, and older ones only for partitions that no newer checkpoint includes:
-/// what is older than a checkpoint may be deleted already.
+/// What became of partitions that were to be taken over.
+#[derive(Default)]
+struct Taken {
+    /// Cannot be rebuilt.
+    failed: Vec<(PartitionKey, RecoveryError)>,
+}
+
+/// Takes over those of `wanted` that are free or whose owners are dead.
+async fn take_over(
+    context: &Arc<NodeContext>,
+    maintenance: &mut Maintenance,
+    wanted: Vec<PartitionKey>,
+) -> Result<Taken, LeadershipError> {
+    let mut taken = Taken::default();
+    if wanted.is_empty() {
+        return Ok(taken);
+    }
+    let stored = context.ownership.partitions_among(&wanted).await?;
+    let fresh: Vec<PartitionKey> = wanted.into_iter().filter(|key| !stored.contains_key(key)).collect();
+    claim_fresh(context, &fresh).await?;
+    // Claimed by this broker, which failed before it led them: nothing was ever written to those in their first epoch, and
+    // of the others the claim is still held.
+    let me = context.registration.writer;
+    let (own, mut stored): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        stored.into_iter().partition(|(_, (v, _))| v.owner == Some(me));
+    let first = own.into_iter().map(|(key, (value, _))| (key, value)).filter(|(_, v)| v.epoch == LeaderEpoch(0));
+    lead_fresh(context, first.collect()).await;
+    let writers = writers_of(context, &mut stored).await?;
+    if stored.is_empty() {
+        return Ok(taken);
+    }
+    let (_, revision) = context.metadata.get_prefix(&context.keys.cluster()).await?;
+    let logs = load_needed(context, &stored, &writers, revision).await?;
+    let (mut claims, mut before) = (Vec::with_capacity(stored.len()), Vec::new());
+    for (key, found) in stored {
+        let epoch = LeaderEpoch(found.0.epoch.0 + 1);
+        let seed = match maintenance.given_away(&key) {
+            Some(seed) if found.0.history == [me] => Ok(seed.again(&found.0)),
+            _ => replay(key, Some(&found.0), epoch, &logs, context.clock.wall_ms()),
+        };
+        match seed {
+            Ok(seed) => {
+                before.push((key, maintenance.hold(seed, Some(found.clone()))));
+                claims.push((key, Some(found)));
+            }
+            Err(error) => taken.failed.push((key, error)),
+        }
+    }
+    drop(logs);
+    if let Err(error) = maintenance.checkpoint().await {
+        // Without a committed checkpoint nothing may be claimed.
+        before.into_iter().for_each(|(key, held)| maintenance.hold_as_before(key, held));
+        return Err(error.into());
+    }
+    drop(before);
+    claim_held(context, maintenance, claims).await?;
+    Ok(taken)
+}
+
+/// Seals the dead owners of `stored`, and leaves out partitions whose owners live. Returns the values of all writers that
+/// have something of the rest.
+async fn writers_of(
+    context: &NodeContext,
+    stored: &mut BTreeMap<PartitionKey, StoredPartition>,
+) -> Result<BTreeMap<WriterId, WriterValue>, LeadershipError> {
+    let me = context.registration.writer;
+    let owners: BTreeSet<WriterId> = stored.values().filter_map(|(v, _)| v.owner).collect();
+    let mut writers = BTreeMap::new();
+    for owner in owners.into_iter().filter(|owner| *owner != me) {
+        writers.extend(context.ownership.seal(owner, false).await?.map(|value| (owner, value)));
+    }
+    stored.retain(|_, (v, _)| v.owner.is_none_or(|owner| writers.contains_key(&owner)));
+    let named: BTreeSet<WriterId> = stored.values().flat_map(|(v, _)| v.history.iter().copied()).collect();
+    for writer in named.into_iter().filter(|writer| *writer != me) {
+        if !writers.contains_key(&writer) {
+            writers.extend(context.ownership.writer(writer).await?.map(|(value, _)| (writer, value)));
+        }
+    }
+    Ok(writers)
+}
+
+/// Loads the logs of the partitions' writers, newest first, and older ones only for partitions that no newer checkpoint
+/// includes: what is older than a checkpoint may be deleted already.
 async fn load_needed(
     context: &NodeContext,
-    mine: &[Found],
-    sealed: &BTreeMap<WriterId, WriterValue>,
+    stored: &BTreeMap<PartitionKey, StoredPartition>,
+    writers: &BTreeMap<WriterId, WriterValue>,
     revision: i64,
 ) -> Result<BTreeMap<WriterId, WriterLog>, RecoveryError> {
     let mut logs: BTreeMap<WriterId, WriterLog> = BTreeMap::new();
     loop {
         let mut wanted = BTreeMap::new();
-        for (key, found) in mine {
-            let history = found.as_ref().map_or(&[][..], |(v, _)| &v.history[..]);
-            let newest_first = || history.iter().rev();
+        for (key, (value, _)) in stored {
+            let newest_first = || value.history.iter().rev();
             let included = newest_first().position(|w| logs.get(w).is_some_and(|log| log.includes(key)));
-            let next = newest_first().take(included.unwrap_or(history.len())).find(|w| !logs.contains_key(*w));
+            let next = newest_first().take(included.unwrap_or(value.history.len())).find(|w| !logs.contains_key(*w));
             // Replaying says so if the value of a writer that is needed is gone.
-            wanted.extend(next.and_then(|w| sealed.get(w).map(|value| (*w, value.clone()))));
+            wanted.extend(next.and_then(|w| writers.get(w).map(|value| (*w, value.clone()))));
         }
         if wanted.is_empty() {
             return Ok(logs);
@@ -162,58 +242,62 @@ async fn load_needed(
     }
 }
 
-/// Claims all of `found`; their present owners are sealed, so that only a newer process of this broker can interfere.
-async fn claim_all(
-    context: &NodeContext,
-    found: Vec<Found>,
-) -> Result<BTreeMap<PartitionKey, PartitionValue>, LeadershipError> {
-    let mut values = BTreeMap::new();
-    for chunk in found.chunks(CLAIMS_PER_TXN) {
-        match context.ownership.claim(&context.registration, chunk).await? {
-            Some(claimed) => values.extend(claimed),
-            None => {
-                let message = "partitions changed hands while they were being claimed; start again".to_owned();
-                return Err(MetadataError::Unavailable { message }.into());
+/// A claim, and the ownership it was based on.
+type Claim = (PartitionKey, Option<StoredPartition>);
+
+/// Claims partitions that are held, with a committed checkpoint that has them, and starts leading them. What somebody else
+/// has by now is let go; after an error, what may have been claimed stays held.
+async fn claim_held(
+    context: &Arc<NodeContext>,
+    maintenance: &mut Maintenance,
+    claims: Vec<Claim>,
+) -> Result<(), LeadershipError> {
+    for chunk in claims.chunks(CLAIMS_PER_TXN) {
+        if let Some(claimed) = context.ownership.claim(&context.registration, chunk).await? {
+            lead_held(context, maintenance, claimed).await;
+            continue;
+        }
+        // One that changed prevents all of them.
+        for claim in chunk {
+            let claimed = match context.ownership.claim(&context.registration, std::slice::from_ref(claim)).await? {
+                Some(claimed) => claimed,
+                None => own(context, claim.0).await?.into_iter().collect(),
+            };
+            if claimed.is_empty() {
+                maintenance.let_go(&claim.0);
             }
+            lead_held(context, maintenance, claimed).await;
         }
     }
-    Ok(values)
+    Ok(())
 }
 
-/// Follows the image: claims new partitions, stops deleted ones. Returns when `changed` ends.
-pub async fn run(context: Arc<NodeContext>, feed: crate::metadata::watcher::ImageFeed) {
-    let mut revisions = feed.subscribe();
-    loop {
-        let image = feed.current();
-        crate::failpoint::hit("leadership.step");
-        if let Err(error) = step(&context, &image).await {
-            tracing::warn!(%error, "partitions could not be claimed; trying again");
-        }
-        // Also without news: a claim that failed is tried again.
-        let news = tokio::time::timeout(Duration::from_secs(1), revisions.changed()).await;
-        if matches!(news, Ok(Err(_))) {
-            return;
+/// The partition's ownership, if the store says that it is this writer's: the answer to an earlier claim was lost.
+async fn own(
+    context: &NodeContext,
+    key: PartitionKey,
+) -> Result<Option<(PartitionKey, PartitionValue)>, LeadershipError> {
+    let Some(entry) = context.metadata.get(&context.keys.partition(&key)).await? else { return Ok(None) };
+    let value: PartitionValue = model::decode(&entry)?;
+    Ok((value.owner == Some(context.registration.writer)).then_some((key, value)))
+}
+
+async fn lead_held(
+    context: &Arc<NodeContext>,
+    maintenance: &mut Maintenance,
+    claimed: Vec<(PartitionKey, PartitionValue)>,
+) {
+    for (key, value) in claimed {
+        if let Some(held) = maintenance.let_go(&key) {
+            context.lead(held.seed, value).await;
         }
     }
 }
 
-async fn step(context: &Arc<NodeContext>, image: &ClusterImage) -> Result<(), LeadershipError> {
-    stop_deleted(context, image).await?;
-    let mut missing: Vec<PartitionKey> = Vec::new();
-    for topic in image.topics() {
-        let all = (0..topic.value.partitions).map(PartitionIndex);
-        let keys = all.map(|partition| PartitionKey { topic: topic.value.id, partition });
-        // Partitions with another owner are taken over at start (or by the controller), never from an image. This
-        // broker's own may be missing when it failed between the claim and the start.
-        let me = context.registration.writer;
-        let free = |k: &PartitionKey| image.partition(k).and_then(|v| v.owner).is_none_or(|owner| owner == me);
-        missing.extend(keys.filter(|k| !context.owns(k) && free(k)));
-    }
-    for chunk in missing.chunks(CLAIMS_PER_TXN) {
-        let mut fresh: Vec<Found> = Vec::with_capacity(chunk.len());
-        for key in chunk {
-            fresh.push((*key, None));
-        }
+/// Claims partitions that never had an owner.
+async fn claim_fresh(context: &Arc<NodeContext>, keys: &[PartitionKey]) -> Result<(), LeadershipError> {
+    for chunk in keys.chunks(CLAIMS_PER_TXN) {
+        let fresh: Vec<Claim> = chunk.iter().map(|key| (*key, None)).collect();
         if let Some(claimed) = context.ownership.claim(&context.registration, &fresh).await? {
             crate::failpoint::hit("leadership.claimed");
             lead_fresh(context, claimed).await;
@@ -224,23 +308,16 @@ async fn step(context: &Arc<NodeContext>, image: &ClusterImage) -> Result<(), Le
     Ok(())
 }
 
-/// A claim was rejected because the keys exist: those that say we own them are ours (the answer to an earlier claim was
+/// A claim was rejected because keys exist: those that say we own them are ours (the answer to an earlier claim was
 /// lost before anything was written to them).
 async fn adopt_own(context: &Arc<NodeContext>, keys: &[PartitionKey]) -> Result<(), LeadershipError> {
     for key in keys {
-        match context.metadata.get(&context.keys.partition(key)).await? {
-            Some(entry) => {
-                let value: PartitionValue = model::decode(&entry)?;
-                if value.owner == Some(context.registration.writer) && value.history.len() == 1 {
-                    lead_fresh(context, vec![(*key, value)]).await;
-                }
-            }
-            None => {
-                if let Some(claimed) = context.ownership.claim(&context.registration, &[(*key, None)]).await? {
-                    lead_fresh(context, claimed).await;
-                }
-            }
-        }
+        let claimed = match own(context, *key).await? {
+            Some((key, value)) if value.epoch == LeaderEpoch(0) => vec![(key, value)],
+            Some(_) => continue,
+            None => context.ownership.claim(&context.registration, &[(*key, None)]).await?.unwrap_or_default(),
+        };
+        lead_fresh(context, claimed).await;
     }
     Ok(())
 }
@@ -250,6 +327,109 @@ async fn lead_fresh(context: &Arc<NodeContext>, claimed: Vec<(PartitionKey, Part
         let seed: Seed = context.empty_seed(key, value.epoch);
         context.lead(seed, value).await;
     }
+}
+
+/// Gives partitions away: nothing more is appended, what is in flight is committed, then they are free.
+async fn give_away(
+    context: &Arc<NodeContext>,
+    maintenance: &mut Maintenance,
+    keys: &[PartitionKey],
+) -> Result<(), LeadershipError> {
+    if maintenance.flushes_since_checkpoint() > REPLAY_FLUSHES_MAX {
+        maintenance.checkpoint().await?; // while the partitions still serve
+    }
+    let me = context.registration.writer;
+    let owned: BTreeMap<_, _> = context.owned_partitions().into_iter().collect();
+    let actors = keys.iter().filter_map(|key| Some((*key, owned.get(key)?)));
+    let actors: Vec<_> = actors.filter_map(|(key, owned)| Some((key, owned.actor.addr()?, owned))).collect();
+    let mut quiet = Vec::with_capacity(actors.len());
+    for (key, actor, _) in &actors {
+        if actor.send(Depart).await.is_ok() {
+            let (done, wait) = oneshot::channel();
+            context.flusher.do_send(Quiesce { key: Some(*key), done });
+            quiet.push(wait);
+        }
+    }
+    for wait in quiet {
+        drop(wait.await);
+    }
+    let mut seeds = BTreeMap::new();
+    for (key, actor, owned) in actors {
+        if let Ok(snapshot) = actor.send(TakeSnapshot).await {
+            seeds.insert(key, Seed::of(snapshot, owned.value.epoch, me));
+        }
+    }
+    let departing: Vec<PartitionKey> = seeds.keys().copied().collect();
+    for chunk in departing.chunks(CLAIMS_PER_TXN) {
+        let free = loop {
+            match context.ownership.release(&context.registration, chunk).await {
+                Ok(free) => break free,
+                Err(error @ OwnershipError::Fenced { .. }) => return Err(error.into()),
+                // They serve nobody any more: nothing else can be done with them.
+                Err(OwnershipError::Metadata(error)) => {
+                    tracing::warn!(%error, "partitions could not be given away; trying again");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        };
+        for key in chunk {
+            context.forget(key);
+            if let Some(seed) = seeds.remove(key).filter(|_| free.contains(key)) {
+                maintenance.hold(seed, None);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Follows the image. Returns when `feed` ends.
+pub async fn run(context: Arc<NodeContext>, maintenance: Arc<Mutex<Maintenance>>, feed: ImageFeed) {
+    let mut revisions = feed.subscribe();
+    let mut broken = BTreeMap::new();
+    loop {
+        let image = feed.current();
+        crate::failpoint::hit("leadership.step");
+        let wait = match step(&context, &maintenance, &image, &mut broken).await {
+            Ok(()) => Duration::from_secs(1),
+            Err(error) => {
+                tracing::warn!(%error, "partitions could not be claimed or given away; trying again");
+                RETRY
+            }
+        };
+        // Also without news: a claim that failed is tried again.
+        let news = tokio::time::timeout(wait, revisions.changed()).await;
+        if matches!(news, Ok(Err(_))) {
+            return;
+        }
+    }
+}
+
+/// Does what the image says. Partitions in `broken` could not be rebuilt at the time given, which has been said.
+async fn step(
+    context: &Arc<NodeContext>,
+    maintenance: &Mutex<Maintenance>,
+    image: &ClusterImage,
+    broken: &mut BTreeMap<PartitionKey, Instant>,
+) -> Result<(), LeadershipError> {
+    stop_deleted(context, image).await?;
+    let Split { wanted, unwanted } = split(context, image, &Candidates::of(image));
+    let now = context.clock.monotonic();
+    broken.retain(|_, since| now - *since < BROKEN_RETRY);
+    let wanted = wanted.into_iter().filter(|key| !broken.contains_key(key)).collect();
+    // Nothing may be checkpointed between what is read of a partition and its claim or release.
+    let mut maintenance = maintenance.lock().await;
+    let claims = maintenance.claiming();
+    claim_held(context, &mut maintenance, claims).await?;
+    maintenance.let_go_of_taken(image).await?;
+    for chunk in unwanted.chunks(RELEASES_MAX) {
+        give_away(context, &mut maintenance, chunk).await?;
+    }
+    let taken = take_over(context, &mut maintenance, wanted).await?;
+    for (key, error) in taken.failed {
+        tracing::error!(%key, %error, "the partition cannot be rebuilt, nobody leads it; restore what is missing");
+        broken.insert(key, now);
+    }
+    Ok(())
 }
 
 async fn stop_deleted(context: &NodeContext, image: &ClusterImage) -> Result<(), LeadershipError> {

@@ -1,27 +1,21 @@
-//! Keeps the broker's lease alive, and says when the broker may have been sealed without knowing it.
+//! Keeps the broker's lease alive, and tells [`Standing`] when that was confirmed last.
 //!
-//! After `TTL - 3 s` without a confirmed renewal the broker stops accepting appends (readers go on with committed
-//! data): somebody else may lead its partitions. Safety never depends on this, commits are fenced; it spares clients
-//! the wait for acks that cannot come. When the store answers again and the writer is still active, the lease is made
-//! anew and appends go on.
+//! Without a confirmed renewal the broker stops accepting appends (readers go on with committed data): somebody else may
+//! lead its partitions. When the store answers again and the writer is still active, the lease is made anew and appends
+//! go on.
 
+use crate::actors::standing::Standing;
 use crate::actors::writer::Fatal;
 use crate::clock::Clock;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue, WriterState};
 use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::{Compare, LeaseId, MetadataError, MetadataStore, Op, Txn};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Time to live of a broker's lease.
+/// Time to live of a broker's lease, if nothing else is said.
 pub const LEASE_TTL: Duration = Duration::from_secs(10);
-/// Renewal period.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// Without a renewal for this long, appends are refused.
-const SUSPEND_AFTER: Duration = Duration::from_secs(7);
-
 /// Everything the loop needs.
 pub struct Membership {
     /// The store.
@@ -32,41 +26,70 @@ pub struct Membership {
     pub ownership: Ownership,
     /// This writer.
     pub registration: Registration,
+    /// Time to live of the lease; it is renewed three times in it.
+    pub lease_ttl: Duration,
     /// What `live/{writer}` says.
-    pub live: LiveValue,
-    /// Refuses appends while set.
-    pub suspended: Arc<AtomicBool>,
+    pub announcement: Arc<Announcement>,
+    /// Hears of renewals.
+    pub standing: Arc<Standing>,
     /// Time.
     pub clock: Clock,
     /// Ends the process when the writer is sealed.
     pub on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 }
 
+/// What the metadata store says of this broker while its lease lives.
+#[derive(Debug)]
+pub struct Announcement {
+    told: Mutex<(LiveValue, LeaseId)>,
+}
+
+impl Announcement {
+    /// As registered.
+    pub fn new(live: LiveValue, lease: LeaseId) -> Self {
+        Self { told: Mutex::new((live, lease)) }
+    }
+
+    /// The value, and the lease it is bound to.
+    pub fn told(&self) -> (LiveValue, LeaseId) {
+        self.told.lock().expect("no panic under the lock").clone()
+    }
+
+    /// It drains from now on, or does not any more: whenever it is told.
+    pub fn set_draining(&self, draining: bool) {
+        self.told.lock().expect("no panic under the lock").0.draining = draining;
+    }
+
+    fn set_lease(&self, lease: LeaseId) {
+        self.told.lock().expect("no panic under the lock").1 = lease;
+    }
+}
+
 impl Membership {
     /// Renews until the process ends or the writer is sealed.
     pub async fn run(self) {
-        let mut lease = self.registration.lease;
-        let mut renewed = self.clock.monotonic();
+        let mut was_doubted = false;
         loop {
-            tokio::time::sleep(RENEW_EVERY).await;
+            tokio::time::sleep(self.lease_ttl * 3 / 10).await;
             crate::failpoint::hit("membership.renew");
             let asked = self.clock.monotonic();
-            match self.renew(&mut lease).await {
-                Ok(true) => renewed = asked,
+            match self.renew().await {
+                Ok(true) => self.standing.renewed(asked),
                 Ok(false) => return,
                 Err(error) => tracing::warn!(%error, "the broker's lease could not be renewed"),
             }
-            let suspend = self.clock.monotonic() - renewed >= SUSPEND_AFTER;
-            if self.suspended.swap(suspend, Ordering::AcqRel) != suspend {
-                tracing::warn!(suspend, "appends are refused while the broker's lease is in doubt");
+            let doubted = self.standing.is_doubted();
+            if std::mem::replace(&mut was_doubted, doubted) != doubted {
+                tracing::warn!(doubted, "appends are refused while the broker's lease is in doubt");
             }
         }
     }
 
     /// Returns false if the writer is sealed.
-    async fn renew(&self, lease: &mut LeaseId) -> Result<bool, MetadataError> {
-        match self.store.lease_keep_alive(*lease).await {
-            Err(MetadataError::LeaseExpired { .. }) => {}
+    async fn renew(&self) -> Result<bool, MetadataError> {
+        let (live, lease) = self.announcement.told();
+        match self.store.lease_keep_alive(lease).await {
+            Err(MetadataError::LeaseExpired { .. }) => self.standing.lost(),
             other => return other.map(|()| true),
         }
         let writer = self.registration.writer;
@@ -77,13 +100,13 @@ impl Membership {
             (self.on_fatal)(Fatal::Fenced(format!("writer {writer} was sealed after its lease expired")));
             return Ok(false);
         };
-        let fresh = self.store.lease_grant(LEASE_TTL).await?;
-        let live = Op::Put(self.keys.live(writer), model::encode(&self.live), Some(fresh));
+        let fresh = self.store.lease_grant(self.lease_ttl).await?;
+        let live = Op::Put(self.keys.live(writer), model::encode(&live), Some(fresh));
         // The head may move meanwhile, which is no reason to fail: compare the fence instead, which a seal deletes.
         let fence = Compare::CreateRevision(self.keys.fence(writer), self.registration.fence_revision);
         tracing::warn!(%writer, revision, "the broker's lease had expired; registering again");
         self.store.txn(Txn { compares: vec![fence], ops: vec![live] }).await?;
-        *lease = fresh;
+        self.announcement.set_lease(fresh);
         Ok(true)
     }
 }

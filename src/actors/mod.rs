@@ -3,6 +3,7 @@
 pub mod compactor;
 pub mod context;
 pub mod control;
+pub mod controller;
 pub mod flusher;
 pub mod group;
 pub mod leadership;
@@ -11,5 +12,6 @@ pub mod partition;
 pub mod recovery;
 pub mod runtime;
 pub mod s3_health;
+pub mod standing;
 pub mod supervisor;
 pub mod writer;

@@ -2,6 +2,7 @@
 //! after it, up to each writer's head and never by LIST. Used at start, at a takeover, and when a partition's actor
 //! failed: there is one way to come back.
 
+use crate::actors::partition::PartitionSnapshot;
 use crate::actors::partition::producers::{ProducerBatch, Producers};
 use crate::actors::partition::view::{EpochStart, Extent, ObjectRef};
 use crate::clock::WallMs;
@@ -290,6 +291,32 @@ impl Seed {
         }
         self.extents.push_back(extent(object, entry));
         Ok(())
+    }
+
+    /// A partition as it was when it was given away.
+    pub fn of(snapshot: PartitionSnapshot, leader_epoch: LeaderEpoch, me: WriterId) -> Self {
+        let PartitionSnapshot { checkpoint, extents } = snapshot;
+        Self {
+            key: checkpoint.key,
+            leader_epoch,
+            log_start: checkpoint.log_start,
+            next_offset: checkpoint.next_offset,
+            epochs: checkpoint.epochs,
+            extents: extents.into(),
+            producers: Producers::restore(checkpoint.producers),
+            history: vec![me],
+        }
+    }
+
+    /// The same partition, to be led again under `value`'s next epoch.
+    pub fn again(&self, value: &PartitionValue) -> Self {
+        let leader_epoch = LeaderEpoch(value.epoch.0 + 1);
+        let log_start = self.log_start.max(value.log_start);
+        let mut epochs = self.epochs.clone();
+        epochs.push(EpochStart { epoch: leader_epoch, start: self.next_offset });
+        let extents = self.extents.iter().filter(|e| e.next > log_start).cloned().collect();
+        let producers = Producers::restore(self.producers.snapshot(self.next_offset));
+        Self { leader_epoch, log_start, epochs, extents, producers, history: self.history.clone(), ..*self }
     }
 
     /// The partition as the next checkpoint has it.

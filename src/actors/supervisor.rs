@@ -158,6 +158,23 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         }
     }
 
+    /// The same; gives the message back if it was not sent.
+    pub fn send_or_return<M>(&self, message: M) -> Result<(), (SendError, M)>
+    where
+        M: actix::Message + Send + 'static,
+        M::Result: Send,
+        A: actix::Handler<M>,
+        A::Context: ToEnvelope<A, M>,
+    {
+        match self.slot.addr.load().as_ref() {
+            Some(addr) => addr.try_send(message).map_err(|e| match e {
+                actix::dev::SendError::Full(message) => (SendError::Full, message),
+                actix::dev::SendError::Closed(message) => (SendError::Down, message),
+            }),
+            None => Err((SendError::Down, message)),
+        }
+    }
+
     /// Ends supervision: the actor is not started again.
     pub fn close(&self) {
         self.slot.closed.store(true, Ordering::Release);

@@ -123,6 +123,9 @@ pub struct CommonArgs {
     /// Least severe level that is logged: trace, debug, info, warn or error.
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
+    /// Seconds without a sign of life after which other brokers take over what this one has (2 to 300).
+    #[arg(long, env = "KAFSCALE_BROKER_LEASE_SEC", default_value = "10", value_name = "SECONDS")]
+    pub broker_lease_sec: String,
     /// Seconds after which a start that cannot reach its stores is given up (1 to 3600).
     #[arg(long, env = "KAFSCALE_STARTUP_TIMEOUT_SEC", default_value = "30", value_name = "SECONDS")]
     pub startup_timeout_sec: String,

@@ -5,8 +5,8 @@ use super::validate::Check;
 use super::values;
 use crate::actors::group::classic::GroupLimits;
 use crate::actors::group::consumer::types::{Assignor, ConsumerLimits, MigrationPolicy};
+use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::group::offsets::Retention;
-use crate::actors::group::state::CoordinatorLimits;
 use crate::protocol::group_config::{Bound, GroupBounds};
 
 const DAY_MS: u64 = 86_400_000;

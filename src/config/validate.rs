@@ -5,7 +5,7 @@ use super::{
     Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, groups, s3, tls,
     topic_defaults, values,
 };
-use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::s3_health::state::HealthLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
@@ -272,6 +272,7 @@ struct Common {
     topic_defaults: Vec<StaticDefault>,
     groups: CoordinatorLimits,
     startup_timeout: Duration,
+    lease_ttl: Duration,
     log_level: tracing::Level,
     otlp_endpoint: Option<String>,
 }
@@ -296,6 +297,7 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
     let cache_bytes = number("KAFSCALE_CACHE_BYTES", &args.cache_bytes, 1 << 20..=1 << 40);
     let readahead_segments = number("KAFSCALE_READAHEAD_SEGMENTS", &args.readahead_segments, 0..=64);
     let partitions = number("KAFSCALE_AUTO_CREATE_PARTITIONS", &args.auto_create_partitions, 1..=10_000);
+    let lease_sec = number("KAFSCALE_BROKER_LEASE_SEC", &args.broker_lease_sec, 2..=300);
     let startup_timeout_sec = number("KAFSCALE_STARTUP_TIMEOUT_SEC", &args.startup_timeout_sec, 1..=3_600);
     let topic_defaults = topic_defaults::checked(check, args);
     let groups = groups::checked(check, args);
@@ -326,6 +328,7 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
         topic_defaults: topic_defaults?,
         groups: groups?,
         startup_timeout: Duration::from_secs(startup_timeout_sec?),
+        lease_ttl: Duration::from_secs(lease_sec?),
         log_level: log_level?,
         otlp_endpoint: otlp_endpoint?,
     })
@@ -397,6 +400,7 @@ impl Common {
             topic_defaults: self.topic_defaults,
             groups: self.groups,
             startup_timeout: self.startup_timeout,
+            lease_ttl: self.lease_ttl,
             shown: Vec::new(),
         };
         ProcessConfig { node, log_level: self.log_level, otlp_endpoint: self.otlp_endpoint }

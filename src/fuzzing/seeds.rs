@@ -294,10 +294,12 @@ fn metadata() -> Vec<Seed> {
         port: 9092,
         rack: Some("a".into()),
         version: "0.1.0".into(),
+        draining: false,
     };
     let configs = [("retention.ms", "1000"), ("cleanup.policy", "compact"), ("max.message.bytes", "x")];
     let configs = configs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
-    let named = TopicValue { v: FORMAT, id: topic, partitions: 12, configs, state: TopicState::Live };
+    let named =
+        TopicValue { v: FORMAT, id: topic, partitions: 12, configs, state: TopicState::Live, placement: Vec::new() };
     let checkpoint = Some(CheckpointRef { seq: Seq(40), key: "ns/checkpoints/1-2/28-X.ckpt".into() });
     let nonce = 0xabcd;
     let writer =

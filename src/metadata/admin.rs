@@ -9,7 +9,7 @@ use super::model::{self, BrokerConfigsValue, ClusterValue, CounterValue, Deleted
 use super::model::{TopicState, TopicValue};
 use super::{Compare, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::clock::Clock;
-use crate::ids::{BrokerId, ProducerId, TopicId, WriterId};
+use crate::ids::{BrokerId, PartitionIndex, ProducerId, TopicId, WriterId};
 use crate::protocol::config_change::ChangeError;
 use crate::protocol::config_defaults::Configs;
 use crate::rng;
@@ -82,14 +82,16 @@ impl Admin {
         Self { clock, ..self }
     }
 
-    /// Creates a topic with a new random id. Name, partition count and configs are valid (the handler checked).
+    /// Creates a topic with a new random id. Name, partition count, configs and placement are valid (the handler checked).
     pub async fn create_topic(
         &self,
         name: &str,
         partitions: i32,
         configs: BTreeMap<String, String>,
+        placement: Vec<BrokerId>,
     ) -> Result<TopicValue, AdminError> {
-        let value = TopicValue { v: FORMAT, id: TopicId(rng::uuid()), partitions, configs, state: TopicState::Live };
+        let (id, state) = (TopicId(rng::uuid()), TopicState::Live);
+        let value = TopicValue { v: FORMAT, id, partitions, configs, state, placement };
         let key = self.keys.topic(name);
         let txn = Txn {
             // The second compare matters when an earlier attempt of ours was applied, and the topic deleted since.
@@ -142,13 +144,14 @@ impl Admin {
         }
     }
 
-    /// Raises the number of partitions of the topic `name` to `partitions` if its id is (still) `id`. Returns the topic
-    /// and the revision at which it says so.
+    /// Raises the number of partitions of the topic `name` to `partitions` if its id is (still) `id`; `placed` are the
+    /// brokers that should lead the new ones. Returns the topic and the revision at which it says so.
     pub async fn create_partitions(
         &self,
         name: &str,
         id: TopicId,
         partitions: i32,
+        placed: &[BrokerId],
     ) -> Result<(TopicValue, Revision), AdminError> {
         self.update_topic(name, id, |topic, may_be_ours| {
             if may_be_ours && topic.partitions == partitions {
@@ -158,9 +161,35 @@ impl Admin {
                 let (topic, has) = (name.to_owned(), topic.partitions);
                 return Err(AdminError::NotMorePartitions { topic, has, wanted: partitions });
             }
-            Ok(Some(TopicValue { partitions, ..topic.clone() }))
+            let mut placement = topic.placement.clone();
+            if placement.len() == topic.partitions as usize {
+                placement.extend(placed);
+            }
+            Ok(Some(TopicValue { partitions, placement, ..topic.clone() }))
         })
         .await
+    }
+
+    /// Says which brokers should lead partitions of the topic `name` from now on, if its id is (still) `id`. Partitions
+    /// that nobody was named for are named `otherwise`. Returns the revision that has the change.
+    pub async fn place_partitions(
+        &self,
+        name: &str,
+        id: TopicId,
+        moves: &BTreeMap<PartitionIndex, BrokerId>,
+        otherwise: BrokerId,
+    ) -> Result<Revision, AdminError> {
+        let decide = |topic: &TopicValue, _: bool| {
+            let mut placement = topic.placement.clone();
+            placement.resize(topic.partitions as usize, otherwise);
+            for (partition, node) in moves {
+                if let Some(place) = placement.get_mut(partition.0 as usize) {
+                    *place = *node;
+                }
+            }
+            Ok((placement != topic.placement).then(|| TopicValue { placement, ..topic.clone() }))
+        };
+        Ok(self.update_topic(name, id, decide).await?.1)
     }
 
     /// Changes the configs of the topic `name` if its id is (still) `id`, or, with `validate_only`, only says whether

@@ -13,8 +13,8 @@
 //!   transaction that arrives late, after it was sent again, fail instead of bringing old values back.
 
 use super::keys::{Keys, ParsedKey};
-use super::model::{self, CounterValue, ShardValue, WriterState, WriterValue};
-use super::ownership::Registration;
+use super::model::{self, CounterValue, ShardValue};
+use super::ownership::{Ownership, OwnershipError, Registration};
 use super::{Compare, Entry, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::ids::{LeaderEpoch, WriterId};
 use crate::rng;
@@ -32,14 +32,25 @@ const CLAIM_ATTEMPTS_MAX: u32 = 10;
 const CLAIM_STEP: u64 = 2;
 
 /// The shards of this process and where its writes stand.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ShardClaim {
-    /// Claimed shards.
-    pub shards: BTreeSet<u32>,
-    /// Revision of the claim of all of them.
-    revision: Revision,
-    /// Number and revision of the last write.
+    /// Claimed shards, with the revisions of their claims.
+    shards: BTreeMap<u32, Revision>,
+    /// Number and revision of the last write or claim.
     last_write: (u64, Revision),
+}
+
+impl ShardClaim {
+    /// Claimed shards.
+    pub fn shards(&self) -> BTreeSet<u32> {
+        self.shards.keys().copied().collect()
+    }
+
+    /// Adds a later claim of the same process.
+    pub fn extend(&mut self, later: Self) {
+        self.shards.extend(later.shards);
+        self.last_write = later.last_write;
+    }
 }
 
 /// The claim is lost: another process owns the shards, or this one has claimed them again.
@@ -63,6 +74,7 @@ pub enum ClaimError {
 pub struct Coordination {
     store: Arc<dyn MetadataStore>,
     keys: Keys,
+    ownership: Ownership,
     writer: WriterId,
     fence_revision: Revision,
 }
@@ -70,7 +82,13 @@ pub struct Coordination {
 impl Coordination {
     /// Coordination on behalf of a registered writer.
     pub fn new(store: Arc<dyn MetadataStore>, keys: Keys, registration: &Registration) -> Self {
-        Self { store, keys, writer: registration.writer, fence_revision: registration.fence_revision }
+        let ownership = Ownership::new(store.clone(), keys.clone());
+        Self { store, keys, ownership, writer: registration.writer, fence_revision: registration.fence_revision }
+    }
+
+    /// On whose behalf.
+    pub fn writer(&self) -> WriterId {
+        self.writer
     }
 
     /// The keys of the cluster.
@@ -82,13 +100,15 @@ impl Coordination {
         Compare::CreateRevision(self.keys.fence(self.writer), self.fence_revision)
     }
 
-    /// Claims every one of the `count` shards that nobody or a sealed writer owns, or that this writer owns already.
-    pub async fn claim(&self, count: u32) -> Result<ShardClaim, ClaimError> {
+    /// Claims every one of `wanted` that nobody or a dead writer owns, or that this writer owns already. No write of this
+    /// process may be under way: it would fail.
+    pub async fn claim(&self, wanted: &BTreeSet<u32>) -> Result<ShardClaim, ClaimError> {
         for _ in 0..CLAIM_ATTEMPTS_MAX {
-            let (txn, shards, seq) = self.plan_claim(count).await?;
+            let (txn, shards, seq) = self.plan_claim(wanted).await?;
             match self.store.txn(txn).await? {
                 TxnOutcome::Committed(revision) => {
-                    return Ok(ShardClaim { shards, revision, last_write: (seq, revision) });
+                    let shards = shards.into_iter().map(|shard| (shard, revision)).collect();
+                    return Ok(ShardClaim { shards, last_write: (seq, revision) });
                 }
                 TxnOutcome::Rejected(_) => self.check_fence().await?,
             }
@@ -97,13 +117,13 @@ impl Coordination {
         Err(MetadataError::Unavailable { message }.into())
     }
 
-    async fn plan_claim(&self, count: u32) -> Result<(Txn, BTreeSet<u32>, u64), MetadataError> {
+    async fn plan_claim(&self, wanted: &BTreeSet<u32>) -> Result<(Txn, BTreeSet<u32>, u64), ClaimError> {
         let stored = self.shards().await?;
         let marker = self.keys.group_writes(self.writer);
         let (seq, marker_revision) = self.marker(&marker).await?.unwrap_or((0, 0));
         let mut txn = Txn { compares: vec![self.fence()], ops: Vec::new() };
         let (mut shards, mut former) = (BTreeSet::new(), BTreeSet::new());
-        for shard in 0..count {
+        for &shard in wanted {
             let found = stored.get(&shard);
             let owner = found.and_then(|(v, _)| v.owner);
             if !self.may_take(owner).await? {
@@ -135,10 +155,48 @@ impl Coordination {
         Ok(shards)
     }
 
-    async fn may_take(&self, owner: Option<WriterId>) -> Result<bool, MetadataError> {
+    async fn may_take(&self, owner: Option<WriterId>) -> Result<bool, ClaimError> {
         let Some(owner) = owner.filter(|owner| *owner != self.writer) else { return Ok(true) };
-        let Some(entry) = self.store.get(&self.keys.writer(owner)).await? else { return Ok(true) };
-        Ok(model::decode::<WriterValue>(&entry)?.state != WriterState::Active)
+        let unavailable = |e: OwnershipError| match e {
+            OwnershipError::Metadata(error) => error,
+            fenced @ OwnershipError::Fenced { .. } => MetadataError::Unavailable { message: fenced.to_string() },
+        };
+        if self.ownership.writer(owner).await.map_err(unavailable)?.is_none() {
+            return Ok(true);
+        }
+        Ok(self.ownership.seal(owner, false).await.map_err(unavailable)?.is_some())
+    }
+
+    /// Gives shards away, all of whose groups are written. Returns when that is durable, however long the store takes.
+    pub async fn release(&self, claim: &mut ShardClaim, shards: &BTreeSet<u32>) -> Result<(), ClaimLost> {
+        let mut backoff_ms = BACKOFF_MS_MIN;
+        loop {
+            match self.try_release(claim, shards).await {
+                Ok(TxnOutcome::Committed(_)) => {
+                    claim.shards.retain(|shard, _| !shards.contains(shard));
+                    return Ok(());
+                }
+                // Perhaps by an earlier attempt whose answer was lost; claiming again finds out.
+                Ok(TxnOutcome::Rejected(_)) => return Err(ClaimLost),
+                Err(error) => {
+                    tracing::warn!(%error, "coordinator shards could not be given away; trying again");
+                    tokio::time::sleep(Duration::from_millis(rng::jitter_ms(backoff_ms))).await;
+                    backoff_ms = (backoff_ms * 2).min(BACKOFF_MS_MAX);
+                }
+            }
+        }
+    }
+
+    async fn try_release(&self, claim: &ShardClaim, shards: &BTreeSet<u32>) -> Result<TxnOutcome, MetadataError> {
+        let stored = self.shards().await?;
+        let mut txn = Txn { compares: vec![self.fence()], ops: Vec::new() };
+        for (shard, revision) in claim.shards.iter().filter(|(shard, _)| shards.contains(shard)) {
+            let epoch = stored.get(shard).map_or(LeaderEpoch(0), |(v, _)| v.epoch);
+            let value = ShardValue { v: model::FORMAT, owner: None, epoch };
+            txn.compares.push(Compare::ModRevision(self.keys.shard(*shard), *revision));
+            txn.ops.push(Op::Put(self.keys.shard(*shard), model::encode(&value), None));
+        }
+        self.store.txn(txn).await
     }
 
     /// Fails if this writer was sealed.
@@ -155,6 +213,14 @@ impl Coordination {
         Ok(Some((model::decode::<CounterValue>(&entry)?.next, entry.mod_revision)))
     }
 
+    /// Everything stored of one group.
+    pub async fn group(&self, group: &str) -> Result<Vec<Entry>, MetadataError> {
+        let state = self.store.get(&self.keys.group(group)).await?;
+        let mut entries = self.store.get_prefix(&self.keys.offsets_of(group)).await?.0;
+        entries.extend(state);
+        Ok(entries)
+    }
+
     /// Everything stored of groups, after a claim: no transaction of before can change it any more.
     pub async fn groups(&self) -> Result<Vec<Entry>, MetadataError> {
         Ok(self.store.get_prefix(&self.keys.groups()).await?.0)
@@ -165,7 +231,9 @@ impl Coordination {
         let marker = self.keys.group_writes(self.writer);
         let (seq, revision) = claim.last_write;
         let mut txn = Txn { compares: vec![self.fence()], ops };
-        txn.compares.extend(touched.iter().map(|s| Compare::ModRevision(self.keys.shard(*s), claim.revision)));
+        // A shard that is not claimed has a revision that no key can have.
+        let revision_of = |shard: &u32| claim.shards.get(shard).copied().unwrap_or(Revision::MAX);
+        txn.compares.extend(touched.iter().map(|s| Compare::ModRevision(self.keys.shard(*s), revision_of(s))));
         txn.compares.push(Compare::ModRevision(marker.clone(), revision));
         txn.ops.push(Op::Put(marker.clone(), encode_marker(seq + 1), None));
         let mut backoff_ms = BACKOFF_MS_MIN;

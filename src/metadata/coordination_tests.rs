@@ -86,7 +86,15 @@ impl Bed {
     }
 
     async fn writer(&self, id: u64) -> Coordination {
-        let live = LiveValue { v: 1, node: BrokerId(1), host: "h".into(), port: 1, rack: None, version: "0".into() };
+        let live = LiveValue {
+            v: 1,
+            node: BrokerId(1),
+            host: "h".into(),
+            port: 1,
+            rack: None,
+            version: "0".into(),
+            draining: false,
+        };
         let registration = self.ownership.register(WriterId(id), id, &live, Duration::from_secs(3_600)).await.unwrap();
         Coordination::new(self.store.clone(), self.keys.clone(), &registration)
     }
@@ -105,6 +113,10 @@ impl Bed {
     }
 }
 
+fn all() -> BTreeSet<u32> {
+    (0..50).collect()
+}
+
 fn touched() -> BTreeSet<u32> {
     BTreeSet::from([3])
 }
@@ -113,26 +125,26 @@ fn touched() -> BTreeSet<u32> {
 async fn claims_everything_free_and_counts_epochs() {
     let bed = Bed::new();
     let first = bed.writer(1).await;
-    assert_eq!(first.claim(50).await.unwrap().shards.len(), 50);
+    assert_eq!(first.claim(&all()).await.unwrap().shards().len(), 50);
     let second = bed.writer(2).await;
-    assert!(second.claim(50).await.unwrap().shards.is_empty(), "the owner is alive");
+    assert!(second.claim(&all()).await.unwrap().shards().is_empty(), "the owner is alive");
     bed.ownership.seal(WriterId(1), true).await.unwrap();
-    assert_eq!(second.claim(50).await.unwrap().shards.len(), 50);
+    assert_eq!(second.claim(&all()).await.unwrap().shards().len(), 50);
     let entry = bed.store.get(&bed.keys.shard(7)).await.unwrap().unwrap();
     let value: ShardValue = model::decode(&entry).unwrap();
     assert_eq!(value, ShardValue { v: 1, owner: Some(WriterId(2)), epoch: LeaderEpoch(1) });
     assert_eq!(bed.store.get(&bed.keys.group_writes(WriterId(1))).await.unwrap(), None, "cleaned up");
-    assert!(matches!(first.claim(50).await, Err(ClaimError::Fenced(WriterId(1)))));
+    assert!(matches!(first.claim(&all()).await, Err(ClaimError::Fenced(WriterId(1)))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_sealed_or_superseded_owner_writes_nothing_more() {
     let bed = Bed::new();
     let first = bed.writer(1).await;
-    let mut claim = first.claim(50).await.unwrap();
+    let mut claim = first.claim(&all()).await.unwrap();
     first.write(&mut claim, &touched(), bed.put("1")).await.unwrap();
     let mut before = claim.clone();
-    let mut again = first.claim(50).await.unwrap(); // as after a failure of the actor
+    let mut again = first.claim(&all()).await.unwrap(); // as after a failure of the actor
     assert_eq!(first.write(&mut before, &touched(), bed.put("old")).await, Err(ClaimLost));
     first.write(&mut again, &touched(), bed.put("2")).await.unwrap();
     bed.ownership.seal(WriterId(1), true).await.unwrap();
@@ -144,7 +156,7 @@ async fn a_sealed_or_superseded_owner_writes_nothing_more() {
 async fn lost_answers_are_resolved() {
     let bed = Bed::new();
     let writer = bed.writer(1).await;
-    let mut claim = writer.claim(50).await.unwrap();
+    let mut claim = writer.claim(&all()).await.unwrap();
     for (n, fates) in [
         &[Fate::Lost, Fate::Lost][..],
         &[Fate::Unanswered],
@@ -168,7 +180,7 @@ async fn lost_answers_are_resolved() {
 async fn an_attempt_that_arrives_late_brings_nothing_back() {
     let bed = Bed::new();
     let writer = bed.writer(1).await;
-    let mut claim = writer.claim(50).await.unwrap();
+    let mut claim = writer.claim(&all()).await.unwrap();
     bed.fates(&[Fate::Late]);
     writer.write(&mut claim, &touched(), bed.put("old")).await.unwrap();
     writer.write(&mut claim, &touched(), bed.put("new")).await.unwrap();
@@ -180,7 +192,7 @@ async fn an_attempt_that_arrives_late_brings_nothing_back() {
     let shards = touched();
     let lost = tokio::time::timeout(Duration::from_millis(1), writer.write(&mut before, &shards, bed.put("x")));
     assert!(lost.await.is_err(), "waits to try again");
-    let mut claim = writer.claim(50).await.unwrap();
+    let mut claim = writer.claim(&all()).await.unwrap();
     assert!(matches!(bed.store.arrive().await[..], [TxnOutcome::Rejected(_)]));
     writer.write(&mut claim, &touched(), bed.put("last")).await.unwrap();
     assert_eq!(writer.write(&mut before, &touched(), bed.put("y")).await, Err(ClaimLost));
@@ -192,7 +204,7 @@ async fn a_write_of_the_largest_batch_fits_a_transaction() {
     use crate::actors::group::writes::KEYS_MAX;
     let bed = Bed::new();
     let writer = bed.writer(1).await;
-    let mut claim = writer.claim(50).await.unwrap();
+    let mut claim = writer.claim(&all()).await.unwrap();
     let ops = (0..KEYS_MAX).map(|n| Op::Put(bed.keys.group(&format!("g{n}")), Bytes::new(), None)).collect();
     writer.write(&mut claim, &(0..50).collect(), ops).await.unwrap();
     assert_eq!(writer.groups().await.unwrap().len(), KEYS_MAX);

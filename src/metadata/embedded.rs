@@ -15,7 +15,7 @@ use crate::actors::runtime::IoPool;
 use crate::clock;
 use async_trait::async_trait;
 use file::MetadataFile;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -59,7 +59,7 @@ impl EmbeddedStore {
     fn with(tree: Tree, file: Option<MetadataFile>) -> Self {
         let state = State {
             tree,
-            leases: HashMap::new(),
+            leases: BTreeMap::new(),
             last_lease: 0,
             watchers: Vec::new(),
             last_watcher: 0,
@@ -166,7 +166,7 @@ struct Watcher {
 #[derive(Debug)]
 struct State {
     tree: Tree,
-    leases: HashMap<LeaseId, Lease>,
+    leases: BTreeMap<LeaseId, Lease>,
     last_lease: LeaseId,
     watchers: Vec<Watcher>,
     last_watcher: u64,

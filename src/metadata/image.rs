@@ -4,7 +4,7 @@
 //! Copies share what did not change: a change of one partition among 10,000 copies one shard of about 40.
 
 use super::keys::{Keys, ParsedKey};
-use super::model::{self, BrokerConfigsValue, LiveValue, PartitionValue, TopicState, TopicValue};
+use super::model::{self, BrokerConfigsValue, LiveValue, PartitionValue, ShardValue, TopicState, TopicValue};
 use super::{Entry, MetadataError, Revision, WatchEvent};
 use crate::ids::{BrokerId, PartitionKey, TopicId, WriterId};
 use crate::protocol::config_defaults::{Configs, Defaults};
@@ -42,6 +42,8 @@ pub struct ClusterImage {
     names: Sharded<TopicId, Arc<str>>,
     partitions: Sharded<PartitionKey, Arc<PartitionValue>>,
     lives: Arc<BTreeMap<WriterId, Arc<LiveValue>>>,
+    /// Owners of coordinator shards.
+    shards: Arc<BTreeMap<u32, WriterId>>,
     /// What topics' configs fall back to in this process.
     defaults: Arc<Defaults>,
     groups: Arc<BTreeMap<Arc<str>, GroupConfigs>>,
@@ -119,6 +121,27 @@ impl ClusterImage {
         self.lives.get(&owner).map(|l| l.node)
     }
 
+    /// The broker that coordinates the groups of a shard, if its owner is alive.
+    pub fn coordinator(&self, shard: u32) -> Option<BrokerId> {
+        self.lives.get(self.shards.get(&shard)?).map(|l| l.node)
+    }
+
+    /// The writer that owns a coordinator shard, as last seen.
+    pub fn shard_owner(&self, shard: u32) -> Option<WriterId> {
+        self.shards.get(&shard).copied()
+    }
+
+    /// True while the writer's lease lives, as last seen.
+    pub fn is_live(&self, writer: WriterId) -> bool {
+        self.lives.contains_key(&writer)
+    }
+
+    /// The writer that looks after what concerns nobody in particular: the one that has been there for longest. It is
+    /// a division of labour, not a lock; whatever it does is decided by compare-and-swap.
+    pub fn controller(&self) -> Option<WriterId> {
+        self.lives.keys().next().copied()
+    }
+
     /// Live brokers by id; when two incarnations of one broker overlap, the newer writer wins.
     pub fn brokers(&self) -> BTreeMap<BrokerId, Arc<LiveValue>> {
         self.lives.values().map(|l| (l.node, l.clone())).collect()
@@ -163,6 +186,14 @@ impl ClusterImage {
                 let live = Arc::new(model::decode(entry)?);
                 Arc::make_mut(&mut self.lives).insert(writer, live);
             }
+            Some(ParsedKey::Shard(shard)) => {
+                let value: ShardValue = model::decode(entry)?;
+                let shards = Arc::make_mut(&mut self.shards);
+                match value.owner {
+                    Some(owner) => drop(shards.insert(shard, owner)),
+                    None => drop(shards.remove(&shard)),
+                }
+            }
             Some(ParsedKey::BrokerConfigs(node)) => {
                 let value: BrokerConfigsValue = model::decode(entry)?;
                 self.set_dynamic(node, &value.configs);
@@ -182,6 +213,7 @@ impl ClusterImage {
             Some(ParsedKey::Topic(name)) => self.remove_topic(&name),
             Some(ParsedKey::Partition(key)) => self.partitions.remove(&key),
             Some(ParsedKey::Live(writer)) => drop(Arc::make_mut(&mut self.lives).remove(&writer)),
+            Some(ParsedKey::Shard(shard)) => drop(Arc::make_mut(&mut self.shards).remove(&shard)),
             Some(ParsedKey::BrokerConfigs(node)) => self.set_dynamic(node, &BTreeMap::new()),
             Some(ParsedKey::GroupConfigs(group)) => drop(Arc::make_mut(&mut self.groups).remove(group.as_str())),
             Some(_) | None => {} // no part of the image
@@ -204,6 +236,11 @@ impl ClusterImage {
             Some(ParsedKey::Live(writer)) => {
                 if let Some(live) = before.lives.get(&writer) {
                     Arc::make_mut(&mut self.lives).insert(writer, live.clone());
+                }
+            }
+            Some(ParsedKey::Shard(shard)) => {
+                if let Some(owner) = before.shards.get(&shard) {
+                    Arc::make_mut(&mut self.shards).insert(shard, *owner);
                 }
             }
             Some(ParsedKey::BrokerConfigs(node)) => {
@@ -314,7 +351,7 @@ mod tests {
 
     fn topic(id: u128) -> TopicValue {
         let id = TopicId(uuid::Uuid::from_u128(id));
-        TopicValue { v: 1, id, partitions: 3, configs: BTreeMap::new(), state: TopicState::Live }
+        TopicValue { v: 1, id, partitions: 3, configs: BTreeMap::new(), state: TopicState::Live, placement: Vec::new() }
     }
 
     fn partition(owner: u64) -> PartitionValue {
@@ -323,7 +360,15 @@ mod tests {
     }
 
     fn live(node: i32) -> LiveValue {
-        LiveValue { v: 1, node: BrokerId(node), host: "h".into(), port: 1, rack: None, version: "0".into() }
+        LiveValue {
+            v: 1,
+            node: BrokerId(node),
+            host: "h".into(),
+            port: 1,
+            rack: None,
+            version: "0".into(),
+            draining: false,
+        }
     }
 
     fn key(topic: u128, partition: i32) -> PartitionKey {

@@ -159,6 +159,11 @@ impl Keys {
         format!("{}_g/{}", self.root, escape(group))
     }
 
+    /// Prefix of a group's offsets.
+    pub fn offsets_of(&self, group: &str) -> String {
+        format!("{}_g/{}/o/", self.root, escape(group))
+    }
+
     /// A block of a group's offsets of a topic.
     pub fn group_offsets(&self, group: &str, topic: &str, block: i32) -> String {
         format!("{}_g/{}/o/{topic}/{block}", self.root, escape(group))

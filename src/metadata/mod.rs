@@ -11,6 +11,7 @@ pub mod image;
 pub mod keys;
 pub mod model;
 pub mod ownership;
+pub mod placement;
 mod tree;
 pub mod watcher;
 

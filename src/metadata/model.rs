@@ -85,6 +85,9 @@ pub struct LiveValue {
     pub rack: Option<String>,
     /// Version of the program.
     pub version: String,
+    /// It gives away what it leads and takes nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// A partition's ownership.
@@ -96,7 +99,8 @@ pub struct PartitionValue {
     pub owner: Option<WriterId>,
     /// Leader epoch of the last claim.
     pub epoch: LeaderEpoch,
-    /// Writers whose data may not be in a later writer's checkpoint yet, oldest first; the owner is the last one.
+    /// The writers in whose checkpoints and WAL everything of the partition is, oldest first. One, since a claim is only
+    /// made when the claimant's checkpoint has all that there is.
     pub history: Vec<WriterId>,
     /// First offset that may be read. Never decreases.
     pub log_start: Offset,
@@ -137,6 +141,9 @@ pub struct TopicValue {
     pub configs: BTreeMap<String, String>,
     /// Whether it can be used.
     pub state: TopicState,
+    /// The broker that should lead each partition, as [`super::placement`] has it; those it does not reach are anybody's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub placement: Vec<BrokerId>,
 }
 
 /// Configs that were changed at run time: of one broker, of all, or of a group.

@@ -12,13 +12,16 @@
 use super::keys::Keys;
 use super::model::{self, CheckpointRef, LiveValue, PartitionValue, WriterState, WriterValue};
 use super::{Compare, Entry, LeaseId, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
-use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, WriterId};
-use std::collections::BTreeMap;
+use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, TopicId, WriterId};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Partitions claimed in one transaction: two operations each (compare and put), below etcd's 128.
 pub const CLAIMS_PER_TXN: usize = 60;
+
+/// More partitions than this are read by one request for all there are.
+const READ_ONE_BY_ONE_MAX: usize = 100;
 
 /// A partition's ownership with the revision it was read at.
 pub type StoredPartition = (PartitionValue, Revision);
@@ -221,6 +224,15 @@ impl Ownership {
         entries.iter().filter_map(|e| self.decode_partition(e).transpose()).collect()
     }
 
+    /// The same of one topic.
+    pub async fn partitions_of(
+        &self,
+        topic: TopicId,
+    ) -> Result<BTreeMap<PartitionKey, StoredPartition>, OwnershipError> {
+        let (entries, _) = self.store.get_prefix(&self.keys.partitions_of(topic)).await?;
+        entries.iter().filter_map(|e| self.decode_partition(e).transpose()).collect()
+    }
+
     fn decode_partition(&self, entry: &Entry) -> Result<Option<(PartitionKey, StoredPartition)>, OwnershipError> {
         match self.keys.parse(&entry.key) {
             Some(super::keys::ParsedKey::Partition(key)) => {
@@ -231,8 +243,9 @@ impl Ownership {
     }
 
     /// Claims up to [`CLAIMS_PER_TXN`] partitions in one transaction; each is given with its value and revision as
-    /// read (`None`: never claimed), the history cut down to the writers a successor still needs. Every previous owner
-    /// must be sealed. Returns the new values, or `None` if something changed meanwhile (read again).
+    /// read (`None`: never claimed). Every previous owner must be sealed or have released it, and this writer's committed
+    /// checkpoint must have all there is of each: from now on a successor asks nobody else. Returns the new values, or
+    /// `None` if something changed meanwhile (read again).
     pub async fn claim(
         &self,
         registration: &Registration,
@@ -244,13 +257,11 @@ impl Ownership {
         let mut txn = Txn { compares: vec![fence], ops: Vec::new() };
         let mut claimed = Vec::with_capacity(partitions.len());
         for (key, found) in partitions {
-            let (epoch, mut history, log_start, revision) = match found {
-                Some((v, revision)) => (LeaderEpoch(v.epoch.0 + 1), v.history.clone(), v.log_start, *revision),
-                None => (LeaderEpoch(0), Vec::new(), Offset(0), 0),
+            let (epoch, log_start, revision) = match found {
+                Some((v, revision)) => (LeaderEpoch(v.epoch.0 + 1), v.log_start, *revision),
+                None => (LeaderEpoch(0), Offset(0), 0),
             };
-            history.retain(|w| *w != me);
-            history.push(me);
-            let value = PartitionValue { v: model::FORMAT, owner: Some(me), epoch, history, log_start };
+            let value = PartitionValue { v: model::FORMAT, owner: Some(me), epoch, history: vec![me], log_start };
             let stored = self.keys.partition(key);
             txn.compares.push(Compare::ModRevision(stored.clone(), revision));
             txn.ops.push(Op::Put(stored, model::encode(&value), None));
@@ -259,6 +270,111 @@ impl Ownership {
         match self.store.txn(txn).await? {
             TxnOutcome::Committed(_) => Ok(Some(claimed)),
             TxnOutcome::Rejected(_) => Ok(None),
+        }
+    }
+
+    /// Gives up to [`CLAIMS_PER_TXN`] owned partitions away: whoever claims them next finds all there is of them in this
+    /// writer's checkpoint and WAL. Nothing of them may be in flight, and nothing may be appended any more. Returns those
+    /// that are free now; the others are not this writer's any more.
+    pub async fn release(
+        &self,
+        registration: &Registration,
+        partitions: &[PartitionKey],
+    ) -> Result<Vec<PartitionKey>, OwnershipError> {
+        assert!(partitions.len() <= CLAIMS_PER_TXN);
+        let me = registration.writer;
+        loop {
+            let fence = Compare::CreateRevision(self.keys.fence(me), registration.fence_revision);
+            let mut txn = Txn { compares: vec![fence], ops: Vec::new() };
+            let mut free = Vec::new();
+            for key in partitions {
+                let stored = self.keys.partition(key);
+                let Some(entry) = self.store.get(&stored).await? else { continue };
+                let value: PartitionValue = model::decode(&entry)?;
+                match value.owner {
+                    None if value.history == [me] => free.push(*key), // by an attempt whose answer was lost
+                    Some(owner) if owner == me => {
+                        free.push(*key);
+                        let released = PartitionValue { owner: None, history: vec![me], ..value };
+                        txn.compares.push(Compare::ModRevision(stored.clone(), entry.mod_revision));
+                        txn.ops.push(Op::Put(stored, model::encode(&released), None));
+                    }
+                    _ => {}
+                }
+            }
+            if txn.ops.is_empty() {
+                return Ok(free);
+            }
+            if let TxnOutcome::Committed(_) = self.store.txn(txn).await? {
+                return Ok(free);
+            }
+            self.check_fence(registration).await?; // else a log start was raised meanwhile: look again
+        }
+    }
+
+    /// Fails if this writer was sealed.
+    async fn check_fence(&self, registration: &Registration) -> Result<(), OwnershipError> {
+        let writer = registration.writer;
+        let entry = self.store.get(&self.keys.fence(writer)).await?;
+        if entry.is_some_and(|e| e.create_revision == registration.fence_revision) {
+            return Ok(());
+        }
+        let head = self.writer(writer).await?.map_or(Seq(0), |(v, _)| v.head);
+        Err(OwnershipError::Fenced { writer, head, node: registration.value.node })
+    }
+
+    /// The ownership of `keys` now, those never claimed left out.
+    pub async fn partitions_among(
+        &self,
+        keys: &[PartitionKey],
+    ) -> Result<BTreeMap<PartitionKey, StoredPartition>, OwnershipError> {
+        if keys.len() > READ_ONE_BY_ONE_MAX {
+            let wanted: HashSet<&PartitionKey> = keys.iter().collect();
+            let mut all = self.partitions().await?;
+            all.retain(|key, _| wanted.contains(key));
+            return Ok(all);
+        }
+        let mut found = BTreeMap::new();
+        for key in keys {
+            if let Some(entry) = self.store.get(&self.keys.partition(key)).await? {
+                found.insert(*key, (model::decode(&entry)?, entry.mod_revision));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Forgets partitions of a deleted topic, if nothing has changed of them since they were read.
+    pub async fn forget_partitions(
+        &self,
+        registration: &Registration,
+        partitions: &[(PartitionKey, Revision)],
+    ) -> Result<bool, OwnershipError> {
+        let fence = Compare::CreateRevision(self.keys.fence(registration.writer), registration.fence_revision);
+        let mut all = true;
+        for chunk in partitions.chunks(CLAIMS_PER_TXN) {
+            let mut txn = Txn { compares: vec![fence.clone()], ops: Vec::new() };
+            for (key, revision) in chunk {
+                let stored = self.keys.partition(key);
+                txn.compares.push(Compare::ModRevision(stored.clone(), *revision));
+                txn.ops.push(Op::Delete(stored));
+            }
+            all &= matches!(self.store.txn(txn).await?, TxnOutcome::Committed(_));
+        }
+        Ok(all)
+    }
+
+    /// Says in the broker's registration whether it drains. The lease stays as it is.
+    pub async fn announce(
+        &self,
+        registration: &Registration,
+        live: &LiveValue,
+        lease: LeaseId,
+    ) -> Result<(), OwnershipError> {
+        let fence = Compare::CreateRevision(self.keys.fence(registration.writer), registration.fence_revision);
+        let put = Op::Put(self.keys.live(registration.writer), model::encode(live), Some(lease));
+        match self.store.txn(Txn { compares: vec![fence], ops: vec![put] }).await? {
+            TxnOutcome::Committed(_) => Ok(()),
+            TxnOutcome::Rejected(_) => self.check_fence(registration).await,
         }
     }
 

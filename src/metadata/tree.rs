@@ -6,7 +6,7 @@
 
 use super::{Compare, Entry, LeaseId, MetadataError, Op, Revision, Txn, TxnOutcome, WatchEvent};
 use bytes::Bytes;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 
 /// The lease of a value that is bound to none.
@@ -81,14 +81,14 @@ impl Tree {
 #[derive(Debug)]
 pub(super) struct Staged {
     /// Final state of each changed key; `None` is deleted.
-    changes: HashMap<String, Option<Stored>>,
+    changes: BTreeMap<String, Option<Stored>>,
     events: Vec<WatchEvent>,
     revision: Revision,
 }
 
 impl Staged {
     pub(super) fn new(tree: &Tree) -> Self {
-        Self { changes: HashMap::new(), events: Vec::new(), revision: tree.revision }
+        Self { changes: BTreeMap::new(), events: Vec::new(), revision: tree.revision }
     }
 
     pub(super) fn is_empty(&self) -> bool {

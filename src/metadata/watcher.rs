@@ -135,10 +135,10 @@ mod tests {
         let store: Arc<dyn MetadataStore> = Arc::new(EmbeddedStore::in_memory());
         let (keys, feed) = (Keys::new("test"), ImageFeed::default());
         let admin = Admin::new(store.clone(), keys.clone());
-        let before = admin.create_topic("before", 1, BTreeMap::new()).await.unwrap();
+        let before = admin.create_topic("before", 1, BTreeMap::new(), Vec::new()).await.unwrap();
         let running = IoPool::current().spawn(run(store.clone(), keys, feed.clone()));
         assert!(feed.wait_until(LIMIT, |image| image.topic("before").is_some()).await);
-        admin.create_topic("later", 1, BTreeMap::new()).await.unwrap();
+        admin.create_topic("later", 1, BTreeMap::new(), Vec::new()).await.unwrap();
         admin.delete_topic("before", before.id).await.unwrap();
         let (_, revision) = store.get_prefix("").await.unwrap();
         assert!(feed.wait_for(LIMIT, revision).await);

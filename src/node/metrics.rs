@@ -99,7 +99,7 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
     let tail = load(&stats.tail_bytes) as f64;
     families.gauge("kafscale_tail_bytes", "Bytes of the newest committed record batches that are in memory", tail)?;
     families.gauge("kafscale_partitions_led", "Partitions this broker serves", context.directory.all().len() as f64)?;
-    let suspended = f64::from(u8::from(context.suspended.load(Ordering::Relaxed)));
+    let suspended = f64::from(u8::from(context.standing.is_doubted()));
     families.gauge(
         "kafscale_appends_suspended",
         "1 while appends are refused because the lease is in doubt",

@@ -10,12 +10,14 @@ mod stores;
 
 use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
 use crate::actors::context::NodeContext;
+use crate::actors::controller;
 use crate::actors::flusher::state::FlushLimits;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
 use crate::actors::group::{self, GroupConfig};
 use crate::actors::leadership;
-use crate::actors::membership::{LEASE_TTL, Membership};
+use crate::actors::membership::{Announcement, Membership};
 use crate::actors::runtime::{IoPool, Placement};
+use crate::actors::standing::Standing;
 use crate::actors::supervisor::{ActorRegistry, supervise_loop};
 use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use crate::broker::{Broker, BrokerSettings};
@@ -27,6 +29,7 @@ use crate::metadata::admin::{self, Admin};
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue};
 use crate::metadata::ownership::{Ownership, Registration};
+use crate::metadata::placement::Candidates;
 use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
@@ -46,6 +49,10 @@ use tokio_util::sync::CancellationToken;
 const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 /// How long a shutdown waits for what is in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long a shutdown goes on giving partitions and groups away.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How often it looks whether all are gone.
+const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
 const LOCAL_INTERVAL_MS: u64 = 50;
 /// Up to this interval the time of a PUT is most of the latency, and what the interval allows is better spent on sending
@@ -176,9 +183,10 @@ impl Node {
             port,
             rack: config.rack.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            draining: false,
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
-        let registration = register(&stores, &keys, &ownership, &live).await?;
+        let registration = register(&stores, &keys, &ownership, &live, config.lease_ttl).await?;
         let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(die);
         let context = build_context(
             &config,
@@ -188,17 +196,21 @@ impl Node {
             cluster_id,
             ownership,
             registration,
+            live,
             &io,
             shards,
             clock,
             &on_fatal,
         )
         .await;
+        // Taking over may take longer than the lease lives, and needs to know who else is there.
+        start_membership(&context, config.lease_ttl, &on_fatal);
+        let feed = follow_cluster(&config, &context).await;
         progress("partitions to be taken over");
-        let maintenance = leadership::start(&context, MaintenanceLimits::default())
+        let maintenance = leadership::start(&context, &feed, MaintenanceLimits::default())
             .await
             .map_err(|e| NodeError::new("partitions cannot be taken over", e))?;
-        let broker = start_loops(&config, &context, &stores, &maintenance, live, on_fatal).await?;
+        let broker = start_loops(&config, &context, &stores, &maintenance, feed, on_fatal).await?;
         let edge =
             Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
         metrics::register(&state.metrics, &context, &broker, &edge, &stores);
@@ -244,9 +256,29 @@ impl Node {
         tracing::info!("stopping: no new requests; what is in flight is finished and committed");
     }
 
-    /// Stops accepting, finishes what is in flight, commits it, writes a checkpoint and leaves the cluster.
+    /// Gives partitions and groups away while clients are still served, so that they find the next leader at once. Returns
+    /// when nothing is left, or nobody is there to take it.
+    async fn drain(&self) {
+        let me = self.broker.node;
+        let others = || Candidates::of(&self.broker.image.load()).others_than(me);
+        if !others() {
+            return;
+        }
+        if let Err(error) = self.context.set_draining(true).await {
+            return tracing::warn!(%error, "others cannot be told that this broker stops; they take over what it has");
+        }
+        while others() && !(self.context.owned_partitions().is_empty() && self.broker.groups.is_idle()) {
+            tokio::time::sleep(DRAIN_LOOK_EVERY).await;
+        }
+    }
+
+    /// Gives everything to other brokers if there are any, stops accepting, finishes what is in flight, commits it, writes a
+    /// checkpoint and leaves the cluster.
     pub async fn stop(self) {
         self.readiness.readiness.fail("startup", "stopping");
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.drain()).await.is_err() {
+            tracing::warn!("not everything could be given to other brokers in time; they take it over");
+        }
         self.shutdown.cancel();
         let finish = async {
             // While connections are there to take the answers of those who wait for other members.
@@ -257,10 +289,10 @@ impl Node {
             let (done, quiet) = oneshot::channel();
             self.context.flusher.do_send(Quiesce { key: None, done });
             drop(quiet.await);
-            if let Err(error) = self.maintenance.lock().await.checkpoint(&[]).await {
+            if let Err(error) = self.maintenance.lock().await.checkpoint().await {
                 tracing::warn!(%error, "no last checkpoint; the next start replays a little more");
             }
-            let lease = self.context.registration.lease;
+            let (_, lease) = self.context.announcement.told();
             if let Err(error) = self.context.metadata.lease_revoke(lease).await {
                 tracing::warn!(%error, "the lease ends by itself");
             }
@@ -284,10 +316,11 @@ async fn register(
     keys: &Keys,
     ownership: &Ownership,
     live: &LiveValue,
+    lease_ttl: Duration,
 ) -> Result<Registration, NodeError> {
     let failed = |e: &dyn std::fmt::Display| NodeError::new("the broker cannot register in the metadata store", e);
     let writer = admin::allocate_writer_id(&*stores.metadata, keys).await.map_err(|e| failed(&e))?;
-    ownership.register(writer, crate::rng::u64(), live, LEASE_TTL).await.map_err(|e| failed(&e))
+    ownership.register(writer, crate::rng::u64(), live, lease_ttl).await.map_err(|e| failed(&e))
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of a context, each of its own type
@@ -299,6 +332,7 @@ async fn build_context(
     cluster_id: String,
     ownership: Ownership,
     registration: Registration,
+    live: LiveValue,
     io: &IoPool,
     shards: Vec<Placement>,
     clock: Clock,
@@ -322,6 +356,7 @@ async fn build_context(
     };
     let flusher =
         start_flusher(&shards[0], flusher_config, matches!(config.storage, StorageConfig::Local { .. })).await;
+    let announcement = Arc::new(Announcement::new(live, registration.lease));
     Arc::new(NodeContext {
         store: stores.objects.clone(),
         layout,
@@ -338,7 +373,8 @@ async fn build_context(
         stats,
         directory: Arc::default(),
         registry: Arc::new(ActorRegistry::default()),
-        suspended: Arc::default(),
+        standing: Arc::new(Standing::new(clock, config.lease_ttl)),
+        announcement,
         health: stores.health.clone(),
         owned: Default::default(),
     })
@@ -405,18 +441,13 @@ async fn start_loops(
     context: &Arc<NodeContext>,
     stores: &Stores,
     maintenance: &Arc<Mutex<Maintenance>>,
-    live: LiveValue,
+    feed: ImageFeed,
     on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 ) -> Result<Arc<Broker>, NodeError> {
-    let feed = ImageFeed::with_defaults(Defaults::new(config.broker_id, config.topic_defaults.clone()));
     let (io, registry) = (&context.io, &context.registry);
-    let (store, keys, followed) = (context.metadata.clone(), context.keys.clone(), feed.clone());
-    supervise_loop("metadata-watcher", registry, io, move || {
-        watcher::run(store.clone(), keys.clone(), followed.clone())
-    });
     let group_config = GroupConfig::of(context, feed.image().clone(), config.groups, on_fatal.clone());
     let shard = context.shards.last().expect("there is a shard");
-    let groups = group::start(group_config, shard, registry.clone()).await;
+    let groups = group::start(group_config, shard).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;
     let limits = ReaderLimits {
         cache_bytes: config.cache_bytes - config.cache_bytes / 4,
@@ -450,27 +481,44 @@ async fn start_loops(
     });
     let health = context.health.clone();
     supervise_loop("s3-health", registry, io, move || health.clone().run());
-    // Clients must find the partitions' leaders in the first answer they get.
-    feed.wait_until(Duration::from_secs(3600), |image| !image.brokers().is_empty()).await;
-    let (ctx, followed) = (context.clone(), feed.clone());
-    supervise_loop("leadership", registry, io, move || leadership::run(ctx.clone(), followed.clone()));
+    let (ctx, b, followed) = (context.clone(), broker.clone(), feed.clone());
+    supervise_loop("controller", registry, io, move || controller::run(ctx.clone(), b.clone(), followed.clone()));
+    let (ctx, m) = (context.clone(), maintenance.clone());
+    supervise_loop("leadership", registry, io, move || leadership::run(ctx.clone(), m.clone(), feed.clone()));
     let (m, b) = (maintenance.clone(), broker.clone());
     supervise_loop("compactor", registry, io, move || compactor::run(m.clone(), b.clone()));
-    let ctx = context.clone();
-    supervise_loop("membership", registry, io, move || {
+    Ok(broker)
+}
+
+/// Keeps the lease alive from now on.
+fn start_membership(context: &Arc<NodeContext>, lease_ttl: Duration, on_fatal: &Arc<dyn Fn(Fatal) + Send + Sync>) {
+    let (ctx, on_fatal) = (context.clone(), on_fatal.clone());
+    supervise_loop("membership", &context.registry, &context.io, move || {
         let membership = Membership {
             store: ctx.metadata.clone(),
             keys: ctx.keys.clone(),
             ownership: ctx.ownership.clone(),
             registration: ctx.registration.clone(),
-            live: live.clone(),
-            suspended: ctx.suspended.clone(),
+            lease_ttl,
+            announcement: ctx.announcement.clone(),
+            standing: ctx.standing.clone(),
             clock: ctx.clock,
             on_fatal: on_fatal.clone(),
         };
         membership.run()
     });
-    Ok(broker)
+}
+
+/// Follows the cluster's image; returns when this broker is in it.
+async fn follow_cluster(config: &NodeConfig, context: &Arc<NodeContext>) -> ImageFeed {
+    let feed = ImageFeed::with_defaults(Defaults::new(config.broker_id, config.topic_defaults.clone()));
+    let (store, keys, followed) = (context.metadata.clone(), context.keys.clone(), feed.clone());
+    supervise_loop("metadata-watcher", &context.registry, &context.io, move || {
+        watcher::run(store.clone(), keys.clone(), followed.clone())
+    });
+    let me = context.registration.writer;
+    feed.wait_until(Duration::from_secs(3600), |image| image.is_live(me)).await;
+    feed
 }
 
 fn serve(

@@ -8,8 +8,12 @@
 //! 3. Garbage is deleted only after it has aged, after a second look at the writer's key (still active, still ours)
 //!    and at the present references.
 //! 4. A log start is raised in the metadata store before readers see it and before anything below becomes garbage.
-//! 5. A partition leaves the checkpoint only if its topic's tombstone was read from the metadata store.
+//! 5. A partition leaves the checkpoint only if the metadata store says that its topic is deleted or that another writer's
+//!    checkpoint has it.
+//! 6. What other writers' checkpoints and WAL refer to is no garbage, whoever listed it.
 
+pub mod foreign;
+pub mod held;
 pub mod orphans;
 pub mod plan;
 pub mod scrub;
@@ -18,16 +22,19 @@ use crate::actors::context::NodeContext;
 use crate::actors::flusher::PointToCheckpoint;
 use crate::actors::partition::TakeSnapshot;
 use crate::actors::partition::view::{Extent, ObjectRef};
-use crate::actors::recovery::{self, Seed, WriterLog};
+use crate::actors::recovery::{self, RecoveryError, WriterLog};
 use crate::broker::{Broker, PartitionControl, RaiseError};
-use crate::ids::{Offset, PartitionKey, Seq};
+use crate::ids::{Offset, PartitionKey, Seq, WriterId};
 use crate::metadata::model::{CheckpointRef, WriterState};
-use crate::metadata::{MetadataError, Op, Revision, TXN_OPS_MAX, Txn};
+use crate::metadata::ownership::OwnershipError;
+use crate::metadata::{MetadataError, Op, Revision, Txn};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, RawExtent, SegmentHeader};
 use crate::storage::{ObjectKey, StoreError};
 use bytes::{BufMut, BytesMut};
+use foreign::Foreign;
 use futures::{StreamExt, TryStreamExt};
+use held::Held;
 use plan::{Merge, MergeLimits, Run};
 use scrub::Scrub;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -82,6 +89,12 @@ pub enum MaintenanceError {
     /// The metadata store failed.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
+    /// Ownership could not be read or changed.
+    #[error(transparent)]
+    Ownership(#[from] OwnershipError),
+    /// What another writer left behind could not be read.
+    #[error(transparent)]
+    Recovery(#[from] RecoveryError),
     /// A log start could not be raised.
     #[error(transparent)]
     Raise(#[from] RaiseError),
@@ -109,30 +122,48 @@ pub struct Maintenance {
     last_at: Instant,
     last_batches: u64,
     scrub: Scrub,
+    /// Partitions that do not run here and that this writer's checkpoint has to have all the same.
+    held: BTreeMap<PartitionKey, Held>,
+    foreign: Foreign,
 }
 
 impl Maintenance {
-    /// Maintenance of a writer that has just registered. `logs` are those of sealed predecessors *all* of whose
-    /// partitions this broker takes over; their objects become garbage once nothing refers to them.
-    pub fn new(context: Arc<NodeContext>, limits: MaintenanceLimits, logs: &[&WriterLog]) -> Self {
-        let known = logs.iter().flat_map(|log| log.known_objects()).collect();
-        let garbage = logs.iter().flat_map(|log| log.garbage()).cloned().collect();
+    /// Maintenance of a writer that has just registered.
+    pub fn new(context: Arc<NodeContext>, limits: MaintenanceLimits) -> Self {
         let last_at = context.clock.monotonic();
-        let scrub = Scrub::new(last_at);
-        Self { context, limits, known, garbage, last: None, last_at, last_batches: 0, scrub }
+        Self {
+            context,
+            limits,
+            known: HashSet::new(),
+            garbage: Vec::new(),
+            last: None,
+            last_at,
+            last_batches: 0,
+            scrub: Scrub::new(last_at),
+            held: BTreeMap::new(),
+            foreign: Foreign::default(),
+        }
     }
 
-    /// Writes a checkpoint of all owned partitions and of `seeds`, which are claimed but not led yet, and points the
-    /// writer's key to it.
-    pub async fn checkpoint(&mut self, seeds: &[Seed]) -> Result<(), MaintenanceError> {
+    /// Takes over what a writer left behind that is about to be forgotten: what nothing refers to is garbage from the next
+    /// checkpoint on.
+    pub fn inherit(&mut self, log: &WriterLog) {
+        self.known.extend(log.known_objects());
+        self.garbage.extend(log.garbage().iter().cloned());
+    }
+
+    /// Writes a checkpoint of all partitions that are owned or held, and points the writer's key to it.
+    pub async fn checkpoint(&mut self) -> Result<(), MaintenanceError> {
         let context = self.context.clone();
         let registration = &context.registration;
         // Before the snapshots: partitions have applied at least this much when they answer.
         let seq = Seq(context.stats.head.load(Ordering::Acquire));
         let batches = context.stats.flushed_batches.load(Ordering::Relaxed);
         let mut table = ObjectTable::default();
-        let mut partitions: Vec<_> = seeds.iter().map(|s| s.checkpoint(&mut table)).collect();
-        for (key, owned) in context.owned_partitions() {
+        let owned = context.owned_partitions();
+        let mut partitions: Vec<_> = self.held.values().map(|held| held.seed.checkpoint(&mut table)).collect();
+        for (key, owned) in owned {
+            assert!(!self.held.contains_key(&key), "{key} is owned and held");
             let addr = owned.actor.addr().ok_or(MaintenanceError::PartitionDown(key))?;
             let snapshot = addr.send(TakeSnapshot).await.map_err(|_| MaintenanceError::PartitionDown(key))?;
             partitions.push(snapshot.into_checkpoint(&mut table));
@@ -180,13 +211,17 @@ impl Maintenance {
         Ok(())
     }
 
+    /// WAL slots that a successor would have to replay.
+    pub fn flushes_since_checkpoint(&self) -> u64 {
+        self.context.stats.head.load(Ordering::Acquire) - self.last.as_ref().map_or(0, |l| l.seq.0)
+    }
+
     /// Writes a checkpoint if one is due.
     pub async fn checkpoint_if_due(&mut self) -> Result<(), MaintenanceError> {
-        let head = self.context.stats.head.load(Ordering::Acquire);
-        let flushes = head - self.last.as_ref().map_or(0, |l| l.seq.0);
+        let flushes = self.flushes_since_checkpoint();
         let aged = self.context.clock.monotonic() - self.last_at >= self.limits.checkpoint_every;
         if flushes >= self.limits.checkpoint_flushes || (aged && flushes > 0) {
-            self.checkpoint(&[]).await
+            self.checkpoint().await
         } else {
             Ok(())
         }
@@ -316,10 +351,10 @@ impl Maintenance {
         }
         let referenced = self.references_now();
         self.still_mine().await?;
-        let (still, gone): (Vec<_>, Vec<_>) = keys.into_iter().partition(|k| referenced.contains(k));
-        if !still.is_empty() {
-            tracing::error!(objects = still.len(), "garbage is referenced; it is kept");
-        }
+        let others = self.others().await?;
+        // What others refer to comes on their lists when they drop it.
+        let (still, gone): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|k| referenced.contains(k) || others.refer_to(k));
         self.context.store.delete(&gone).await?;
         self.context.stats.deleted_objects.fetch_add(gone.len() as u64, Ordering::Relaxed);
         let handled: HashSet<&str> = gone.iter().chain(&still).map(ObjectKey::as_str).collect();
@@ -344,12 +379,13 @@ impl Maintenance {
             partition.view.with_log(|log| keys.extend(log.extents.iter().map(|e| e.object.key.clone())));
         }
         keys.extend(self.known.iter().cloned());
+        keys.extend(self.held.values().flat_map(|held| held.seed.extents.iter().map(|e| e.object.key.clone())));
         keys
     }
 
-    /// Finishes the deletion of topics: their partitions are stopped by the leadership; once a checkpoint without them
-    /// is committed, their ownership keys and tombstones go.
-    pub async fn bury_topics(&mut self) -> Result<(), MaintenanceError> {
+    /// Finishes the deletion of topics. Each broker forgets the partitions it had, once a checkpoint without them is
+    /// committed; the `controller` those that have no owner, and the tombstone when nothing is left.
+    pub async fn bury_topics(&mut self, controller: bool) -> Result<(), MaintenanceError> {
         let context = self.context.clone();
         let (tombstones, _) = context.metadata.get_prefix(&context.keys.deleted_topics()).await?;
         let parsed = tombstones.iter().filter_map(|e| context.keys.parse(&e.key));
@@ -362,13 +398,25 @@ impl Maintenance {
         if topics.is_empty() || context.owned_partitions().iter().any(|(key, _)| topics.contains(&key.topic)) {
             return Ok(());
         }
-        self.checkpoint(&[]).await?;
+        self.held.retain(|key, _| !topics.contains(&key.topic));
+        self.checkpoint().await?;
+        let me = context.registration.writer;
+        let writers = context.ownership.writers().await?;
+        let active = |w: WriterId| writers.get(&w).is_some_and(|(v, _)| v.state == WriterState::Active);
         for topic in topics {
-            let (partitions, _) = context.metadata.get_prefix(&context.keys.partitions_of(topic)).await?;
-            let mut deletes: Vec<_> = partitions.into_iter().map(|e| Op::Delete(e.key)).collect();
-            deletes.push(Op::Delete(context.keys.deleted(topic))); // last: until then it is tried again
-            for ops in deletes.chunks(TXN_OPS_MAX) {
-                context.metadata.txn(Txn { compares: Vec::new(), ops: ops.to_vec() }).await?;
+            let partitions = context.ownership.partitions_of(topic).await?;
+            let mine = |owner: Option<WriterId>| match owner {
+                Some(owner) if owner == me => true,
+                Some(owner) => controller && !active(owner),
+                None => controller,
+            };
+            let count = partitions.len();
+            let gone: Vec<_> =
+                partitions.into_iter().filter(|(_, (v, _))| mine(v.owner)).map(|(key, (_, r))| (key, r)).collect();
+            let all = gone.len() == count && context.ownership.forget_partitions(&context.registration, &gone).await?;
+            if controller && all {
+                let ops = vec![Op::Delete(context.keys.deleted(topic))]; // last: until then it is tried again
+                context.metadata.txn(Txn { compares: Vec::new(), ops }).await?;
             }
         }
         Ok(())
@@ -440,7 +488,11 @@ pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
         let now = maintenance.context.clock.monotonic();
         if now - looked >= limits.look_every {
             looked = now;
-            report("topic deletion", maintenance.bury_topics().await);
+            let controller = maintenance.is_controller(&broker.image.load());
+            report("topic deletion", maintenance.bury_topics(controller).await);
+            if controller {
+                report("forgetting writers", maintenance.forget_writers().await);
+            }
             report("retention", maintenance.retain(&broker).await);
             report("merge", maintenance.merge().await.map(drop));
             report("collection", maintenance.collect().await.map(drop));

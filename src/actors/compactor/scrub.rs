@@ -77,7 +77,7 @@ impl Maintenance {
             self.scrub.ended_at = context.clock.monotonic();
         }
         if self.scrub.nominated.len() >= NOMINATED_MAX || (ended && !self.scrub.nominated.is_empty()) {
-            self.checkpoint(&[]).await?;
+            self.checkpoint().await?;
         }
         Ok(ended)
     }

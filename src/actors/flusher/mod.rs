@@ -201,6 +201,8 @@ impl Flusher {
             }
         }
         self.effects = effects;
+        // Not before all of them: what was open may be in a slot by now that one of them is about.
+        self.answer_quiesced();
         self.arm(now_ms, ctx);
     }
 
@@ -320,7 +322,6 @@ impl Flusher {
         self.config.stats.head.store(up_to.0, Ordering::Release);
         self.note_oldest(up_to.next());
         self.evict_tails();
-        self.answer_quiesced();
     }
 
     /// Publishes when the oldest batch came that is not durable: in slot `first`, or else in the open segment.
@@ -346,6 +347,9 @@ impl Flusher {
     }
 
     fn answer_quiesced(&mut self) {
+        if self.quiescing.is_empty() {
+            return;
+        }
         let value = &self.config.registration.value;
         let (state, slots) = (&self.state, &self.slots);
         let busy = |q: &Quiesce| match &q.key {
@@ -512,6 +516,5 @@ impl Handler<Quiesce> for Flusher {
         failpoint::hit("flusher.quiesce");
         self.quiescing.push(quiesce);
         self.step(Event::Drain, ctx);
-        self.answer_quiesced();
     }
 }

@@ -40,6 +40,26 @@ pub enum Call {
     Delete(GroupId),
 }
 
+impl Call {
+    /// The group that it is about; `None` for all.
+    pub fn group(&self) -> Option<&GroupId> {
+        match self {
+            Self::Join(group, _)
+            | Self::Sync(group, _)
+            | Self::Heartbeat(group, _)
+            | Self::Beat(group, _)
+            | Self::Leave(group, _)
+            | Self::Commit(group, ..)
+            | Self::Fetch(group, ..)
+            | Self::DeleteOffsets(group, _)
+            | Self::Describe(group)
+            | Self::DescribeConsumer(group)
+            | Self::Delete(group) => Some(group),
+            Self::List => None,
+        }
+    }
+}
+
 /// Who a request says it comes from.
 #[derive(Debug, Clone, Default)]
 pub struct Caller {
@@ -155,7 +175,7 @@ impl GroupType {
 }
 
 /// A group in a list.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing {
     /// Group id.
     pub group: GroupId,

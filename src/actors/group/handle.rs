@@ -1,15 +1,16 @@
 //! What the protocol edge sees of the coordinator: calls, and where a group is coordinated.
 
 use super::call::{Call, Outcome};
+use super::directory::{Ask, CoordinatorShards, Drain};
 use super::error::GroupError;
-use super::state::shard_of;
-use super::{Ask, Drain, GroupCoordinator};
+use super::limits::shard_of;
+use crate::actors::standing::Standing;
 use crate::actors::supervisor::{ActorRef, SendError};
 use arc_swap::ArcSwap;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
 /// Counters of the coordinator.
@@ -23,13 +24,15 @@ pub struct GroupStats {
     pub writes: AtomicU64,
     /// Keys in them.
     pub keys_written: AtomicU64,
+    /// Shards claimed, those on their way to another broker included.
+    pub claimed: AtomicU64,
 }
 
 /// The broker's coordinator. Cheap to clone; fails fast while the actor is down.
 #[derive(Clone)]
 pub struct Groups {
-    actor: ActorRef<GroupCoordinator>,
-    suspended: Arc<AtomicBool>,
+    actor: ActorRef<CoordinatorShards>,
+    standing: Arc<Standing>,
     shards: Arc<ArcSwap<BTreeSet<u32>>>,
     stats: Arc<GroupStats>,
 }
@@ -42,12 +45,12 @@ impl fmt::Debug for Groups {
 
 impl Groups {
     pub(super) fn new(
-        actor: ActorRef<GroupCoordinator>,
-        suspended: Arc<AtomicBool>,
+        actor: ActorRef<CoordinatorShards>,
+        standing: Arc<Standing>,
         shards: Arc<ArcSwap<BTreeSet<u32>>>,
         stats: Arc<GroupStats>,
     ) -> Self {
-        Self { actor, suspended, shards, stats }
+        Self { actor, standing, shards, stats }
     }
 
     /// Counters.
@@ -60,11 +63,16 @@ impl Groups {
         self.shards.load().contains(&shard_of(group))
     }
 
+    /// True if this broker has no coordinator shard.
+    pub fn is_idle(&self) -> bool {
+        self.stats.claimed.load(Ordering::Acquire) == 0
+    }
+
     /// Asks the coordinator. The call is on its way when this returns; what it yields waits for the answer.
     pub fn call(&self, call: Call) -> impl Future<Output = Outcome> + use<> {
         let (reply, answer) = oneshot::channel();
         // Another broker may have taken over: what it has answered must not be contradicted.
-        let sent = if self.suspended.load(Ordering::Acquire) {
+        let sent = if self.standing.is_doubted() {
             Err(GroupError::NotAvailable)
         } else {
             self.actor.try_send(Ask { call, reply }).map_err(|error| match error {

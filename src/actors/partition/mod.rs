@@ -12,6 +12,7 @@ pub mod view;
 use crate::actors::flusher::{Flusher, Store};
 use crate::actors::recovery::Seed;
 use crate::actors::s3_health::S3Health;
+use crate::actors::standing::Standing;
 use crate::actors::supervisor::{ActorRef, SendError};
 use crate::actors::writer::PipelineBudget;
 use crate::clock::Clock;
@@ -79,6 +80,11 @@ impl PartitionSnapshot {
         self.checkpoint
     }
 }
+
+/// The partition is about to be given away: it takes nothing more, and finishes what is in flight.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Depart;
 
 /// Stop: the partition is deleted or handed over.
 #[derive(Debug, Message)]
@@ -254,6 +260,15 @@ impl Handler<ListProducers> for Partition {
     }
 }
 
+impl Handler<Depart> for Partition {
+    type Result = ();
+
+    fn handle(&mut self, _: Depart, _: &mut Self::Context) {
+        failpoint::hit("partition.depart");
+        self.step(Event::Departing);
+    }
+}
+
 impl Handler<Stop> for Partition {
     type Result = ();
 
@@ -268,8 +283,8 @@ impl Handler<Stop> for Partition {
 pub struct PartitionSink {
     actor: ActorRef<Partition>,
     budget: Arc<PipelineBudget>,
-    /// Set while this broker may have been sealed without knowing it.
-    suspended: Arc<AtomicBool>,
+    /// Whether this broker may have been sealed without knowing it.
+    standing: Arc<Standing>,
     health: Arc<S3Health>,
     /// Tells the partition that an append did not reach it.
     refused: Arc<AtomicBool>,
@@ -280,15 +295,15 @@ impl PartitionSink {
     pub fn new(
         actor: ActorRef<Partition>,
         budget: Arc<PipelineBudget>,
-        suspended: Arc<AtomicBool>,
+        standing: Arc<Standing>,
         health: Arc<S3Health>,
         refused: Arc<AtomicBool>,
     ) -> Self {
-        Self { actor, budget, suspended, health, refused }
+        Self { actor, budget, standing, health, refused }
     }
 
     fn deliver(&self, append: Append) -> Result<(), AppendError> {
-        if self.suspended.load(Ordering::Acquire) {
+        if self.standing.is_doubted() {
             return Err(AppendError::NotLeader);
         }
         if !self.health.admits(self.budget.bytes()) {

@@ -33,6 +33,8 @@ pub enum Event<R> {
     Trimmed(Offset),
     /// Some append was refused before it got here.
     Refused,
+    /// The partition is about to be given away: nothing more is appended. What is in flight is finished.
+    Departing,
     /// The writer can commit nothing more; what is in flight has no known outcome.
     Interrupted,
 }
@@ -90,6 +92,8 @@ pub struct PartitionState<R> {
     waiting_count: u64,
     /// Until then the first batch of an unknown producer must have sequence 0; wall time.
     order_doubted_until_ms: i64,
+    /// Nothing more is appended.
+    departing: bool,
 }
 
 impl<R> PartitionState<R> {
@@ -112,6 +116,7 @@ impl<R> PartitionState<R> {
             waiting: BTreeMap::new(),
             waiting_count: 0,
             order_doubted_until_ms: i64::MIN,
+            departing: false,
         }
     }
 
@@ -133,7 +138,11 @@ impl<R> PartitionState<R> {
     /// Takes one event; appends what follows from it to `effects`. `now_ms` is wall time.
     pub fn step(&mut self, now_ms: i64, event: Event<R>, effects: &mut Vec<Effect<R>>) {
         match event {
+            Event::Append { reply, .. } if self.departing => {
+                effects.push(Effect::Reply { reply, outcome: Err(AppendError::NotLeader) });
+            }
             Event::Append { batch, reply } => self.append(now_ms, batch, reply, effects),
+            Event::Departing => self.departing = true,
             Event::Committed(extent) => self.committed(extent, effects),
             Event::Trimmed(log_start) => {
                 if log_start > self.log_start {
@@ -316,6 +325,22 @@ mod tests {
         effects.clear();
         state.step(0, Event::Interrupted, &mut effects);
         assert!(matches!(&effects[..], [Effect::Reply { reply: 2, outcome: Err(AppendError::Interrupted) }]));
+    }
+
+    #[test]
+    fn a_departing_partition_finishes_what_it_has_and_takes_nothing() {
+        let mut state = state();
+        let mut effects = Vec::new();
+        state.step(0, Event::Append { batch: batch(7, 0, 2), reply: 1 }, &mut effects);
+        state.step(0, Event::Departing, &mut effects);
+        effects.clear();
+        state.step(0, Event::Append { batch: batch(7, 0, 2), reply: 2 }, &mut effects);
+        state.step(0, Event::Append { batch: batch(-1, -1, 1), reply: 3 }, &mut effects);
+        let refused = |e: &Effect<u32>| matches!(e, Effect::Reply { outcome: Err(AppendError::NotLeader), .. });
+        assert!(effects.len() == 2 && effects.iter().all(refused), "{effects:?}");
+        effects.clear();
+        state.step(0, Event::Committed(extent(0, 2)), &mut effects);
+        assert_eq!(acks(&effects), [(1, 0)]);
     }
 
     #[test]

@@ -59,7 +59,7 @@ fn keys() -> Keys {
 }
 
 async fn create(admin: &Admin, name: &str) -> Result<TopicValue, AdminError> {
-    admin.create_topic(name, 3, BTreeMap::new()).await
+    admin.create_topic(name, 3, BTreeMap::new(), Vec::new()).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,15 +84,15 @@ async fn topics_are_created_once_and_deleted_by_id() {
 async fn partitions_only_grow() {
     let admin = Admin::new(Arc::new(EmbeddedStore::in_memory()), keys());
     let topic = create(&admin, "a").await.unwrap();
-    let (grown, revision) = admin.create_partitions("a", topic.id, 5).await.unwrap();
+    let (grown, revision) = admin.create_partitions("a", topic.id, 5, &[]).await.unwrap();
     assert_eq!((grown.partitions, grown.id, revision > 0), (5, topic.id, true));
     for wanted in [5, 4] {
-        let refused = admin.create_partitions("a", topic.id, wanted).await;
+        let refused = admin.create_partitions("a", topic.id, wanted, &[]).await;
         assert!(matches!(refused, Err(AdminError::NotMorePartitions { has: 5, .. })), "{wanted}: {refused:?}");
     }
     let other = TopicId(uuid::Uuid::from_u128(1));
-    assert!(matches!(admin.create_partitions("a", other, 9).await, Err(AdminError::UnknownTopic(_))));
-    assert!(matches!(admin.create_partitions("b", topic.id, 9).await, Err(AdminError::UnknownTopic(_))));
+    assert!(matches!(admin.create_partitions("a", other, 9, &[]).await, Err(AdminError::UnknownTopic(_))));
+    assert!(matches!(admin.create_partitions("b", topic.id, 9, &[]).await, Err(AdminError::UnknownTopic(_))));
 }
 
 fn set(value: &str) -> impl Fn(&Configs) -> Result<Configs, ChangeError> {
@@ -149,7 +149,7 @@ async fn a_lost_answer_of_growing_is_resolved() {
     for applied in [false, true] {
         let admin = Admin::new(LosesAnswers::new(2..3, applied), keys());
         let topic = create(&admin, "a").await.unwrap();
-        let (grown, _) = admin.create_partitions("a", topic.id, 5).await.unwrap();
+        let (grown, _) = admin.create_partitions("a", topic.id, 5, &[]).await.unwrap();
         assert_eq!(grown.partitions, 5, "applied: {applied}");
     }
 }

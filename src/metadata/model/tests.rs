@@ -54,11 +54,27 @@ fn values_are_stored_as_ever() {
         r#"{"v":1,"node":3,"state":"FENCED","head":7,"nonce":"ffffffffffffffff","checkpoint":{"seq":5,"key":"checkpoints/x"}}"#,
     );
     golden(
-        LiveValue { v: 1, node: BrokerId(3), host: "h".into(), port: 9092, rack: None, version: "0.1".into() },
+        LiveValue {
+            v: 1,
+            node: BrokerId(3),
+            host: "h".into(),
+            port: 9092,
+            rack: None,
+            version: "0.1".into(),
+            draining: false,
+        },
         r#"{"v":1,"node":3,"host":"h","port":9092,"version":"0.1"}"#,
     );
     golden(
-        LiveValue { v: 1, node: BrokerId(3), host: "h".into(), port: 1, rack: Some("a".into()), version: "0".into() },
+        LiveValue {
+            v: 1,
+            node: BrokerId(3),
+            host: "h".into(),
+            port: 1,
+            rack: Some("a".into()),
+            version: "0".into(),
+            draining: false,
+        },
         r#"{"v":1,"node":3,"host":"h","port":1,"rack":"a","version":"0"}"#,
     );
     golden(
@@ -82,8 +98,32 @@ fn values_are_stored_as_ever() {
             partitions: 3,
             configs: BTreeMap::from([("retention.ms".into(), "1000".into())]),
             state: TopicState::Live,
+            placement: Vec::new(),
         },
         &format!(r#"{{"v":1,"id":"{TOPIC}","partitions":3,"configs":{{"retention.ms":"1000"}},"state":"LIVE"}}"#),
+    );
+    golden(
+        TopicValue {
+            v: 1,
+            id: topic_id(),
+            partitions: 2,
+            configs: BTreeMap::new(),
+            state: TopicState::Live,
+            placement: vec![BrokerId(3), BrokerId(1)],
+        },
+        &format!(r#"{{"v":1,"id":"{TOPIC}","partitions":2,"configs":{{}},"state":"LIVE","placement":[3,1]}}"#),
+    );
+    golden(
+        LiveValue {
+            v: 1,
+            node: BrokerId(3),
+            host: "h".into(),
+            port: 1,
+            rack: None,
+            version: "0".into(),
+            draining: true,
+        },
+        r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","draining":true}"#,
     );
     golden(
         DeletedTopicValue { v: 1, name: "a".into(), id: topic_id(), partitions: 3, deleted_ms: 5 },

@@ -3,7 +3,7 @@
 
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, refuse, text};
-use crate::actors::group::state::GROUP_ID_LEN_MAX;
+use crate::actors::group::limits::GROUP_ID_LEN_MAX;
 use crate::broker::Broker;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::broker_config::{self, BrokerConfig};

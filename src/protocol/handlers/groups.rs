@@ -5,7 +5,9 @@ use super::common::{Call, Node, nodes, text};
 use crate::actors::group::call::{Answer, Call as GroupCall, Caller, Description, Listing};
 use crate::actors::group::classic::{JoinReply, JoinRequest, SyncReply, SyncRequest};
 use crate::actors::group::error::GroupError;
+use crate::actors::group::limits::shard_of;
 use crate::actors::group::value::Protocol;
+use crate::metadata::image::ClusterImage;
 use crate::protocol::error_code::{self, ErrorCode};
 use bytes::Bytes;
 use futures::future::join_all;
@@ -36,9 +38,9 @@ pub(super) async fn find_coordinator(
     call: Call,
 ) -> FindCoordinatorResponse {
     let kind = if call.version == 0 { KEY_GROUP } else { request.key_type };
-    let nodes = nodes(&ctx, &ctx.broker.image.load());
-    let own = nodes.into_iter().find(|n| n.id == ctx.broker.node).expect("this broker is among them");
-    let found = |key: &StrBytes| find(&ctx, &own, kind, key);
+    let image = ctx.broker.image.load_full();
+    let nodes = nodes(&ctx, &image);
+    let found = |key: &StrBytes| find(&ctx, &image, &nodes, kind, key);
     if call.version >= 4 {
         let coordinators = request.coordinator_keys.iter().map(found).collect();
         return FindCoordinatorResponse::default().with_coordinators(coordinators);
@@ -52,7 +54,7 @@ pub(super) async fn find_coordinator(
         .with_port(one.port)
 }
 
-fn find(ctx: &ConnectionContext, own: &Node, kind: i8, key: &StrBytes) -> Coordinator {
+fn find(ctx: &ConnectionContext, image: &ClusterImage, nodes: &[Node], kind: i8, key: &StrBytes) -> Coordinator {
     let refused = |code: ErrorCode, message: &str| {
         Coordinator::default()
             .with_key(key.clone())
@@ -61,18 +63,26 @@ fn find(ctx: &ConnectionContext, own: &Node, kind: i8, key: &StrBytes) -> Coordi
             .with_error_code(code.code())
             .with_error_message(Some(text(message)))
     };
-    match kind {
-        KEY_GROUP if !ctx.broker.groups.coordinates(key) => {
-            refused(ErrorCode::CoordinatorNotAvailable, "the group's coordinator is being moved; try again")
-        }
+    let own = ctx.broker.node;
+    // This broker knows better than the image what it has itself.
+    let coordinator = match kind {
+        KEY_GROUP if ctx.broker.groups.coordinates(key) => Some(own),
+        KEY_GROUP => image.coordinator(shard_of(key)).filter(|node| *node != own),
         // Whoever looks for the coordinator of transactions learns from InitProducerId that there are none.
-        KEY_GROUP | KEY_TRANSACTION => Coordinator::default()
+        KEY_TRANSACTION => Some(own),
+        other => {
+            let message = format!("key type {other} is not supported: use 0 for groups");
+            return refused(ErrorCode::InvalidRequest, &message);
+        }
+    };
+    match coordinator.and_then(|id| nodes.iter().find(|node| node.id == id)) {
+        Some(node) => Coordinator::default()
             .with_key(key.clone())
-            .with_node_id(BrokerId(own.id.0))
-            .with_host(own.host.clone())
-            .with_port(own.port)
+            .with_node_id(BrokerId(node.id.0))
+            .with_host(node.host.clone())
+            .with_port(node.port)
             .with_error_message(None),
-        other => refused(ErrorCode::InvalidRequest, &format!("key type {other} is not supported: use 0 for groups")),
+        None => refused(ErrorCode::CoordinatorNotAvailable, "the group's coordinator is being moved; try again"),
     }
 }
 

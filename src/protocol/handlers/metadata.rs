@@ -7,6 +7,7 @@ use super::common::{self, Call, Node, text};
 use super::{ConnectionContext, topics};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
+use crate::metadata::placement;
 use crate::protocol::error_code::ErrorCode;
 use crate::protocol::topic_name;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
@@ -114,8 +115,11 @@ async fn create_missing(ctx: &ConnectionContext, wanted: &[MetadataRequestTopic]
         return;
     }
     let partitions = ctx.broker.settings.default_partitions;
-    let creations = names.into_iter().map(|name| async move {
-        match ctx.broker.admin.create_topic(name, partitions, Default::default()).await {
+    let spread = placement::spread(&image, partitions.saturating_mul(names.len() as i32));
+    let mut places = spread.chunks(partitions.max(1) as usize).map(<[_]>::to_vec);
+    let creations = names.into_iter().map(|name| (name, places.next().unwrap_or_default()));
+    let creations = creations.map(|(name, places)| async move {
+        match ctx.broker.admin.create_topic(name, partitions, Default::default(), places).await {
             Ok(value) => Some((name, value.id)),
             Err(error) => {
                 tracing::warn!(topic = name, %error, "topic is not created automatically");

@@ -5,8 +5,9 @@
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, duplicates, refuse};
 use super::topics::{PARTITIONS_MAX, WAIT_MAX};
-use crate::ids::TopicId;
-use crate::metadata::image::ClusterImage;
+use crate::ids::{BrokerId, TopicId};
+use crate::metadata::image::{ClusterImage, Topic};
+use crate::metadata::placement;
 use crate::protocol::error_code::ErrorCode;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -55,17 +56,22 @@ async fn grow(
     validate_only: bool,
 ) -> Result<Option<TopicId>, Refusal> {
     let image = ctx.broker.image.load_full();
-    let id = check(&image, topic)?;
+    let found = check(&image, topic)?;
     if validate_only {
         return Ok(None);
     }
-    let (_, revision) = ctx.broker.admin.create_partitions(&topic.name, id, topic.count).await?;
+    let (id, new) = (found.value.id, topic.count - found.value.partitions);
+    let placed = match &topic.assignments {
+        Some(assignments) => assignments.iter().map(|a| BrokerId(a.broker_ids[0].0)).collect(),
+        None => placement::spread(&image, new),
+    };
+    let (_, revision) = ctx.broker.admin.create_partitions(&topic.name, id, topic.count, &placed).await?;
     // Only an image that has the new number can say whether all partitions are led.
     common::wait_until(common::soon(), || ctx.broker.image.load().revision >= revision).await;
     Ok(Some(id))
 }
 
-fn check(image: &ClusterImage, topic: &CreatePartitionsTopic) -> Result<TopicId, Refusal> {
+fn check<'a>(image: &'a ClusterImage, topic: &CreatePartitionsTopic) -> Result<&'a Topic, Refusal> {
     let name = topic.name.as_str();
     let found = common::find_topic(image, name)?;
     let (has, wanted) = (found.value.partitions, topic.count);
@@ -77,7 +83,7 @@ fn check(image: &ClusterImage, topic: &CreatePartitionsTopic) -> Result<TopicId,
         let message = format!("{wanted} partitions are too many, the limit is {PARTITIONS_MAX}");
         return refuse(ErrorCode::InvalidPartitions, message);
     }
-    let Some(assignments) = &topic.assignments else { return Ok(found.value.id) };
+    let Some(assignments) = &topic.assignments else { return Ok(found) };
     let new = wanted - has;
     if assignments.len() as i64 != i64::from(new) {
         let message = format!("{new} partition(s) are new, and {} assignment(s) are given", assignments.len());
@@ -87,5 +93,5 @@ fn check(image: &ClusterImage, topic: &CreatePartitionsTopic) -> Result<TopicId,
         let message = format!("assignment {wrong} must name different live brokers");
         return refuse(ErrorCode::InvalidReplicaAssignment, message);
     }
-    Ok(found.value.id)
+    Ok(found)
 }

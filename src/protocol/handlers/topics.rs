@@ -6,9 +6,10 @@
 
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, refuse, text};
-use crate::ids::TopicId;
+use crate::ids::{BrokerId, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::metadata::model::TopicValue;
+use crate::metadata::placement;
 use crate::protocol::config_defaults::{Defaults, Source};
 use crate::protocol::error_code::ErrorCode;
 use crate::protocol::topic_config::{self, TOPIC_CONFIGS};
@@ -36,6 +37,8 @@ struct Plan {
     name: String,
     partitions: i32,
     configs: BTreeMap<String, String>,
+    /// The brokers that should lead.
+    placement: Vec<BrokerId>,
 }
 
 /// The topic whose name differs from `name` only in '.' against '_'.
@@ -89,7 +92,8 @@ async fn create(
     if validate_only {
         return Ok((plan, None));
     }
-    let value = ctx.broker.admin.create_topic(&plan.name, plan.partitions, plan.configs.clone()).await?;
+    let placement = plan.placement.clone();
+    let value = ctx.broker.admin.create_topic(&plan.name, plan.partitions, plan.configs.clone(), placement).await?;
     Ok((plan, Some(value)))
 }
 
@@ -121,7 +125,16 @@ fn plan(image: &ClusterImage, topic: &CreatableTopic, default_partitions: i32) -
         configs.insert(config.name.to_string(), value.trim().to_owned());
     }
     topic_config::check_all(&configs).or_else(|e| refuse(ErrorCode::InvalidConfig, e.to_string()))?;
-    Ok(Plan { name: name.to_owned(), partitions, configs })
+    let placement = match &topic.assignments[..] {
+        [] => placement::spread(image, partitions),
+        assigned => {
+            let mut firsts: Vec<_> =
+                assigned.iter().map(|a| (a.partition_index, BrokerId(a.broker_ids[0].0))).collect();
+            firsts.sort_unstable_by_key(|(index, _)| *index);
+            firsts.into_iter().map(|(_, node)| node).collect()
+        }
+    };
+    Ok(Plan { name: name.to_owned(), partitions, configs, placement })
 }
 
 fn partition_count(topic: &CreatableTopic, default_partitions: i32) -> Result<i32, Refusal> {
@@ -309,6 +322,7 @@ mod tests {
             partitions: 1,
             configs: BTreeMap::new(),
             state: TopicState::Live,
+            placement: Vec::new(),
         };
         let live = LiveValue {
             v: model::FORMAT,
@@ -317,6 +331,7 @@ mod tests {
             port: 9092,
             rack: None,
             version: "0".into(),
+            draining: false,
         };
         let entry = |key: String, value| Entry { key, value, create_revision: 1, mod_revision: 1 };
         let entries = vec![

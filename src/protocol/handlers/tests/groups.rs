@@ -264,7 +264,7 @@ async fn fetched(
 fn who_cannot_be_told_offsets_looks_for_the_coordinator_again() {
     run(|| async {
         let bed = Bed::new(false).await;
-        bed.suspended.store(true, Ordering::Release);
+        bed.standing.lost();
         let topic = || OffsetFetchRequestTopic::default().with_name(name("t")).with_partition_indexes(vec![0]);
         for version in versions::<OffsetFetchRequest>() {
             let one = OffsetFetchRequestGroup::default().with_group_id(group("g")).with_topics(None);
@@ -385,6 +385,7 @@ fn a_join_that_waits_does_not_hold_up_others() {
         let waits = bed.call(3, &join);
         let meanwhile = async {
             // Answered while the join waits out the delay of the first rebalance.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             let at = monotonic();
             assert_eq!(bed.call(5, &ListGroupsRequest::default()).await.groups.len(), 1);
             assert!(monotonic() - at < Duration::from_millis(100));

@@ -14,7 +14,7 @@ mod versions;
 use super::fetch_session::SessionCache;
 use super::{ConnectionContext, Reply, Request, dispatch};
 use crate::actors::group::handle::Groups;
-use crate::actors::group::state::CoordinatorLimits;
+use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::group::{self, GroupConfig};
 use crate::actors::partition::handle::{Append, AppendError, AppendSink, Appended, PartitionRef, ValidBatch};
 use crate::actors::partition::producers::{ProducerBatch, ProducerSnapshot};
@@ -22,6 +22,7 @@ use crate::actors::partition::view::{EpochStart, Extent, LogState, ObjectRef, Pa
 use crate::actors::runtime::{IoPool, Placement};
 use crate::actors::s3_health::S3Health;
 use crate::actors::s3_health::state::HealthLimits;
+use crate::actors::standing::Standing;
 use crate::broker::{Broker, BrokerSettings, Directory, PartitionControl, RaiseError};
 use crate::clock::{Clock, monotonic};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionIndex, PartitionKey};
@@ -48,7 +49,6 @@ use kafka_protocol::messages::{FetchRequest, ProduceRequest, TopicName};
 use kafka_protocol::protocol::{Decodable, Request as KafkaRequest, StrBytes};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use uuid::Uuid;
@@ -163,24 +163,34 @@ async fn groups(
     keys: &Keys,
     image: Arc<ArcSwap<ClusterImage>>,
     clock: Clock,
-    suspended: Arc<AtomicBool>,
+    standing: Arc<Standing>,
 ) -> Groups {
-    let live = LiveValue { v: 1, node: BrokerId(1), host: "h".into(), port: 1, rack: None, version: "0".into() };
+    let live = LiveValue {
+        v: 1,
+        node: BrokerId(1),
+        host: "h".into(),
+        port: 1,
+        rack: None,
+        version: "0".into(),
+        draining: false,
+    };
     let ownership = Ownership::new(store.clone(), keys.clone());
     let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
     let config = GroupConfig {
         limits: CoordinatorLimits::default(),
+        node: BrokerId(1),
+        registry: Arc::default(),
         coordination: Coordination::new(store.clone(), keys.clone(), &registration),
         metadata: store,
         image,
         io: IoPool::current(),
         clock,
-        suspended,
+        standing,
         stats: Arc::default(),
         on_fatal: Arc::new(|fatal| panic!("{fatal}")),
         shards: Arc::default(),
     };
-    group::start(config, &Placement::Here, Arc::default()).await.unwrap()
+    group::start(config, &Placement::Here).await.unwrap()
 }
 
 /// A broker to talk to.
@@ -189,7 +199,7 @@ struct Bed {
     partitions: Partitions,
     control: Arc<FakeControl>,
     /// Set: another process may have taken over.
-    suspended: Arc<AtomicBool>,
+    standing: Arc<Standing>,
 }
 
 impl Bed {
@@ -202,8 +212,8 @@ impl Bed {
         let objects: Arc<dyn ObjectStore> = Arc::new(MemoryStore::new(clock));
         let partitions = Partitions::default();
         let control = Arc::new(FakeControl { partitions: partitions.clone(), ..FakeControl::default() });
-        let suspended = Arc::new(AtomicBool::new(false));
-        let groups = groups(store.clone(), &keys, feed.image().clone(), clock, suspended.clone()).await;
+        let standing: Arc<Standing> = Arc::default();
+        let groups = groups(store.clone(), &keys, feed.image().clone(), clock, standing.clone()).await;
         let broker = Arc::new(Broker {
             cluster_id: "test-cluster".into(),
             node: BrokerId(1),
@@ -236,13 +246,13 @@ impl Bed {
         let peer = ([127, 0, 0, 1], 40_000).into();
         let sessions = Arc::new(SessionCache::default());
         let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded: Rc::new(|| false) };
-        Self { ctx: Rc::new(ctx), partitions, control, suspended }
+        Self { ctx: Rc::new(ctx), partitions, control, standing }
     }
 
     /// Creates a topic and waits until it is led.
     async fn topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Uuid {
         let configs = configs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let value = self.ctx.broker.admin.create_topic(name, partitions, configs).await.unwrap();
+        let value = self.ctx.broker.admin.create_topic(name, partitions, configs, Vec::new()).await.unwrap();
         let deadline = monotonic() + std::time::Duration::from_secs(60);
         assert!(super::common::wait_until(deadline, || super::common::is_led(&self.ctx.broker, name, value.id)).await);
         value.id.0

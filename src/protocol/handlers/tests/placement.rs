@@ -154,7 +154,7 @@ fn nothing_is_being_reassigned() {
                 partition(1, Some(&[1])),
                 partition(2, Some(&[1])),
             ];
-            let expected = vec![(0, 0), (0, 39), (0, 39), (0, 39), (0, 39), (0, 85), (1, 39), (2, 3)];
+            let expected = vec![(0, 0), (0, 39), (0, 39), (0, 39), (0, 39), (0, 85), (1, 0), (2, 3)];
             assert_eq!(alter(version, vec![topic("a", partitions)]).await, (0, expected), "version {version}");
         }
         assert_eq!(alter(1, vec![topic("none", vec![partition(0, None)])]).await, (0, vec![(0, 3)]));

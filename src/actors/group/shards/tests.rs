@@ -1,17 +1,31 @@
-//! The coordinator without an actor: answers are kept by number, writes are committed when a test says so.
+//! The shards and their groups without actors: messages are delivered at once, answers are kept by number, writes are
+//! committed when a test says so.
 
+use super::super::call::{Caller, FetchTopic};
 use super::super::classic::{JoinRequest, State, SyncRequest};
-use super::super::offsets::Committed;
+use super::super::limits::{Loaded, SHARDS};
+use super::super::offsets::{Committed, OffsetToCommit};
+use super::super::state::{Env, Group, Out};
 use super::super::value::{Protocol, decode_block, decode_group};
 use super::*;
-use crate::ids::{LeaderEpoch, Offset, TopicId};
+use crate::ids::{LeaderEpoch, Offset, PartitionIndex, TopicId};
+use crate::metadata::image::ClusterImage;
 use std::collections::HashMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 const DAY_MS: i64 = 86_400_000;
 
+struct Running {
+    group: Group<u32>,
+    incarnation: Incarnation,
+    handled: u64,
+}
+
 struct Bed {
-    coordinator: Coordinator<u32>,
+    shards: Shards<u32>,
+    groups: BTreeMap<GroupId, Running>,
+    env: Env,
     now: Now,
     next: u32,
     answers: HashMap<u32, Outcome>,
@@ -23,26 +37,73 @@ struct Bed {
 impl Bed {
     fn new() -> Self {
         let now = Now { mono_ms: 10_000, wall_ms: 1_000_000 };
-        let coordinator = Coordinator::recover(CoordinatorLimits::default(), (0..SHARDS).collect(), now, vec![]);
-        Self { coordinator, now, next: 0, answers: HashMap::new(), stored: BTreeMap::new(), begun: None }
+        let limits = CoordinatorLimits::default();
+        let env = Env { limits, topics: Arc::new(ClusterImage::default()), version: 1 };
+        let mut bed = Self {
+            shards: Shards::new(limits),
+            groups: BTreeMap::new(),
+            env,
+            now,
+            next: 0,
+            answers: HashMap::new(),
+            stored: BTreeMap::new(),
+            begun: None,
+        };
+        bed.shards.serve((0..SHARDS).collect());
+        bed
     }
 
     fn call(&mut self, call: Call) -> u32 {
         self.next += 1;
-        self.coordinator.call(self.now, call, &self.next.to_string(), self.next);
+        let (admission, reply) = self.shards.admit(self.now, &call, &*self.env.topics, self.next);
+        let id = match admission {
+            Admission::Answered => None,
+            Admission::Forward(id) => Some(id),
+            Admission::Create(id) => {
+                let incarnation = self.shards.create(&id);
+                let group = Group::new(id.clone(), &self.env.limits, self.now);
+                self.groups.insert(id.clone(), Running { group, incarnation, handled: 0 });
+                Some(id)
+            }
+        };
+        if let (Some(id), Some(reply)) = (id, reply) {
+            let (now, unique) = (self.now, self.next.to_string());
+            self.with(&id, |running, env, out| {
+                running.handled += 1;
+                running.group.call(now, call, &unique, reply, env, out);
+            });
+        }
         self.collect();
         self.next
     }
 
-    fn collect(&mut self) {
-        for (token, outcome) in self.coordinator.take_answers() {
+    /// A group does something, and what comes out of it is delivered.
+    fn with<T>(&mut self, id: &GroupId, act: impl FnOnce(&mut Running, &Env, &mut Out<u32>) -> T) -> T {
+        let (running, mut out) = (self.groups.get_mut(id).unwrap(), Out::default());
+        let result = act(running, &self.env, &mut out);
+        let report = running.group.report();
+        let Running { incarnation, handled, .. } = *running;
+        for (token, outcome) in out.answers {
             assert!(self.answers.insert(token, outcome).is_none(), "answered twice");
         }
+        let changed = Changed { incarnation, writes: out.writes, waiting: out.waiting, report, handled };
+        if self.shards.changed(self.now, id, changed) {
+            self.groups.remove(id);
+        }
+        self.collect();
+        result
+    }
+
+    fn collect(&mut self) {
+        for (token, outcome) in self.shards.take_answers() {
+            assert!(self.answers.insert(token, outcome).is_none(), "answered twice");
+        }
+        assert_eq!(self.shards.len(), self.groups.len());
     }
 
     fn begin(&mut self) {
         self.now.mono_ms += 50;
-        self.begun = self.coordinator.begin_write(self.now);
+        self.begun = self.shards.begin_write(self.now);
     }
 
     fn commit(&mut self) {
@@ -52,13 +113,13 @@ impl Bed {
                 None => drop(self.stored.remove(&key)),
             }
         }
-        self.coordinator.write_committed();
+        self.shards.write_committed();
         self.collect();
     }
 
     /// Makes everything durable.
     fn settle(&mut self) {
-        while !self.coordinator.is_clean() {
+        while !self.shards.is_clean() {
             self.begin();
             self.commit();
         }
@@ -70,20 +131,54 @@ impl Bed {
             let step = (end - self.now.mono_ms).min(1_000);
             self.now.mono_ms += step;
             self.now.wall_ms += step as i64;
-            self.coordinator.tick(self.now, false);
+            self.shards.tick(self.now);
             self.collect();
+            let now = self.now;
+            for id in self.groups.keys().cloned().collect::<Vec<_>>() {
+                self.with(&id, |running, env, out| running.group.expire(now, env, out));
+            }
         }
+    }
+
+    fn sweep(&mut self) -> BTreeSet<(Arc<str>, TopicId)> {
+        let (now, ids) = (self.now, self.groups.keys().cloned().collect::<Vec<_>>());
+        ids.iter().flat_map(|id| self.with(id, |running, env, out| running.group.sweep(now, env, out))).collect()
+    }
+
+    fn forget_topics(&mut self, gone: &BTreeSet<TopicId>) {
+        for id in self.groups.keys().cloned().collect::<Vec<_>>() {
+            self.with(&id, |running, _, out| running.group.forget_topics(gone, out));
+        }
+    }
+
+    fn loaded(&self) -> BTreeMap<GroupId, Vec<Loaded>> {
+        let mut loaded: BTreeMap<GroupId, Vec<Loaded>> = BTreeMap::new();
+        for (key, value) in &self.stored {
+            loaded.entry(key.group.clone()).or_default().push(match &key.part {
+                Part::State => Loaded::Group(decode_group(value).unwrap()),
+                Part::Offsets(block) => Loaded::Block(block.clone(), decode_block(value).unwrap()),
+            });
+        }
+        loaded
     }
 
     /// The process dies; another one takes over what is stored.
     fn take_over(&mut self) {
-        let loaded = self.stored.iter().map(|(key, value)| match &key.part {
-            Part::State => Loaded::Group(key.group.clone(), decode_group(value).unwrap()),
-            Part::Offsets(block) => Loaded::Block(key.group.clone(), block.clone(), decode_block(value).unwrap()),
-        });
-        let limits = CoordinatorLimits::default();
-        self.coordinator = Coordinator::recover(limits, (0..SHARDS).collect(), self.now, loaded.collect());
+        self.shards = Shards::new(self.env.limits);
+        self.groups.clear();
         self.begun = None;
+        for id in self.loaded().into_keys() {
+            self.recover(&id);
+        }
+        self.shards.serve((0..SHARDS).collect());
+    }
+
+    /// The group's actor starts with what is stored.
+    fn recover(&mut self, id: &GroupId) {
+        let stored = self.loaded().remove(id).unwrap_or_default();
+        let group = Group::recover(id.clone(), &self.env.limits, self.now, stored);
+        let incarnation = self.shards.add(id, group.report());
+        self.groups.insert(id.clone(), Running { group, incarnation, handled: 0 });
     }
 
     /// The answer, which must be there.
@@ -257,14 +352,14 @@ fn heartbeats_write_nothing() {
     for _ in 0..100 {
         bed.sleep(3_000);
         assert!(bed.now_answer(Call::Heartbeat("g".into(), member.clone())).is_ok());
-        assert!(bed.coordinator.is_clean());
+        assert!(bed.shards.is_clean());
     }
 }
 
 #[test]
 fn what_it_is_not_asked_to_coordinate() {
     let mut bed = Bed::new();
-    bed.coordinator.shards = (0..SHARDS).filter(|s| *s != shard_of("g")).collect();
+    assert!(bed.shards.stop_serving(&BTreeSet::from([shard_of("g")])).is_empty());
     let outcome = bed.now_answer(commit(&bed, "g", &nobody(), 0, 1));
     assert_eq!(outcome.map(drop), Err(GroupError::NotCoordinator));
     let Ok(Answer::Join(reply)) = bed.now_answer(Call::Join("g".into(), Box::new(join()))) else { panic!() };
@@ -293,7 +388,7 @@ fn unknown_groups() {
     let known = JoinRequest { member_id: "m".into(), ..join() };
     let Ok(Answer::Join(reply)) = bed.now_answer(Call::Join("g".into(), Box::new(known))) else { panic!() };
     assert_eq!(reply.error, Some(GroupError::UnknownMemberId));
-    assert!(bed.coordinator.is_empty(), "nothing is remembered of questions");
+    assert!(bed.shards.is_empty(), "nothing is remembered of questions");
 }
 
 #[test]
@@ -322,9 +417,9 @@ fn member_ids_that_nobody_uses_are_bounded_in_bytes() {
         }
     }
     assert_eq!(given, 35, "a megabyte of names");
-    assert!((35 * 30_000..36 * 30_200).contains(&bed.coordinator.bytes), "{}", bed.coordinator.bytes);
+    assert!((35 * 30_000..36 * 30_200).contains(&bed.shards.bytes), "{}", bed.shards.bytes);
     bed.sleep(11_000);
-    assert!(bed.coordinator.is_empty() && bed.coordinator.bytes == 0);
+    assert!(bed.shards.is_empty() && bed.shards.bytes == 0);
 }
 
 #[test]
@@ -339,8 +434,8 @@ fn deleting_a_group() {
     bed.settle();
     assert_eq!(bed.state("g"), Ok(State::Empty));
     assert!(bed.now_answer(Call::Delete("g".into())).is_ok());
-    assert!(bed.stored.is_empty() && bed.coordinator.is_empty());
-    assert_eq!(bed.coordinator.bytes, 0);
+    assert!(bed.stored.is_empty() && bed.shards.is_empty());
+    assert_eq!(bed.shards.bytes, 0);
     assert_eq!(bed.state("g"), Err(GroupError::GroupIdNotFound));
 }
 
@@ -365,45 +460,45 @@ fn retention_counts_from_when_the_group_became_empty() {
     let member = bed.member("g");
     bed.now_answer(commit(&bed, "g", &member, 0, 1)).unwrap();
     bed.now.wall_ms += 30 * DAY_MS;
-    bed.coordinator.expire_offsets(bed.now);
+    bed.sweep();
     assert_eq!(bed.fetch("g"), [(0, 1)], "in use");
     bed.now_answer(Call::Leave("g".into(), vec![(member.member_id, None)])).unwrap();
     bed.settle();
     bed.take_over(); // which does not count anew
     bed.now.wall_ms += 7 * DAY_MS - 1;
-    bed.coordinator.expire_offsets(bed.now);
+    bed.sweep();
     assert_eq!(bed.fetch("g"), [(0, 1)]);
     bed.now.wall_ms += 1;
-    bed.coordinator.expire_offsets(bed.now);
+    bed.sweep();
     bed.settle();
-    assert!(bed.stored.is_empty() && bed.coordinator.is_empty(), "the group goes with its offsets");
+    assert!(bed.stored.is_empty() && bed.shards.is_empty(), "the group goes with its offsets");
 }
 
 #[test]
 fn offsets_of_deleted_topics_are_forgotten() {
     let mut bed = Bed::new();
     bed.now_answer(commit(&bed, "g", &nobody(), 0, 1)).unwrap();
-    assert_eq!(bed.coordinator.topics(), BTreeSet::from([("t".into(), topic(1))]));
-    bed.coordinator.forget_topics(bed.now, &BTreeSet::from([topic(2)]));
+    assert_eq!(bed.sweep(), BTreeSet::from([("t".into(), topic(1))]), "the image does not have it");
+    bed.forget_topics(&BTreeSet::from([topic(2)]));
     assert_eq!(bed.fetch("g"), [(0, 1)]);
-    bed.coordinator.forget_topics(bed.now, &BTreeSet::from([topic(1)]));
+    bed.forget_topics(&BTreeSet::from([topic(1)]));
     bed.settle();
     assert!(bed.stored.is_empty());
 }
 
 #[test]
-fn silence_means_nothing_while_the_broker_is_suspended_or_stood_still() {
+fn silence_means_nothing_after_the_process_stood_still() {
     let mut bed = Bed::new();
     let member = bed.member("g");
-    for _ in 0..30 {
-        bed.now.mono_ms += 1_000;
-        bed.coordinator.tick(bed.now, true);
-    }
-    bed.sleep(9_000);
-    assert!(bed.now_answer(Call::Heartbeat("g".into(), member.clone())).is_ok());
     bed.now.mono_ms += 100_000; // SIGSTOP, or a machine that was paused
-    bed.coordinator.tick(bed.now, false);
+    let now = bed.now;
+    bed.with(&"g".into(), |running, env, out| {
+        running.group.extend_sessions(now, env);
+        running.group.expire(now, env, out);
+    });
     assert!(bed.now_answer(Call::Heartbeat("g".into(), member)).is_ok());
+    bed.sleep(10_000);
+    assert_eq!(bed.state("g"), Ok(State::Empty), "and not any longer than that");
 }
 
 #[test]
@@ -422,8 +517,76 @@ fn a_coordinator_that_stops_answers_everybody() {
     let mut bed = Bed::new();
     let joining = bed.call(Call::Join("g".into(), Box::new(join())));
     let committing = bed.call(commit(&bed, "other", &nobody(), 0, 5));
-    bed.coordinator.fail_all(GroupError::NotCoordinator);
+    bed.with(&"g".into(), |running, _, out| running.group.fail_parked(GroupError::NotCoordinator, out));
+    bed.groups.clear();
+    assert_eq!(bed.shards.lose_all(GroupError::NotCoordinator).len(), 2);
     bed.collect();
     assert!(matches!(bed.answer(joining), Ok(Answer::Join(r)) if r.error == Some(GroupError::NotCoordinator)));
     assert_eq!(bed.answer(committing).map(drop), Err(GroupError::NotCoordinator));
+    assert_eq!(bed.now_answer(Call::Describe("g".into())).map(drop), Err(GroupError::NotCoordinator));
+}
+
+#[test]
+fn a_group_that_failed_comes_back_alone_with_what_was_durable() {
+    let mut bed = Bed::new();
+    let (member, other) = (bed.member("g"), bed.member("other"));
+    bed.now_answer(commit(&bed, "g", &member, 0, 5)).unwrap();
+    // What it has changed is written all the same; who waits for it hears when it is.
+    let waiting = bed.call(commit(&bed, "g", &member, 0, 6));
+    let former = bed.groups.remove("g").unwrap().incarnation;
+    assert!(!bed.shards.is_group_settled(&"g".into()));
+    bed.groups.insert(
+        "g".into(),
+        Running { group: Group::new("g".into(), &bed.env.limits, bed.now), incarnation: 0, handled: 0 },
+    );
+    bed.settle();
+    assert!(bed.answer(waiting).is_ok() && bed.shards.is_group_settled(&"g".into()));
+    bed.recover(&"g".into());
+    assert!(bed.shards.incarnation("g").unwrap() > former);
+    assert!(bed.now_answer(Call::Heartbeat("g".into(), member)).is_ok(), "no rebalance");
+    assert!(bed.now_answer(Call::Heartbeat("other".into(), other)).is_ok());
+    assert_eq!(bed.fetch("g"), [(0, 6)]);
+}
+
+#[test]
+fn what_a_former_incarnation_says_counts_for_nothing() {
+    let mut bed = Bed::new();
+    bed.now_answer(commit(&bed, "g", &nobody(), 0, 5)).unwrap();
+    let incarnation = bed.groups["g"].incarnation;
+    bed.recover(&"g".into());
+    let report = bed.groups["g"].group.report();
+    let writes = BTreeMap::from([(Part::State, Some(Bytes::from_static(b"of the past")))]);
+    let waiting = vec![(77, Ok(Answer::Done), Until::All)];
+    let late = Changed { incarnation, writes, waiting, report, handled: 9 };
+    assert!(!bed.shards.changed(bed.now, &"g".into(), late));
+    bed.collect();
+    assert_eq!(bed.answer(77).map(drop), Err(GroupError::NotCoordinator));
+    assert!(bed.shards.is_clean());
+}
+
+#[test]
+fn a_group_is_not_given_up_while_a_call_is_on_its_way_to_it() {
+    let mut bed = Bed::new();
+    bed.now_answer(commit(&bed, "g", &nobody(), 0, 5)).unwrap();
+    let (admission, _) = bed.shards.admit(bed.now, &Call::Describe("g".into()), &*bed.env.topics, 90);
+    assert_eq!(admission, Admission::Forward("g".into()));
+    let deletion = bed.call(Call::Delete("g".into()));
+    bed.settle();
+    assert!(bed.answer(deletion).is_ok() && !bed.shards.is_empty());
+    bed.with(&"g".into(), |running, _, _| running.handled += 1);
+    assert!(bed.shards.is_empty() && bed.groups.is_empty());
+}
+
+#[test]
+fn a_group_that_cannot_be_read_is_left_alone() {
+    let mut bed = Bed::new();
+    bed.shards.add_damaged(&"g".into());
+    for call in [Call::Describe("g".into()), commit(&bed, "g", &nobody(), 0, 1), Call::Fetch("g".into(), None, None)] {
+        bed.next += 1;
+        let (admission, _) = bed.shards.admit(bed.now, &call, &*bed.env.topics, bed.next);
+        assert_eq!(admission, Admission::Answered);
+        let answers = bed.shards.take_answers();
+        assert!(matches!(&answers[..], [(_, Err(GroupError::NotAvailable))]), "{answers:?}");
+    }
+    assert!(bed.shards.is_clean());
 }

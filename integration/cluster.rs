@@ -1,0 +1,185 @@
+//! Several brokers on one etcd and one bucket: they share the partitions out, and whoever dies, is stopped or joins, clients
+//! lose nothing. CI kills a few; `make chaos-cluster KILLS=1000` is the full size.
+
+use crate::client::{Client, text};
+use crate::harness::{Backend, Broker, Stack, s3_envs, size, wait_until};
+use crate::workload::{Plan, Rng, Workload};
+use kafka_protocol::messages::FindCoordinatorRequest;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Brokers of a cluster.
+const BROKERS: usize = 3;
+/// A short lease, so that a death is noticed soon.
+const LEASE_SEC: &str = "2";
+
+struct Cluster {
+    stack: Stack,
+    others: Vec<Broker>,
+}
+
+impl Cluster {
+    async fn start(name: &str, flush_ms: &str) -> Self {
+        let of = |id: usize| [("KAFSCALE_BROKER_ID", id.to_string()), ("KAFSCALE_BROKER_LEASE_SEC", LEASE_SEC.into())];
+        let own = [("KAFSCALE_FLUSH_INTERVAL_MS", flush_ms.to_owned())];
+        let envs: Vec<(&str, String)> = of(1).into_iter().chain(own.clone()).collect();
+        let envs: Vec<(&str, &str)> = envs.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        let mut stack = Stack::start(name, Backend::S3, &envs).await;
+        let proxy = stack.proxy().address();
+        let mut others = Vec::new();
+        for id in 2..=BROKERS {
+            let mut envs = s3_envs(stack.etcd(), &proxy);
+            envs.extend(of(id).into_iter().chain(own.clone()));
+            let mut broker = Broker::spawn("broker", &envs, &stack.dir.path().join(format!("broker-{id}.log")));
+            broker.wait_ready().await;
+            others.push(broker);
+        }
+        Self { stack, others }
+    }
+
+    /// By number, from 0.
+    fn broker(&mut self, n: usize) -> &mut Broker {
+        if n == 0 { &mut self.stack.broker } else { &mut self.others[n - 1] }
+    }
+
+    fn addresses(&self) -> Vec<String> {
+        let others = self.others.iter().map(Broker::address);
+        [self.stack.address()].into_iter().chain(others).collect()
+    }
+}
+
+/// Partitions by the broker that leads them, as the broker at `address` says.
+async fn leaders(address: &str, topic: &str) -> BTreeMap<i32, BTreeSet<i32>> {
+    let mut leaders: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
+    let Ok(metadata) = Client::new(address).metadata(Some(&[topic]), false).await else { return leaders };
+    for partition in metadata.topics.first().into_iter().flat_map(|t| &t.partitions) {
+        leaders.entry(partition.leader_id.0).or_default().insert(partition.partition_index);
+    }
+    leaders
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_brokers_share_partitions_out_and_survive_kills() {
+    let (kills, seed) = (size("KILLS", 4), size("SEED", kafscale::rng::u64() >> 32));
+    eprintln!("cluster: {kills} kills, SEED={seed}");
+    let mut rng = Rng(seed);
+    let mut cluster = Cluster::start("cluster-kills", "20").await;
+    let addresses = cluster.addresses();
+    let plan = Plan { partitions: 6, producers: 6, pause: Duration::from_millis(20), ..Plan::new("ledger", seed) };
+    let load = Workload::start_on(&addresses, plan).await;
+    load.wait_acks(20).await;
+    let shares = leaders(&addresses[0], "ledger").await;
+    assert_eq!(shares.iter().map(|(node, p)| (*node, p.len())).collect::<Vec<_>>(), [(1, 2), (2, 2), (3, 2)]);
+    let mut longest = Vec::new();
+    for kill in 1..=kills {
+        let victim = rng.below(BROKERS as u64) as usize;
+        load.wait_acks(1 + rng.below(100)).await;
+        load.fault("kill", true);
+        cluster.broker(victim).kill9();
+        let killed = kafscale::clock::monotonic();
+        let (node, alive) = (victim as i32 + 1, addresses[(victim + 1) % BROKERS].clone());
+        // Sometimes it comes back before anybody has noticed, sometimes the others have taken over.
+        if rng.below(4) > 0 {
+            wait_until("the others lead what it led", DEADLINE, async || {
+                let now = leaders(&alive, "ledger").await;
+                !now.is_empty() && !now.contains_key(&node) && !now.contains_key(&-1)
+            })
+            .await;
+            longest.push(killed.elapsed());
+        }
+        cluster.broker(victim).relaunch();
+        cluster.broker(victim).wait_ready().await;
+        load.fault("kill", false);
+        if kill % 10 == 0 {
+            eprintln!("{kill} kills, {} batches acked", load.acks());
+        }
+    }
+    load.wait_acks(20).await;
+    wait_until("everybody has its share again", DEADLINE, async || {
+        leaders(&addresses[0], "ledger").await.values().map(BTreeSet::len).eq([2, 2, 2])
+    })
+    .await;
+    let report = load.finish().await;
+    longest.sort();
+    let p99 = longest.get((longest.len() * 99).div_ceil(100).saturating_sub(1));
+    eprintln!(
+        "cluster, {kills} kills, SEED={seed}: {report}; others lead after a kill: p99 {p99:?} of {}",
+        longest.len()
+    );
+    report.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_stops_gives_everything_away_first() {
+    let mut cluster = Cluster::start("cluster-rolling", "20").await;
+    let addresses = cluster.addresses();
+    let plan = Plan { partitions: 6, producers: 6, pause: Duration::from_millis(20), ..Plan::new("ledger", 1) };
+    let load = Workload::start_on(&addresses, plan).await;
+    for n in 0..BROKERS {
+        load.wait_acks(50).await;
+        load.fault("stop", true);
+        assert!(cluster.broker(n).terminate().await.success());
+        let (node, alive) = (n as i32 + 1, &addresses[(n + 1) % BROKERS]);
+        let left = leaders(alive, "ledger").await;
+        assert!(!left.contains_key(&node) && !left.contains_key(&-1), "{left:?}");
+        cluster.broker(n).relaunch();
+        cluster.broker(n).wait_ready().await;
+        load.fault("stop", false);
+    }
+    load.wait_acks(20).await;
+    load.finish().await.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_writer_acks_and_serves_nothing_after_it_was_replaced() {
+    let mut cluster = Cluster::start("cluster-pause", "20").await;
+    let addresses = cluster.addresses();
+    let plan = Plan { partitions: 6, producers: 6, pause: Duration::from_millis(20), ..Plan::new("ledger", 2) };
+    let load = Workload::start_on(&addresses, plan).await;
+    load.wait_acks(50).await;
+    load.fault("pause", true);
+    cluster.broker(2).process.pause();
+    wait_until("the others lead what it led", DEADLINE, async || {
+        let now = leaders(&addresses[0], "ledger").await;
+        now.len() == 2 && !now.contains_key(&3) && !now.contains_key(&-1)
+    })
+    .await;
+    load.wait_acks(50).await;
+    cluster.broker(2).process.resume();
+    let status = cluster.broker(2).process.wait_exit(DEADLINE).await;
+    assert_eq!(status.code(), Some(75), "{}", cluster.broker(2).process.log_tail());
+    load.fault("pause", false);
+    load.wait_acks(20).await;
+    load.finish().await.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_are_spread_over_brokers_and_move() {
+    let mut cluster = Cluster::start("cluster-groups", "20").await;
+    let addresses = cluster.addresses();
+    Client::new(&addresses[0]).ensure_topic("t", 1).await;
+    let coordinators = async |address: &str| {
+        let mut found: BTreeMap<i32, usize> = BTreeMap::new();
+        let keys = (0..60).map(|n| text(&format!("group-{n}"))).collect();
+        let request = FindCoordinatorRequest::default().with_coordinator_keys(keys);
+        let answer = Client::new(address).call(4, &request).await.expect("an answer");
+        for coordinator in answer.coordinators {
+            *found.entry(if coordinator.error_code == 0 { coordinator.node_id.0 } else { -1 }).or_default() += 1;
+        }
+        found
+    };
+    wait_until("every broker has some of the groups, and all agree", DEADLINE, async || {
+        let found = coordinators(&addresses[0]).await;
+        let others = [coordinators(&addresses[1]).await, coordinators(&addresses[2]).await];
+        found.keys().eq(&[1, 2, 3]) && others.iter().all(|other| *other == found)
+    })
+    .await;
+    cluster.broker(1).kill9();
+    wait_until("the others have them all", DEADLINE, async || {
+        coordinators(&addresses[0]).await.keys().eq(&[1, 3]) && coordinators(&addresses[2]).await.keys().eq(&[1, 3])
+    })
+    .await;
+    assert!(cluster.broker(2).terminate().await.success());
+    wait_until("the last one has them all", DEADLINE, async || coordinators(&addresses[0]).await.keys().eq(&[1])).await;
+}
