@@ -77,6 +77,9 @@ struct Args {
     /// `KAFSCALE_FLUSH_INTERVAL_MS`, one or several; only the fixed-rate workloads are repeated for each.
     #[arg(long, value_delimiter = ',', default_values_t = [500, 50])]
     intervals_ms: Vec<u64>,
+    /// MB of memory that are written to before each row, so that the machine has them; 0 to measure with what there is.
+    #[arg(long, default_value_t = 2_000)]
+    touch_mb: usize,
     /// Further variables of the broker, `NAME=VALUE`.
     #[arg(long)]
     env: Vec<String>,
@@ -306,6 +309,15 @@ fn machine() -> String {
     )
 }
 
+/// Writes to `mb` MB of memory and gives them back. In a virtual machine the first write to a page that the host has not
+/// backed yet costs the guest up to 2 ms of CPU per MB (`clear_page` in a profile), twenty times as much as later ones; a
+/// broker whose caches are filling would be charged for it.
+fn touch_memory(mb: usize) {
+    let mut memory = vec![0u8; mb * 1_000_000];
+    memory.iter_mut().step_by(4_096).for_each(|byte| *byte = 1);
+    std::hint::black_box(&memory);
+}
+
 fn main() {
     let args = Args::parse();
     let date = std::process::Command::new("date").arg("+%F").output().map(|o| o.stdout).unwrap_or_default();
@@ -328,6 +340,7 @@ fn main() {
         for workload in &args.workloads {
             let repeated = matches!(workload, Workload::Rate | Workload::Tail);
             for interval_ms in args.intervals_ms.iter().take(if repeated { usize::MAX } else { 1 }) {
+                touch_memory(args.touch_mb);
                 let (row, dir) = runtime.block_on(measure(&args, store, *workload, *interval_ms));
                 print_row(&row);
                 used.extend((*workload != Workload::Full).then_some(dir)); // much larger than the others
