@@ -541,6 +541,7 @@ async fn simulate(seed: u64) -> (usize, u64) {
 
 #[test]
 fn seeds() {
+    kafscale::sabotage::choose(&kafscale::config::process_environment());
     let seeds = size("SEEDS", 30);
     let first = size("SEED", kafscale::rng::u64() >> 40);
     eprintln!("simulation: SEEDS={seeds} SEED={first}");
@@ -562,4 +563,32 @@ fn seeds() {
         "simulation: {seeds} seeds from {first}, {sent} records sent, {acked} acked, none lost, doubled or moved"
     );
     assert_eq!(sent, acked as u64, "every record is acked in the end");
+}
+
+/// A simulation that does not find what is broken on purpose proves nothing.
+#[cfg(debug_assertions)]
+#[test]
+fn planted_defects_are_found() {
+    // Within so many seeds.
+    const SEEDS_MAX: u64 = 200;
+    let defects = [
+        "ack-before-commit",
+        "forget-producers",
+        "recover-short",
+        "claim-early",
+        "give-away-early",
+        "let-go-early",
+        "collect-blindly",
+    ];
+    for defect in defects {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
+        command.args(["--exact", "sim::seeds", "--nocapture"]).env(kafscale::sabotage::VARIABLE, defect);
+        command.env("SEEDS", SEEDS_MAX.to_string()).env("RUST_BACKTRACE", "0").env_remove("SEED");
+        let output = command.output().expect("it can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("broken on purpose"), "{defect} is not known: {said}");
+        assert!(!output.status.success(), "{defect} was not found within {SEEDS_MAX} seeds: {said}");
+        let found = said.lines().find(|l| l.starts_with("simulation failed")).unwrap_or("without a seed");
+        eprintln!("{defect}: {found}");
+    }
 }

@@ -18,6 +18,7 @@ use crate::metadata::model::{self, PartitionValue, WriterValue};
 use crate::metadata::ownership::{CLAIMS_PER_TXN, OwnershipError, StoredPartition};
 use crate::metadata::placement::Candidates;
 use crate::metadata::watcher::ImageFeed;
+use crate::sabotage::{self, Sabotage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -185,7 +186,9 @@ async fn take_over(
         }
     }
     drop(logs);
-    if let Err(error) = maintenance.checkpoint().await {
+    if !sabotage::is(Sabotage::ClaimEarly)
+        && let Err(error) = maintenance.checkpoint().await
+    {
         // Without a committed checkpoint nothing may be claimed.
         before.into_iter().for_each(|(key, held)| maintenance.hold_as_before(key, held));
         return Err(error.into());
@@ -350,7 +353,7 @@ async fn give_away(
             quiet.push(wait);
         }
     }
-    for wait in quiet {
+    for wait in quiet.into_iter().filter(|_| !sabotage::is(Sabotage::GiveAwayEarly)) {
         drop(wait.await);
     }
     let mut seeds = BTreeMap::new();
@@ -374,7 +377,8 @@ async fn give_away(
         };
         for key in chunk {
             context.forget(key);
-            if let Some(seed) = seeds.remove(key).filter(|_| free.contains(key)) {
+            let kept = |_: &Seed| free.contains(key) && !sabotage::is(Sabotage::LetGoEarly);
+            if let Some(seed) = seeds.remove(key).filter(kept) {
                 maintenance.hold(seed, None);
             }
         }
@@ -415,9 +419,16 @@ async fn step(
     let Split { wanted, unwanted } = split(context, image, &Candidates::of(image));
     let now = context.clock.monotonic();
     broken.retain(|_, since| now - *since < BROKEN_RETRY);
-    let wanted = wanted.into_iter().filter(|key| !broken.contains_key(key)).collect();
-    // Nothing may be checkpointed between what is read of a partition and its claim or release.
-    let mut maintenance = maintenance.lock().await;
+    let wanted = wanted.into_iter().filter(|key| !broken.contains_key(key));
+    // New partitions need no checkpoint, and clients wait for them.
+    let (fresh, wanted): (Vec<_>, Vec<_>) = wanted.partition(|key| image.partition(key).is_none());
+    claim_fresh(context, &fresh).await?;
+    // Nothing may be checkpointed between what is read of other partitions and their claim or release.
+    let mut maintenance = match maintenance.try_lock() {
+        Ok(maintenance) => maintenance,
+        Err(_) if wanted.is_empty() && unwanted.is_empty() => return Ok(()), // the rest has time
+        Err(_) => maintenance.lock().await,
+    };
     let claims = maintenance.claiming();
     claim_held(context, &mut maintenance, claims).await?;
     maintenance.let_go_of_taken(image).await?;

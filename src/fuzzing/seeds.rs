@@ -16,7 +16,7 @@ use crate::protocol::compression::{Codec, compress};
 use crate::protocol::guard::tests::populated;
 use crate::protocol::records::BatchBuilder;
 use crate::storage::checkpoint::{Checkpoint, ExtentRecord, GarbageRecord, ObjectRecord, PartitionCheckpoint};
-use crate::storage::segment::{self, ExtentInput, RawExtent, SegmentHeader};
+use crate::storage::segment::{self, Batches, ExtentInput, RawExtent, SegmentHeader};
 use crate::storage::testkit::{batch_bytes, partition, stored_batch};
 use crate::storage::{ObjectKey, Payload};
 use bytes::{BufMut, Bytes};
@@ -157,7 +157,7 @@ fn merged_object() -> Vec<u8> {
         key: partition(1),
         leader_epoch: LeaderEpoch(5),
         base: Offset(base),
-        bytes: batch_bytes(&stored_batch(base, 2, len, 1_000)).into(),
+        batches: Batches::Read(batch_bytes(&stored_batch(base, 2, len, 1_000)).into()),
     };
     whole(&segment::build_from_extents(&segment_header(2), vec![raw(10, 30), raw(12, 40)]).unwrap().0)
 }

@@ -4,7 +4,7 @@ use crate::ids::{LeaderEpoch, PartitionIndex, PartitionKey, Seq, TopicId, Writer
 use crate::protocol::batch::StoredBatch;
 use crate::storage::checkpoint::Checkpoint;
 use crate::storage::segment::{
-    self, ExtentInput, FOOTER_LEN, HEADER_LEN, RawExtent, SegmentHeader, SegmentIndex, Tail,
+    self, Batches, ExtentInput, FOOTER_LEN, HEADER_LEN, RawExtent, SegmentHeader, SegmentIndex, Tail,
 };
 use crate::storage::{ObjectKey, crc32c};
 use bytes::Bytes;
@@ -97,7 +97,7 @@ fn check_extents(index: &SegmentIndex, bytes: &Bytes) -> bool {
                 key: extent.key,
                 leader_epoch: extent.leader_epoch,
                 base: extent.base,
-                bytes,
+                batches: Batches::Read(bytes),
             },
             intact,
         )

@@ -8,6 +8,7 @@ mod identity;
 mod metrics;
 mod stores;
 
+use crate::actors::compactor::plan::MergeLimits;
 use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
 use crate::actors::context::NodeContext;
 use crate::actors::controller;
@@ -55,6 +56,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
 const LOCAL_INTERVAL_MS: u64 = 50;
+/// How often a folder is looked after.
+const LOCAL_LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How much is gathered in a folder before it is merged.
+const LOCAL_MERGE_BYTES: u64 = 16 << 20;
 /// Up to this interval the time of a PUT is most of the latency, and what the interval allows is better spent on sending
 /// segments twice than on sending them earlier.
 const TWICE_INTERVAL_MS_MAX: u64 = 100;
@@ -207,7 +212,7 @@ impl Node {
         start_membership(&context, config.lease_ttl, &on_fatal);
         let feed = follow_cluster(&config, &context).await;
         progress("partitions to be taken over");
-        let maintenance = leadership::start(&context, &feed, MaintenanceLimits::default())
+        let maintenance = leadership::start(&context, &feed, maintenance_limits(&config))
             .await
             .map_err(|e| NodeError::new("partitions cannot be taken over", e))?;
         let broker = start_loops(&config, &context, &stores, &maintenance, feed, on_fatal).await?;
@@ -401,6 +406,17 @@ async fn start_flusher(shard: &Placement, mut config: FlusherConfig, files: bool
         }));
     });
     addr.await.expect("the shard runs")
+}
+
+/// A folder has no price per request, so that smaller merged files do: what they are made of is still in memory then.
+fn maintenance_limits(config: &NodeConfig) -> MaintenanceLimits {
+    let limits = MaintenanceLimits::default();
+    if !matches!(config.storage, StorageConfig::Local { .. }) {
+        return limits;
+    }
+    let merge =
+        MergeLimits { window_bytes: LOCAL_MERGE_BYTES, segment_bytes_min: LOCAL_MERGE_BYTES / 8, ..limits.merge };
+    MaintenanceLimits { merge, look_every: LOCAL_LOOK_EVERY, ..limits }
 }
 
 /// A request to S3 costs money, a file in a folder costs system calls and syncs, memory costs nothing: the same rule

@@ -119,8 +119,17 @@ pub struct RawExtent {
     pub leader_epoch: LeaderEpoch,
     /// Offset of the first batch.
     pub base: Offset,
-    /// Whole batches, back to back.
-    pub bytes: Bytes,
+    /// Whole batches.
+    pub batches: Batches,
+}
+
+/// Stored batches of a [`RawExtent`].
+#[derive(Debug, Clone)]
+pub enum Batches {
+    /// As read from an object, back to back. They are checked on the way.
+    Read(Bytes),
+    /// As they are kept in memory since they were appended. Nothing is copied, and nothing is checked again.
+    Kept(Vec<StoredBatch>),
 }
 
 /// Builds a segment: freezes header, batches, index and footer into a payload, without copying large batches.
@@ -132,15 +141,7 @@ pub fn build(header: &SegmentHeader, mut extents: Vec<ExtentInput>) -> (Payload,
     let mut builder = Builder::new(header);
     for extent in extents.iter().filter(|e| !e.batches.is_empty()) {
         builder.open_extent(extent.key, extent.batches[0].base);
-        for batch in &extent.batches {
-            let mut head = [0u8; batch::HEADER_LEN];
-            batch_header_bytes(batch, &mut head);
-            let batch_header = BatchHeader::parse(&head).expect("the length is that of a header");
-            builder.append(&batch_header, extent.leader_epoch);
-            builder.append_crc(&batch_header, &head, &batch.head, &batch.tail);
-            builder.put(&batch.head);
-            builder.put(&batch.tail);
-        }
+        extent.batches.iter().for_each(|batch| builder.append_kept(batch, extent.leader_epoch));
         builder.close_extent();
     }
     builder.finish()
@@ -154,13 +155,20 @@ pub fn build_from_extents(
 ) -> Result<(Payload, SegmentIndex), StoreError> {
     let mut builder = Builder::new(header);
     extents.sort_by_key(|e| e.key); // stable: keeps the order inside a partition
-    for extent in extents.iter().filter(|e| !e.bytes.is_empty()) {
+    for extent in &extents {
         let damaged = |message: String| corrupt(&extent.source, format!("{}: {message}", extent.key));
         if builder.extents.last().is_none_or(|e| e.key != extent.key) {
             builder.close_extent();
             builder.open_extent(extent.key, extent.base);
         }
-        let mut rest = extent.bytes.clone();
+        let bytes = match &extent.batches {
+            Batches::Read(bytes) => bytes,
+            Batches::Kept(batches) => {
+                batches.iter().for_each(|batch| builder.append_kept(batch, extent.leader_epoch));
+                continue;
+            }
+        };
+        let mut rest = bytes.clone();
         while !rest.is_empty() {
             let batch_header = check_batch(&rest).map_err(damaged)?;
             let (found, expected) = (batch_header.base_offset, builder.current().next);
@@ -174,7 +182,7 @@ pub fn build_from_extents(
             builder.append(&batch_header, extent.leader_epoch);
             builder.append_crc(&batch_header, &bytes[..batch::HEADER_LEN], &bytes, &[]);
         }
-        builder.put(&extent.bytes);
+        builder.put(bytes);
     }
     builder.close_extent();
     Ok(builder.finish())
@@ -286,6 +294,17 @@ impl<'a> Builder<'a> {
         extent.max_timestamp = extent.max_timestamp.max(batch.max_timestamp);
         extent.leader_epoch = leader_epoch;
         self.position += batch.total_len() as u64;
+    }
+
+    /// Appends a batch that is in memory.
+    fn append_kept(&mut self, batch: &StoredBatch, leader_epoch: LeaderEpoch) {
+        let mut head = [0u8; batch::HEADER_LEN];
+        batch_header_bytes(batch, &mut head);
+        let batch_header = BatchHeader::parse(&head).expect("the length is that of a header");
+        self.append(&batch_header, leader_epoch);
+        self.append_crc(&batch_header, &head, &batch.head, &batch.tail);
+        self.put(&batch.head);
+        self.put(&batch.tail);
     }
 
     /// Adds a batch, whose first bytes are `head` and whose chunks are `first` and `second`, to the extent's CRC.

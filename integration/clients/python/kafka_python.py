@@ -55,18 +55,20 @@ def group(bootstrap, topic, group_id, count):
     )
     consumer.subscribe([topic])
     # Partitions are given up while polling only, so that committing after each poll is committing before that.
-    read, committed = 0, False
+    read, committed, uncommitted = 0, False, []
     while not committed or not (stop.is_set() or read == int(count) > 0):
         left = int(count) - read if int(count) else 20
         for messages in consumer.poll(100, max_records=max(1, min(left, 20))).values():
             for message in messages:
-                print(message.partition, message.offset, message.value.decode(), flush=True)
-                read += 1
+                uncommitted.append((message.partition, message.offset, message.value.decode()))
         try:
             consumer.commit()
-            committed = True
+            committed, read = True, read + len(uncommitted)
+            for record in uncommitted:
+                print(*record, flush=True)
         except (CommitFailedError, RebalanceInProgressError):
             committed = False  # polling completes the rebalance; what was not committed is read again
+        uncommitted = []
     consumer.close()
 
 

@@ -11,6 +11,7 @@ use crate::actors::recovery::Recovery;
 use crate::ids::WriterId;
 use crate::metadata::image::ClusterImage;
 use crate::metadata::model::{CheckpointRef, WriterState, WriterValue};
+use crate::sabotage::{self, Sabotage};
 use crate::storage::ObjectKey;
 use crate::storage::checkpoint::Checkpoint;
 use crate::storage::layout::{Layout, ParsedKey};
@@ -32,6 +33,9 @@ pub(super) struct Others<'a> {
 impl Others<'_> {
     /// True if one of them may need the object.
     pub fn refer_to(&self, key: &ObjectKey) -> bool {
+        if sabotage::is(Sabotage::CollectBlindly) {
+            return false;
+        }
         let is_pointer = |c: &CheckpointRef| c.key == key.as_str();
         if self.writers.values().filter_map(|w| w.checkpoint.as_ref()).any(is_pointer) {
             return true;

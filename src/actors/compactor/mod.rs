@@ -29,9 +29,8 @@ use crate::metadata::model::{CheckpointRef, WriterState};
 use crate::metadata::ownership::OwnershipError;
 use crate::metadata::{MetadataError, Op, Revision, Txn};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
-use crate::storage::segment::{self, RawExtent, SegmentHeader};
+use crate::storage::segment::{self, Batches, RawExtent, SegmentHeader};
 use crate::storage::{ObjectKey, StoreError};
-use bytes::{BufMut, BytesMut};
 use foreign::Foreign;
 use futures::{StreamExt, TryStreamExt};
 use held::Held;
@@ -291,12 +290,12 @@ impl Maintenance {
         let mut raw = Vec::new();
         let mut missing: BTreeMap<ObjectKey, Vec<(usize, Extent)>> = BTreeMap::new();
         for (key, extent) in runs.iter().flat_map(|run| run.extents.iter().map(|e| (run.key, e))) {
-            let bytes = in_memory(&self.context, &key, extent);
-            if bytes.is_none() {
+            let batches = in_memory(&self.context, &key, extent).unwrap_or_else(|| {
                 missing.entry(extent.object.key.clone()).or_default().push((raw.len(), extent.clone()));
-            }
+                Batches::Read(bytes::Bytes::new())
+            });
             let (source, leader_epoch) = (extent.object.key.clone(), extent.leader_epoch);
-            raw.push(RawExtent { source, key, leader_epoch, base: extent.base, bytes: bytes.unwrap_or_default() });
+            raw.push(RawExtent { source, key, leader_epoch, base: extent.base, batches });
         }
         let mut reads = Vec::new();
         for (object, extents) in missing {
@@ -305,7 +304,7 @@ impl Maintenance {
         let mut done = futures::stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
         while let Some(parts) = done.try_next().await? {
             for (place, bytes) in parts {
-                raw[place].bytes = bytes;
+                raw[place].batches = Batches::Read(bytes);
             }
         }
         Ok(raw)
@@ -459,19 +458,16 @@ async fn read_span(
     Ok(span.iter().map(|(place, extent)| (*place, part(extent))).collect())
 }
 
-fn in_memory(context: &NodeContext, key: &PartitionKey, extent: &Extent) -> Option<bytes::Bytes> {
+fn in_memory(context: &NodeContext, key: &PartitionKey, extent: &Extent) -> Option<Batches> {
     let view = context.directory.get(key)?.view;
     view.with_log(|log| {
         let from = log.tail.partition_point(|b| b.base < extent.base);
         if log.tail.get(from)?.base != extent.base {
             return None;
         }
-        let mut bytes = BytesMut::with_capacity(extent.len as usize);
-        for batch in log.tail.range(from..).take_while(|b| b.next <= extent.next) {
-            bytes.put_slice(&batch.head);
-            bytes.put_slice(&batch.tail);
-        }
-        (bytes.len() as u64 == extent.len).then(|| bytes.freeze())
+        let kept: Vec<_> = log.tail.range(from..).take_while(|b| b.next <= extent.next).cloned().collect();
+        let len: u64 = kept.iter().map(|b| b.byte_len() as u64).sum();
+        (len == extent.len).then_some(Batches::Kept(kept))
     })
 }
 
@@ -482,21 +478,22 @@ pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
     let tick = limits.look_every.min(Duration::from_secs(1));
     loop {
         tokio::time::sleep(tick).await;
-        let mut maintenance = maintenance.lock().await;
         crate::failpoint::hit("compactor.tick");
-        report("checkpoint", maintenance.checkpoint_if_due().await);
-        let now = maintenance.context.clock.monotonic();
+        // Others get their turn between two steps: a takeover does not wait for all of them.
+        let turn = async || maintenance.lock().await;
+        report("checkpoint", turn().await.checkpoint_if_due().await);
+        let now = broker.clock.monotonic();
         if now - looked >= limits.look_every {
             looked = now;
-            let controller = maintenance.is_controller(&broker.image.load());
-            report("topic deletion", maintenance.bury_topics(controller).await);
+            let controller = turn().await.is_controller(&broker.image.load());
+            report("topic deletion", turn().await.bury_topics(controller).await);
             if controller {
-                report("forgetting writers", maintenance.forget_writers().await);
+                report("forgetting writers", turn().await.forget_writers().await);
             }
-            report("retention", maintenance.retain(&broker).await);
-            report("merge", maintenance.merge().await.map(drop));
-            report("collection", maintenance.collect().await.map(drop));
-            report("scrub", maintenance.scrub_if_due().await);
+            report("retention", turn().await.retain(&broker).await);
+            report("merge", turn().await.merge().await.map(drop));
+            report("collection", turn().await.collect().await.map(drop));
+            report("scrub", turn().await.scrub_if_due().await);
         }
     }
 }
