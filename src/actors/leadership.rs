@@ -186,9 +186,7 @@ async fn take_over(
         }
     }
     drop(logs);
-    if !sabotage::is(Sabotage::ClaimEarly)
-        && let Err(error) = maintenance.checkpoint().await
-    {
+    if let Err(error) = maintenance.checkpoint().await {
         // Without a committed checkpoint nothing may be claimed.
         before.into_iter().for_each(|(key, held)| maintenance.hold_as_before(key, held));
         return Err(error.into());
@@ -353,7 +351,7 @@ async fn give_away(
             quiet.push(wait);
         }
     }
-    for wait in quiet.into_iter().filter(|_| !sabotage::is(Sabotage::GiveAwayEarly)) {
+    for wait in quiet {
         drop(wait.await);
     }
     let mut seeds = BTreeMap::new();
