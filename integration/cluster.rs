@@ -1,7 +1,8 @@
 //! Several brokers on one etcd and one bucket: they share the partitions out, and whoever dies, is stopped or joins, clients
 //! lose nothing. CI kills a few; `make chaos-cluster KILLS=1000` is the full size.
 
-use crate::client::{Client, text};
+use crate::client::{Client, Connection, text};
+use crate::group_client::Member;
 use crate::harness::{Backend, Broker, Stack, s3_envs, size, wait_until};
 use crate::workload::{Plan, Rng, Workload};
 use kafka_protocol::messages::FindCoordinatorRequest;
@@ -154,6 +155,30 @@ async fn a_paused_writer_acks_and_serves_nothing_after_it_was_replaced() {
     load.finish().await.assert_clean();
 }
 
+/// The coordinator of a group, as one of the brokers says that answers.
+async fn find_coordinator(addresses: &[String], group: &str) -> Option<i32> {
+    for address in addresses {
+        let request = FindCoordinatorRequest::default().with_coordinator_keys(vec![text(group)]);
+        let Ok(answer) = Client::new(address).call(4, &request).await else { continue };
+        if let Some(found) = answer.coordinators.first().filter(|c| c.error_code == 0) {
+            return Some(found.node_id.0);
+        }
+    }
+    None
+}
+
+/// The member's heartbeats find the new coordinator, which knows it: there is no rebalance.
+async fn assert_goes_on(member: &Member, addresses: &[String]) {
+    wait_until("the member's heartbeats succeed", DEADLINE, async || {
+        let Some(node) = find_coordinator(addresses, &member.group).await else { return false };
+        let Ok(mut connection) = Connection::open(&addresses[node as usize - 1]).await else { return false };
+        let code = member.heartbeat_code(&mut connection).await;
+        assert!([0, 14, 15, 16].contains(&code), "{} hears {code}", member.group);
+        code == 0
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn groups_are_spread_over_brokers_and_move() {
     let mut cluster = Cluster::start("cluster-groups", "20").await;
@@ -175,11 +200,26 @@ async fn groups_are_spread_over_brokers_and_move() {
         found.keys().eq(&[1, 2, 3]) && others.iter().all(|other| *other == found)
     })
     .await;
+    // A member of a group of each of the two that will go.
+    let mut members = Vec::new();
+    for node in [2, 3] {
+        let of_node = async |group: &str| find_coordinator(&addresses, group).await == Some(node);
+        let mut groups = (0..60).map(|n| format!("group-{n}"));
+        let group = loop {
+            let group = groups.next().expect("every broker has some");
+            if of_node(&group).await {
+                break group;
+            }
+        };
+        members.push(Member::join(&addresses[node as usize - 1], &group, None).await);
+    }
     cluster.broker(1).kill9();
     wait_until("the others have them all", DEADLINE, async || {
         coordinators(&addresses[0]).await.keys().eq(&[1, 3]) && coordinators(&addresses[2]).await.keys().eq(&[1, 3])
     })
     .await;
+    assert_goes_on(&members[0], &addresses).await;
     assert!(cluster.broker(2).terminate().await.success());
     wait_until("the last one has them all", DEADLINE, async || coordinators(&addresses[0]).await.keys().eq(&[1])).await;
+    assert_goes_on(&members[1], &addresses[..1]).await;
 }
