@@ -204,6 +204,18 @@ pub fn replay(
             break;
         }
     }
+    if let Some(PartitionValue { history, epoch, .. }) = value
+        && let [named] = history[..]
+        && *epoch > LeaderEpoch(0)
+        && seed.epochs.last().is_none_or(|newest| newest.epoch < *epoch)
+    {
+        // Its claim came after a checkpoint with all of the partition: without that, this would be an empty or an old log.
+        let message = format!(
+            "the checkpoint of writer {named} does not have it as of epoch {epoch}, under which the writer claimed it; \
+             restore that checkpoint object, or the metadata store as it was"
+        );
+        return Err(RecoveryError::Inconsistent { key, message });
+    }
     for writer in seed.history.clone() {
         for (object, index) in &logs[&writer].tails {
             let found = index.extents.binary_search_by(|e| e.key.cmp(&key));
@@ -342,5 +354,46 @@ pub fn extent(object: &Arc<ObjectRef>, entry: &ExtentEntry) -> Extent {
         len: entry.len,
         max_timestamp: entry.max_timestamp,
         leader_epoch: entry.leader_epoch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{PartitionIndex, TopicId};
+
+    fn log_with(key: PartitionKey, epochs: &[i32]) -> WriterLog {
+        let epochs = epochs.iter().map(|epoch| EpochStart { epoch: LeaderEpoch(*epoch), start: Offset(0) }).collect();
+        let partition = PartitionCheckpoint {
+            key,
+            log_start: Offset(0),
+            next_offset: Offset(0),
+            epochs,
+            extents: Vec::new(),
+            producers: Vec::new(),
+        };
+        WriterLog {
+            checkpoint_key: None,
+            objects: Vec::new(),
+            partitions: HashMap::from([(key, partition)]),
+            garbage: Vec::new(),
+            tails: Vec::new(),
+            uncommitted: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_log_without_what_was_claimed_is_no_empty_partition() {
+        let of = |n| PartitionKey { topic: TopicId(uuid::Uuid::from_u128(n)), partition: PartitionIndex(0) };
+        let logs = BTreeMap::from([(WriterId(7), log_with(of(1), &[0, 2]))]);
+        let replayed = |key, epoch| {
+            let (owner, history) = (Some(WriterId(7)), vec![WriterId(7)]);
+            let value = PartitionValue { v: 1, owner, epoch: LeaderEpoch(epoch), history, log_start: Offset(0) };
+            replay(key, Some(&value), LeaderEpoch(epoch + 1), &logs, 0).is_ok()
+        };
+        assert!(replayed(of(1), 2));
+        assert!(!replayed(of(1), 3), "the entry is from before the claim");
+        assert!(!replayed(of(2), 1), "there is none");
+        assert!(replayed(of(2), 0), "a new partition of which nothing was written");
     }
 }
