@@ -32,6 +32,8 @@ pub enum Sabotage {
     HoleInFetch,
     /// A partition gives each batch to the writer twice.
     StoreTwice,
+    /// Partitions are claimed before a checkpoint has what their former writers had.
+    ClaimEarly,
     /// What was given away is left out of the next checkpoint.
     LetGoEarly,
     /// Objects are deleted without a look at what other brokers refer to.
@@ -48,6 +50,7 @@ fn named(name: &str) -> Option<Sabotage> {
         "recover-short" => Some(Sabotage::RecoverShort),
         "hole-in-fetch" => Some(Sabotage::HoleInFetch),
         "store-twice" => Some(Sabotage::StoreTwice),
+        "claim-early" => Some(Sabotage::ClaimEarly),
         "let-go-early" => Some(Sabotage::LetGoEarly),
         "collect-blindly" => Some(Sabotage::CollectBlindly),
         _ => None,

@@ -62,6 +62,8 @@ const PARTITIONS: i32 = 4;
 const NODES: i32 = 3;
 const PRODUCERS: u64 = 3;
 const GROUPS: u64 = 4;
+/// Starts of a broker that faults of the stores may prevent in a row.
+const START_ATTEMPTS_MAX: u32 = 200;
 /// Times that the faults change in one run.
 const PHASES: u64 = 5;
 /// Unacked batches of a producer in a partition.
@@ -371,11 +373,14 @@ impl Brokers {
     }
 
     async fn start(&mut self, world: &Rc<World>, node: BrokerId) {
+        let mut attempts = 0;
         let process = loop {
             match Process::start_node(world, node).await {
                 Ok(process) => break process,
                 Err(error) => {
-                    assert!(!error.contains("panicked"), "{error}");
+                    attempts += 1;
+                    let fails_for_ever = error.contains("panicked") || attempts == START_ATTEMPTS_MAX;
+                    assert!(!fails_for_ever, "broker {node} does not start: {error}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -571,7 +576,8 @@ fn seeds() {
 fn planted_defects_are_found() {
     // Within so many seeds.
     const SEEDS_MAX: u64 = 200;
-    let defects = ["ack-before-commit", "forget-producers", "recover-short", "let-go-early", "collect-blindly"];
+    let defects =
+        ["ack-before-commit", "forget-producers", "recover-short", "claim-early", "let-go-early", "collect-blindly"];
     for defect in defects {
         let mut command = std::process::Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", "sim::seeds", "--nocapture"]).env(kafscale::sabotage::VARIABLE, defect);
