@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster chaos-faults groups cost breadth abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster chaos-faults groups cost breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -75,6 +75,11 @@ breadth: export PARTITIONS ?= 10000
 breadth: export DURATION_SEC ?= 60
 breadth: ## Write to many partitions at once (PARTITIONS=10000)
 	$(PROOF) breadth::
+
+scale: export PARTITIONS ?= 50000
+scale: export DURATION_SEC ?= 30
+scale: ## Three brokers with very many partitions, of which one dies (PARTITIONS=50000)
+	$(PROOF) scale::
 
 abuse: export CONNECTIONS ?= 1000
 abuse: export SHARE_PERCENT_MIN ?= 80

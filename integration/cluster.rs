@@ -15,13 +15,17 @@ const BROKERS: usize = 3;
 /// A short lease, so that a death is noticed soon.
 const LEASE_SEC: &str = "2";
 
-struct Cluster {
-    stack: Stack,
-    others: Vec<Broker>,
+/// Brokers 1 to 3, with etcd and an S3 server.
+pub struct Cluster {
+    /// The first one, and what they share.
+    pub stack: Stack,
+    /// The others.
+    pub others: Vec<Broker>,
 }
 
 impl Cluster {
-    async fn start(name: &str, flush_ms: &str) -> Self {
+    /// Starts them.
+    pub async fn start(name: &str, flush_ms: &str) -> Self {
         let of = |id: usize| [("KAFSCALE_BROKER_ID", id.to_string()), ("KAFSCALE_BROKER_LEASE_SEC", LEASE_SEC.into())];
         let own = [("KAFSCALE_FLUSH_INTERVAL_MS", flush_ms.to_owned())];
         let envs: Vec<(&str, String)> = of(1).into_iter().chain(own.clone()).collect();
@@ -40,11 +44,12 @@ impl Cluster {
     }
 
     /// By number, from 0.
-    fn broker(&mut self, n: usize) -> &mut Broker {
+    pub fn broker(&mut self, n: usize) -> &mut Broker {
         if n == 0 { &mut self.stack.broker } else { &mut self.others[n - 1] }
     }
 
-    fn addresses(&self) -> Vec<String> {
+    /// Of all of them.
+    pub fn addresses(&self) -> Vec<String> {
         let others = self.others.iter().map(Broker::address);
         [self.stack.address()].into_iter().chain(others).collect()
     }

@@ -32,6 +32,7 @@ mod read_replica;
 mod s3;
 mod s3_health;
 mod sabotage;
+mod scale;
 mod scrub;
 mod sim;
 mod smoke;
