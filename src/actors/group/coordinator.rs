@@ -3,9 +3,10 @@
 
 use super::call::Call;
 use super::classic::Ms;
-use super::directory::{CoordinatorShards, Missing, Ready, Recover, Said};
+use super::directory::CoordinatorShards;
 use super::error::GroupError;
 use super::limits::Loaded;
+use super::messages::{Missing, Ready, Recover, Said};
 use super::shards::{Changed, Incarnation};
 use super::state::{Group, Out, Report};
 use super::writes::GroupId;

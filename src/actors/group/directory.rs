@@ -5,23 +5,21 @@ use super::call::Call;
 use super::classic::Ms;
 use super::coordinator::{self, Forget, Forwarded, GroupCoordinator, Part, Stop, Sweep};
 use super::error::GroupError;
-use super::limits::{Loaded, SHARDS, shard_of};
-use super::offsets::BlockIndex;
-use super::shards::{Admission, Changed, Incarnation, Shards};
+use super::limits::{Loaded, shard_of};
+use super::messages::{Ask, Drain, Missing, Ready, Recover, Said};
+use super::shards::{Admission, Incarnation, Shards, ToMove, to_move};
 use super::state::Group;
-use super::value::{self, StoredGroup};
-use super::writes::{self, GroupId, WriteKey};
+use super::stored::{self, Stored};
+use super::writes::GroupId;
 use super::{GROUP_MAILBOX_LEN_MAX, Reply, Shared, TICK_MS};
 use crate::actors::supervisor::{ActorRef, SendError};
 use crate::actors::writer::Fatal;
 use crate::failpoint;
 use crate::ids::TopicId;
-use crate::metadata::coordination::{ClaimError, ClaimLost, Coordination, ShardClaim};
-use crate::metadata::keys::{Keys, ParsedKey};
-use crate::metadata::model::{self, TopicValue};
+use crate::metadata::coordination::{ClaimError, ClaimLost, ShardClaim};
 use crate::metadata::placement::Candidates;
-use crate::metadata::{Entry, Op};
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
+use actix::dev::ToEnvelope;
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,45 +30,6 @@ use tokio::sync::oneshot;
 const SWEEP_MS: u64 = 60_000;
 /// Groups that are told to sweep at a time.
 const SWEEPS_MAX: usize = 1_000;
-
-/// A call with the place for its answer.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Ask {
-    pub call: Call,
-    pub reply: Reply,
-}
-
-/// A group's actor has started.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Ready(pub GroupId);
-
-/// What a group has to say.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Said {
-    pub id: GroupId,
-    pub changed: Changed<Reply>,
-}
-
-/// A group failed: what is stored of it is to be read, once everything that it had changed is durable.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Recover {
-    pub id: GroupId,
-    pub reply: oneshot::Sender<(Incarnation, Vec<Loaded>)>,
-}
-
-/// Topics that have offsets and that are not in the image, by name and id.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Missing(pub BTreeSet<(Arc<str>, TopicId)>);
-
-/// The process stops: parked requests are answered, what was changed becomes durable, nothing new is taken.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Drain(pub oneshot::Sender<()>);
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -95,14 +54,6 @@ struct Reread(Recover, Result<Vec<Loaded>, String>);
 #[derive(Message)]
 #[rtype(result = "()")]
 struct TopicsGone(BTreeSet<TopicId>);
-
-/// What is stored of groups.
-#[derive(Default)]
-struct Stored {
-    groups: BTreeMap<GroupId, Vec<Loaded>>,
-    /// Of these something cannot be read.
-    damaged: BTreeSet<GroupId>,
-}
 
 /// What is under way with the metadata store. One thing at a time: a claim makes a write fail that is on its way.
 #[derive(Debug, PartialEq, Eq)]
@@ -179,7 +130,13 @@ impl CoordinatorShards {
         if self.busy == Busy::Nothing {
             if let Some(batch) = self.state.begin_write(now) {
                 self.busy = Busy::Writing;
-                write(&self.shared, self.claim.clone(), batch, ctx.address());
+                let stats = &self.shared.config.stats;
+                stats.writes.fetch_add(1, Ordering::Relaxed);
+                stats.keys_written.fetch_add(batch.len() as u64, Ordering::Relaxed);
+                let claim = self.claim.clone();
+                self.in_background(ctx, |shared| async move {
+                    Written(stored::write(&shared.config.coordination, claim, batch).await)
+                });
             } else if let Some(at) = self.state.next_write() {
                 wanted_ms = wanted_ms.min(at);
             }
@@ -228,12 +185,27 @@ impl CoordinatorShards {
         self.proceed(ctx);
     }
 
+    /// Does `work` on the I/O pool and tells this actor what came of it.
+    fn in_background<M, F>(&self, ctx: &Context<Self>, work: impl FnOnce(Arc<Shared>) -> F)
+    where
+        F: Future<Output = M> + Send + 'static,
+        M: Message<Result = ()> + Send + 'static,
+        Self: Handler<M>,
+        Context<Self>: ToEnvelope<Self, M>,
+    {
+        let (work, addr) = (work(self.shared.clone()), ctx.address());
+        drop(self.shared.config.io.spawn(async move { addr.do_send(work.await) }));
+    }
+
     /// Takes shards that should be this broker's, and gives away those that should be another's.
     fn move_shards(&mut self, ctx: &mut Context<Self>) {
         if let Some(losing) = &self.losing {
             if losing.parted && self.state.is_settled(&losing.shards) {
                 self.busy = Busy::Releasing;
-                release(&self.shared, self.claim.clone(), losing.shards.clone(), ctx.address());
+                let (claim, going) = (self.claim.clone(), losing.shards.clone());
+                self.in_background(ctx, |shared| async move {
+                    Released(stored::release(&shared.config.coordination, claim, &going).await)
+                });
             }
             return;
         }
@@ -241,28 +213,27 @@ impl CoordinatorShards {
             return;
         }
         let image = self.shared.config.image.load_full();
-        let (candidates, node) = (Candidates::of(&image), self.shared.config.node);
-        // Without anybody who can take it a shard stays where it is.
-        let mine = |shard: &u32| candidates.coordinator(*shard).is_none_or(|wanted| wanted == node);
-        let claimed = self.claim.shards();
-        let unwanted: BTreeSet<u32> = claimed.iter().filter(|shard| !mine(shard)).copied().collect();
-        if !unwanted.is_empty() {
-            return self.part_from(unwanted, ctx);
+        let (candidates, me) = (Candidates::of(&image), self.shared.config.coordination.writer());
+        let leader = |shard| candidates.coordinator(shard);
+        let is_free = |shard| image.shard_owner(shard).is_none_or(|owner| !image.is_live(owner) || owner == me);
+        match to_move(&self.claim.shards(), self.shared.config.node, leader, is_free) {
+            ToMove::Away(shards) => self.part_from(shards, ctx),
+            ToMove::Here(wanted) if !self.stopping => {
+                self.busy = Busy::Claiming;
+                self.in_background(ctx, |shared| async move {
+                    let gained = stored::claim(&shared.config.coordination, &wanted).await;
+                    if let Err(error @ ClaimError::Fenced(_)) = &gained {
+                        (shared.config.on_fatal)(Fatal::Fenced(error.to_string()));
+                    }
+                    Gained(gained)
+                });
+            }
+            ToMove::Here(_) | ToMove::Nothing => {
+                if let Some(started) = self.started.take() {
+                    drop(started.send(Ok(())));
+                }
+            }
         }
-        let free =
-            |shard: &u32| image.shard_owner(*shard).is_none_or(|owner| !image.is_live(owner) || owner == self.me());
-        let wanted: BTreeSet<u32> =
-            (0..SHARDS).filter(|shard| !claimed.contains(shard) && mine(shard) && free(shard)).collect();
-        if !self.stopping && !wanted.is_empty() {
-            self.busy = Busy::Claiming;
-            gain(&self.shared, wanted, ctx.address());
-        } else if let Some(started) = self.started.take() {
-            drop(started.send(Ok(())));
-        }
-    }
-
-    fn me(&self) -> crate::ids::WriterId {
-        self.shared.config.coordination.writer()
     }
 
     /// The groups of these shards are not served any more; when they have said what they have to say, the shards can go.
@@ -328,11 +299,10 @@ impl CoordinatorShards {
             std::mem::take(&mut self.recovering).into_iter().partition(settled);
         self.recovering = unsettled;
         for recover in settled {
-            let (shared, addr) = (self.shared.clone(), ctx.address());
-            drop(self.shared.config.io.spawn(async move {
-                let found = reread(&shared.config.coordination, &recover.id).await;
-                addr.do_send(Reread(recover, found));
-            }));
+            self.in_background(ctx, |shared| async move {
+                let found = stored::group(&shared.config.coordination, &recover.id).await;
+                Reread(recover, found)
+            });
         }
     }
 
@@ -360,105 +330,6 @@ impl Drop for CoordinatorShards {
             _ = group.try_send(Stop);
         }
     }
-}
-
-/// Claims shards and reads their groups.
-fn gain(shared: &Arc<Shared>, wanted: BTreeSet<u32>, shards: Addr<CoordinatorShards>) {
-    let inside = shared.clone();
-    drop(shared.config.io.spawn(async move {
-        let gained = load(&inside.config.coordination, &wanted).await;
-        if let Err(error @ ClaimError::Fenced(_)) = &gained {
-            (inside.config.on_fatal)(Fatal::Fenced(error.to_string()));
-        }
-        shards.do_send(Gained(gained));
-    }));
-}
-
-async fn load(coordination: &Coordination, wanted: &BTreeSet<u32>) -> Result<(ShardClaim, Stored), ClaimError> {
-    let claim = coordination.claim(wanted).await?;
-    let shards = claim.shards();
-    let mut stored = Stored::default();
-    if shards.is_empty() {
-        return Ok((claim, stored));
-    }
-    for entry in coordination.groups().await? {
-        let Some(group) = group_of(coordination.keys(), &entry.key).filter(|g| shards.contains(&shard_of(g))) else {
-            continue;
-        };
-        match read(coordination.keys(), &entry) {
-            Ok(loaded) => stored.groups.entry(group).or_default().extend(loaded),
-            Err(message) => {
-                let hint = "the group is not served; restore the key, or delete all keys of the group";
-                tracing::error!(key = entry.key, message, "{hint}");
-                stored.damaged.insert(group);
-            }
-        }
-    }
-    Ok((claim, stored))
-}
-
-async fn reread(coordination: &Coordination, id: &GroupId) -> Result<Vec<Loaded>, String> {
-    let mut stored = Vec::new();
-    for entry in coordination.group(id).await.map_err(|e| e.to_string())? {
-        stored.extend(read(coordination.keys(), &entry)?);
-    }
-    Ok(stored)
-}
-
-fn group_of(keys: &Keys, key: &str) -> Option<GroupId> {
-    match keys.parse(key) {
-        Some(ParsedKey::Group(group) | ParsedKey::GroupOffsets(group, ..)) => Some(group.into()),
-        _ => None,
-    }
-}
-
-fn read(keys: &Keys, entry: &Entry) -> Result<Option<Loaded>, String> {
-    Ok(match keys.parse(&entry.key) {
-        Some(ParsedKey::Group(_)) => Some(match value::decode_stored(&entry.value)? {
-            StoredGroup::Classic(value) => Loaded::Group(value),
-            StoredGroup::Consumer(value) => Loaded::Consumer(value),
-        }),
-        Some(ParsedKey::GroupOffsets(_, topic, block)) => {
-            Some(Loaded::Block((topic.into(), BlockIndex(block)), value::decode_block(&entry.value)?))
-        }
-        _ => None,
-    })
-}
-
-/// Writes a batch on the I/O pool.
-fn write(
-    shared: &Arc<Shared>,
-    mut claim: ShardClaim,
-    batch: Vec<(WriteKey, Option<bytes::Bytes>)>,
-    shards: Addr<CoordinatorShards>,
-) {
-    let stats = &shared.config.stats;
-    stats.writes.fetch_add(1, Ordering::Relaxed);
-    stats.keys_written.fetch_add(batch.len() as u64, Ordering::Relaxed);
-    let inside = shared.clone();
-    drop(shared.config.io.spawn(async move {
-        let keys = inside.config.coordination.keys();
-        let touched: BTreeSet<u32> = batch.iter().map(|(key, _)| shard_of(&key.group)).collect();
-        let ops = batch.into_iter().map(|(key, value)| {
-            let name = match &key.part {
-                writes::Part::State => keys.group(&key.group),
-                writes::Part::Offsets((topic, block)) => keys.group_offsets(&key.group, topic, block.0),
-            };
-            value.map_or_else(|| Op::Delete(name.clone()), |value| Op::Put(name.clone(), value, None))
-        });
-        let ops = ops.collect();
-        let written = inside.config.coordination.write(&mut claim, &touched, ops).await;
-        shards.do_send(Written(written.map(|()| claim)));
-    }));
-}
-
-/// Gives shards away.
-fn release(shared: &Arc<Shared>, mut claim: ShardClaim, going: BTreeSet<u32>, shards: Addr<CoordinatorShards>) {
-    let inside = shared.clone();
-    drop(shared.config.io.spawn(async move {
-        let released = inside.config.coordination.release(&mut claim, &going).await;
-        shards.do_send(Released(released.map(|()| claim)));
-    }));
 }
 
 impl Actor for CoordinatorShards {
@@ -667,18 +538,10 @@ impl Handler<Missing> for CoordinatorShards {
     /// offsets are forgotten.
     fn handle(&mut self, Missing(missing): Missing, ctx: &mut Self::Context) {
         failpoint::hit("groups.missing");
-        let (shared, addr) = (self.shared.clone(), ctx.address());
-        drop(self.shared.config.io.spawn(async move {
-            let mut gone = BTreeSet::new();
-            for (name, id) in missing {
-                let found = shared.config.metadata.get(&shared.config.coordination.keys().topic(&name)).await;
-                let other = |entry: &Entry| model::decode::<TopicValue>(entry).is_ok_and(|topic| topic.id != id);
-                if found.is_ok_and(|entry| entry.as_ref().is_none_or(other)) {
-                    gone.insert(id);
-                }
-            }
-            addr.do_send(TopicsGone(gone));
-        }));
+        self.in_background(ctx, |shared| async move {
+            let config = &shared.config;
+            TopicsGone(stored::topics_gone(&*config.metadata, config.coordination.keys(), missing).await)
+        });
     }
 }
 

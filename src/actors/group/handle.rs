@@ -1,9 +1,10 @@
 //! What the protocol edge sees of the coordinator: calls, and where a group is coordinated.
 
 use super::call::{Call, Outcome};
-use super::directory::{Ask, CoordinatorShards, Drain};
+use super::directory::CoordinatorShards;
 use super::error::GroupError;
 use super::limits::shard_of;
+use super::messages::{Ask, Drain};
 use crate::actors::standing::Standing;
 use crate::actors::supervisor::{ActorRef, SendError};
 use arc_swap::ArcSwap;

@@ -22,9 +22,11 @@ pub mod directory;
 pub mod error;
 pub mod handle;
 pub mod limits;
+mod messages;
 pub mod offsets;
 pub mod shards;
 pub mod state;
+mod stored;
 pub mod value;
 pub mod writes;
 

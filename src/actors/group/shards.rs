@@ -6,10 +6,13 @@ use super::classic::{Ms, Now};
 use super::consumer::heartbeat;
 use super::consumer::types::{JOIN_EPOCH, Topics};
 use super::error::GroupError;
-use super::limits::{BYTES_MAX, CoordinatorLimits, DURABLE_WAIT_MS_MAX, GROUP_ID_LEN_MAX, GROUPS_MAX, shard_of};
+use super::limits::{
+    BYTES_MAX, CoordinatorLimits, DURABLE_WAIT_MS_MAX, GROUP_ID_LEN_MAX, GROUPS_MAX, SHARDS, shard_of,
+};
 use super::offsets::Offsets;
 use super::state::{self, Report, Until, check_join, refused_join};
 use super::writes::{GroupId, Part, WriteKey, Writes};
+use crate::ids::BrokerId;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -309,6 +312,35 @@ impl<R> Shards<R> {
         (self.bytes, self.members) = (0, 0);
         std::mem::take(&mut self.groups).into_keys().collect()
     }
+}
+
+/// Shards that are not where they should be.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ToMove {
+    /// All are where they should be, as far as this broker can do anything about it.
+    Nothing,
+    /// These should be another's.
+    Away(BTreeSet<u32>),
+    /// These should be this broker's, and nobody has them.
+    Here(BTreeSet<u32>),
+}
+
+/// What is wrong with having claimed `claimed`: what should be another's goes first. `leader` says who should have a shard
+/// (`None` if nobody can: then it stays where it is), `is_free` whether it can be claimed.
+pub fn to_move(
+    claimed: &BTreeSet<u32>,
+    node: BrokerId,
+    leader: impl Fn(u32) -> Option<BrokerId>,
+    is_free: impl Fn(u32) -> bool,
+) -> ToMove {
+    let is_mine = |shard: u32| leader(shard).is_none_or(|wanted| wanted == node);
+    let away: BTreeSet<u32> = claimed.iter().copied().filter(|shard| !is_mine(*shard)).collect();
+    if !away.is_empty() {
+        return ToMove::Away(away);
+    }
+    let here = |shard: &u32| !claimed.contains(shard) && is_mine(*shard) && is_free(*shard);
+    let here: BTreeSet<u32> = (0..SHARDS).filter(here).collect();
+    if here.is_empty() { ToMove::Nothing } else { ToMove::Here(here) }
 }
 
 /// The answer to a call for a group that does not exist, where that is no error.

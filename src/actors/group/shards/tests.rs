@@ -590,3 +590,20 @@ fn a_group_that_cannot_be_read_is_left_alone() {
     }
     assert!(bed.shards.is_clean());
 }
+
+#[test]
+fn shards_that_should_be_anothers_go_before_others_are_taken() {
+    let (me, other) = (BrokerId(1), BrokerId(2));
+    let even = |shard: u32| Some(if shard.is_multiple_of(2) { me } else { other });
+    let all_free = |_| true;
+    let mine: BTreeSet<u32> = (0..SHARDS).filter(|shard| shard.is_multiple_of(2)).collect();
+    assert_eq!(to_move(&BTreeSet::from([0, 1, 3]), me, even, all_free), ToMove::Away(BTreeSet::from([1, 3])));
+    let missing = mine.iter().copied().filter(|shard| *shard != 0).collect();
+    assert_eq!(to_move(&BTreeSet::from([0]), me, even, all_free), ToMove::Here(missing));
+    assert_eq!(to_move(&mine, me, even, all_free), ToMove::Nothing);
+    assert_eq!(to_move(&BTreeSet::from([0]), me, even, |_| false), ToMove::Nothing, "others have them still");
+    // Without anybody who can take it a shard stays where it is, and whoever looks takes what is free.
+    let nobody = |_| None;
+    assert_eq!(to_move(&(0..SHARDS).collect(), me, nobody, all_free), ToMove::Nothing);
+    assert_eq!(to_move(&BTreeSet::from([7]), me, nobody, |shard| shard == 9), ToMove::Here(BTreeSet::from([9])));
+}
