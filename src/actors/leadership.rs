@@ -367,12 +367,13 @@ async fn give_away(
         let free = loop {
             match context.ownership.release(&context.registration, chunk).await {
                 Ok(free) => break free,
-                Err(error @ OwnershipError::Fenced { .. }) => return Err(error.into()),
                 // They serve nobody any more: nothing else can be done with them.
-                Err(OwnershipError::Metadata(error)) => {
+                Err(OwnershipError::Metadata(error @ MetadataError::Unavailable { .. })) => {
                     tracing::warn!(%error, "partitions could not be given away; trying again");
                     tokio::time::sleep(RETRY).await;
                 }
+                // Sealed, or something that has to be mended by hand: checkpoints go on meanwhile.
+                Err(error) => return Err(error.into()),
             }
         };
         for key in chunk {
