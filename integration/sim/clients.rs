@@ -30,7 +30,9 @@ pub async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64)
             let ids: Vec<u64> = (0..count).map(|n| first | (sequence as u64 + n)).collect();
             let values: Vec<_> = ids.iter().map(|id| id.to_be_bytes()).collect();
             let slices: Vec<&[u8]> = values.iter().map(|v| &v[..]).collect();
-            let bytes = Batch::of(&slices).idempotent(producer as i64, 0, sequence).encode();
+            let base_timestamp_ms = world.clock.wall_ms();
+            let batch = Batch { base_timestamp_ms, ..Batch::of(&slices) };
+            let bytes = batch.idempotent(producer as i64, 0, sequence).encode();
             let header = BatchHeader::parse(&bytes).expect("a batch");
             sequence += ids.len() as i32;
             world.sent.set(world.sent.get() + ids.len() as u64);
