@@ -7,13 +7,16 @@ use super::{NODES, PARTITIONS, clients, panics};
 use crate::workload::Rng;
 use kafscale::ids::{BrokerId, PartitionIndex};
 use kafscale::metadata::admin::Admin;
+use kafscale::storage::fault::FaultRates;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Starts of a broker that faults of the stores may prevent in a row.
-const START_ATTEMPTS_MAX: u32 = 200;
+/// Starts of a broker that faults of the stores may prevent in a row. After that the stores do not fail for a while.
+const START_ATTEMPTS_MAX: u32 = 30;
+/// Starts that may fail then: by what a fault of before left to end.
+const MORE_ATTEMPTS_MAX: u32 = 60;
 /// A process is stopped, or cut off, for up to this long: some leases.
 const PAUSE_MS_MAX: u64 = 40_000;
 /// How far a wall clock may be wrong, ms.
@@ -42,8 +45,12 @@ impl Brokers {
                 Ok(process) => break process,
                 Err(error) => {
                     attempts += 1;
-                    let fails_for_ever = error.contains("panicked") || attempts == START_ATTEMPTS_MAX;
-                    assert!(!fails_for_ever, "broker {node} does not start: {error}");
+                    if attempts == START_ATTEMPTS_MAX {
+                        world.set_faults(FaultRates::default(), 0);
+                    }
+                    let attempts_max = START_ATTEMPTS_MAX + MORE_ATTEMPTS_MAX;
+                    let fails_for_ever = error.contains("panicked") || attempts == attempts_max;
+                    assert!(!fails_for_ever, "broker {node} does not start without faults: {error}");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

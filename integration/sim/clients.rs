@@ -43,7 +43,7 @@ pub async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64)
         {
             send(&world, partition, &found, &mut queue).await;
         }
-        tokio::time::sleep(Duration::from_millis(random.below(150))).await;
+        tokio::time::sleep(Duration::from_millis(random.below(250))).await;
     }
 }
 
@@ -58,6 +58,7 @@ async fn send(world: &World, partition: i32, found: &PartitionRef, queue: &mut V
                 world.trace.event(format_args!("ack {partition} {} {ids:x?}", appended.base_offset));
                 world.told(partition, |told| {
                     told.acked += ids.len() as u64;
+                    told.acked_end = told.acked_end.max(appended.base_offset.0 + ids.len() as i64);
                     (appended.base_offset.0..).zip(ids).for_each(|(o, id)| told.hear(partition, o, id, "acked"));
                 });
             }
@@ -129,9 +130,14 @@ pub async fn trim(world: Rc<World>, partition: i32, seed: u64) {
         let Some(broker) = world.leader(partition, &mut random).filter(|b| !b.link.is_paused()) else { continue };
         let key = world.key(partition);
         let Some(found) = broker.context.directory.get(&key) else { continue };
-        let (from, end) = (found.view.log_start().0, found.view.high_watermark().0);
-        let to = from + random.below(1 + (end - from) as u64) as i64;
-        world.told(partition, |told| told.trim_asked = told.trim_asked.max(to));
+        let to = world.told(partition, |told| {
+            let to = random.below(1 + told.acked_end as u64) as i64;
+            told.trim_asked = told.trim_asked.max(to);
+            to
+        });
+        if to > found.view.high_watermark().0 {
+            continue; // it was replaced, and does not know
+        }
         let raises = [(key, Offset(to))];
         let raise = broker.context.raise_log_starts(&raises);
         if let Ok(Ok(())) = tokio::time::timeout(ACK_TIMEOUT, raise).await {

@@ -31,14 +31,15 @@ use crate::workload::Rng;
 use brokers::{Brokers, drain};
 pub use check::{check, keys};
 use kafscale::ids::BrokerId;
-use kafscale::storage::fault::FaultRates;
+use kafscale::storage::fault::{FaultRates, FaultStore};
 pub use process::Process;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 use tokio::task::LocalSet;
+use trace::Trace;
 pub use world::World;
 
 const PARTITIONS: i32 = 4;
@@ -69,8 +70,12 @@ pub struct Outcome {
     happened: BTreeMap<&'static str, u64>,
 }
 
+type Witnesses = (Arc<Trace>, Arc<FaultStore>);
+
 thread_local! {
     static PANICS: Cell<u32> = const { Cell::new(0) };
+    /// Who knows what happened in the present run, or in the last one.
+    static WITNESSES: RefCell<Option<Witnesses>> = const { RefCell::new(None) };
 }
 
 /// Panics on this thread since the run began, also those that somebody caught.
@@ -101,6 +106,7 @@ async fn simulate(seed: u64, keep: bool) -> Outcome {
     kafscale::rng::follow(seed);
     let mut random = Rng(seed);
     let world = World::traced(&mut random, keep).await;
+    WITNESSES.set(Some((world.trace.clone(), world.objects.clone())));
     let clients = start_clients(&world, &mut random);
     let mut brokers = Brokers::default();
     for _ in 0..PHASES {
@@ -171,13 +177,22 @@ fn rates(random: &mut Rng) -> FaultRates {
     }
 }
 
+/// What happened in the present run of this thread, or in the last one.
+fn happened_here() -> BTreeMap<&'static str, u64> {
+    WITNESSES.with_borrow(|witnesses| witnesses.as_ref().map(happened).unwrap_or_default())
+}
+
 fn outcome(world: &World) -> Outcome {
     let (events, hash, lines) = world.trace.end();
     let acked = (0..PARTITIONS).map(|p| world.told(p, |told| told.acked)).sum();
-    let mut happened = world.trace.all_that_happened();
-    for (fault, count) in world.objects.injected() {
+    Outcome { acked, sent: world.sent.get(), events, hash, lines, happened: happened_here() }
+}
+
+fn happened((trace, objects): &Witnesses) -> BTreeMap<&'static str, u64> {
+    let mut happened = trace.all_that_happened();
+    for (fault, count) in objects.injected() {
         let name = tests::OBJECT_FAULTS.iter().find(|(short, _)| *short == fault).map_or(fault, |(_, name)| name);
         *happened.entry(name).or_default() += count;
     }
-    Outcome { acked, sent: world.sent.get(), events, hash, lines, happened }
+    happened
 }

@@ -1,6 +1,6 @@
 //! Seeds, determinism, and defects that have to be found.
 
-use super::{Outcome, simulate_alone};
+use super::{Outcome, happened_here, simulate_alone};
 use crate::harness::size;
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
@@ -71,7 +71,10 @@ fn run(first: u64, count: u64) -> Outcome {
             }
             let Ok(outcome) = catch_unwind(|| simulate_alone(seed, false)) else {
                 failed.store(true, Ordering::Relaxed);
-                eprintln!("simulation failed; again: make sim SEED={seed} SEEDS=1");
+                let happened = happened_here();
+                eprintln!(
+                    "seed {seed}: what happened: {happened:?}\nsimulation failed; again: make sim SEED={seed} SEEDS=1"
+                );
                 return;
             };
             if verbose {

@@ -45,6 +45,8 @@ pub struct Told {
     pub offsets: BTreeMap<u64, i64>,
     /// How many of them were acked.
     pub acked: u64,
+    /// The first offset after all of those.
+    pub acked_end: i64,
     /// The greatest log start that somebody asked for.
     pub trim_asked: i64,
     /// The greatest log start that was confirmed.
