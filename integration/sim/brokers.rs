@@ -6,7 +6,6 @@ use super::world::World;
 use super::{NODES, PARTITIONS, clients, panics};
 use crate::workload::Rng;
 use kafscale::ids::{BrokerId, PartitionIndex};
-use kafscale::metadata::admin::Admin;
 use kafscale::storage::fault::FaultRates;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -134,8 +133,7 @@ impl Brokers {
 async fn move_partitions(world: &World, random: &mut Rng) {
     let moves = (0..PARTITIONS).map(|p| (PartitionIndex(p), BrokerId(1 + random.below(NODES as u64) as i32)));
     let (moves, topic) = (moves.collect(), world.topic.get().expect("created first"));
-    let admin = Admin::new(world.metadata.inner.clone(), world.keys.clone()).with_clock(world.clock);
-    drop(admin.place_partitions("sim", topic, &moves, BrokerId(1)).await); // it may be as it should be
+    drop(world.admin().place_partitions("sim", topic, &moves, BrokerId(1)).await); // it may be as it should be
 }
 
 /// As SIGSTOP does, and SIGCONT after a while.

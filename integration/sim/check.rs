@@ -4,7 +4,10 @@ use super::clients::value;
 use super::world::Told;
 use super::{PARTITIONS, Process, World};
 use crate::client::read_records;
+use kafscale::actors::membership::LEASE_TTL;
 use kafscale::ids::Seq;
+use kafscale::storage::checkpoint::Checkpoint;
+use kafscale::storage::layout::ParsedKey;
 use kafscale::storage::{ObjectKey, ObjectStore};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,8 +24,11 @@ pub async fn keys(world: &World) -> BTreeSet<ObjectKey> {
     }
 }
 
-/// Deletes all that can be deleted.
-pub async fn scrub(last: &Process) {
+/// Forgets and deletes all that can be: writers and topics of the past, and objects that nothing refers to.
+pub async fn clean_up(last: &Process) {
+    tokio::time::sleep(2 * LEASE_TTL).await;
+    last.maintenance.lock().await.forget_writers().await.expect("no faults");
+    last.maintenance.lock().await.bury_topics(true).await.expect("no faults");
     for _ in 0..2 {
         let mut maintenance = last.maintenance.lock().await;
         while !maintenance.scrub_page().await.expect("no faults") {}
@@ -32,6 +38,28 @@ pub async fn scrub(last: &Process) {
         maintenance.checkpoint().await.expect("no faults");
         while maintenance.collect().await.expect("no faults") > 0 {}
     }
+}
+
+/// Nothing is stored but what is needed: no writer but `last`, no deleted topic, no object that nothing refers to.
+pub async fn nothing_is_left(world: &World, last: &Process) {
+    let _steady = last.maintenance.lock().await;
+    let me = last.context.registration.writer;
+    let mut writers = last.context.ownership.writers().await.expect("no faults");
+    let (value, _) = writers.remove(&me).expect("it is registered");
+    assert!(writers.is_empty(), "writers of the past: {writers:?}");
+    let partitions = last.context.ownership.partitions().await.expect("no faults");
+    assert_eq!(partitions.len(), PARTITIONS as usize, "of deleted topics: {partitions:?}");
+    let pointer = value.checkpoint.expect("it was just written");
+    let key = ObjectKey::new(pointer.key.as_str());
+    let (bytes, _) = world.raw.get_suffix(&key, u64::from(u32::MAX)).await.expect("it is pointed to");
+    let checkpoint = Checkpoint::decode(&key, &bytes).expect("no faults");
+    let mut left = keys(world).await;
+    left.retain(|key| !matches!(last.context.layout.parse(key), Some(ParsedKey::Wal { writer, .. }) if writer == me));
+    left.remove(&key);
+    for known in checkpoint.objects.iter().map(|o| &o.key).chain(checkpoint.garbage.iter().map(|g| &g.key)) {
+        left.remove(&ObjectKey::new(known.as_str()));
+    }
+    assert!(left.is_empty(), "nothing refers to {left:?}");
 }
 
 /// Everything is as the clients were told, and every object that the partitions consist of exists. `last` leads them all.

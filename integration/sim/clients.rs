@@ -1,5 +1,5 @@
-//! What clients do meanwhile: producers with several batches in flight, consumers, groups that commit offsets, and somebody
-//! who deletes records. All of them compare what they are told with what anybody was told before.
+//! What clients do meanwhile: producers with several batches in flight, consumers, groups that commit offsets, and
+//! those who delete records and topics. All of them compare what they are told with what anybody was told before.
 
 use super::world::{Reachable, World};
 use super::{ACK_TIMEOUT, GROUPS, IN_FLIGHT_MAX, PARTITIONS};
@@ -9,13 +9,16 @@ use kafscale::actors::group::call::{Answer, Call, Caller};
 use kafscale::actors::group::offsets::{Committed, OffsetToCommit};
 use kafscale::actors::partition::handle::{AppendError, PartitionRef, ValidBatch};
 use kafscale::broker::PartitionControl;
-use kafscale::ids::{LeaderEpoch, Offset, PartitionIndex};
+use kafscale::ids::{LeaderEpoch, Offset, PartitionIndex, PartitionKey};
 use kafscale::protocol::batch::{BatchHeader, StoredBatch};
 use kafscale::storage::StoreError;
 use kafscale::storage::reader::ReadError;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
+
+/// Partitions of each topic that comes and goes.
+const PARTITIONS_OF_CHURN: i32 = 2;
 
 /// Values of a batch, and the batch.
 type Sent = (Vec<u64>, ValidBatch);
@@ -38,9 +41,7 @@ pub async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64)
             world.sent.set(world.sent.get() + ids.len() as u64);
             queue.push_back((ids, ValidBatch { bytes, header, log_append_time_ms: None }));
         }
-        if let Some(found) =
-            world.leader(partition, &mut random).and_then(|r| r.context.directory.get(&world.key(partition)))
-        {
+        if let Some((_, found)) = world.leader(&world.key(partition), &mut random) {
             send(&world, partition, &found, &mut queue).await;
         }
         tokio::time::sleep(Duration::from_millis(random.below(250))).await;
@@ -80,8 +81,10 @@ pub async fn consume(world: Rc<World>, partition: i32, seed: u64) {
         if random.below(20) == 0 {
             next = world.ownership_if_any(partition).map_or(0, |v| v.log_start.0); // all of it once more
         }
-        let Some(broker) = world.leader(partition, &mut random).filter(|b| !b.link.is_paused()) else { continue };
-        let Some(found) = broker.context.directory.get(&world.key(partition)) else { continue };
+        let Some((broker, found)) = world.leader(&world.key(partition), &mut random) else { continue };
+        if broker.link.is_paused() {
+            continue;
+        }
         let confirmed = world.ownership(partition).log_start;
         assert!(
             found.view.log_start() <= confirmed,
@@ -127,16 +130,15 @@ pub async fn trim(world: Rc<World>, partition: i32, seed: u64) {
     let mut random = Rng(seed);
     while !world.stop.get() {
         tokio::time::sleep(Duration::from_millis(random.below(20_000))).await;
-        let Some(broker) = world.leader(partition, &mut random).filter(|b| !b.link.is_paused()) else { continue };
         let key = world.key(partition);
-        let Some(found) = broker.context.directory.get(&key) else { continue };
+        let Some((broker, found)) = world.leader(&key, &mut random) else { continue };
         let to = world.told(partition, |told| {
             let to = random.below(1 + told.acked_end as u64) as i64;
             told.trim_asked = told.trim_asked.max(to);
             to
         });
-        if to > found.view.high_watermark().0 {
-            continue; // it was replaced, and does not know
+        if broker.link.is_paused() || to > found.view.high_watermark().0 {
+            continue; // in the second case it was replaced, and does not know
         }
         let raises = [(key, Offset(to))];
         let raise = broker.context.raise_log_starts(&raises);
@@ -145,6 +147,32 @@ pub async fn trim(world: Rc<World>, partition: i32, seed: u64) {
             world.trace.event(format_args!("trimmed {partition} to {to}"));
             world.told(partition, |told| told.trimmed = told.trimmed.max(to));
         }
+    }
+}
+
+/// Creates topics, writes to them and deletes them, until told to stop.
+pub async fn churn(world: Rc<World>, seed: u64) {
+    let mut random = Rng(seed);
+    let mut topics = 0;
+    while !world.stop.get() {
+        tokio::time::sleep(Duration::from_millis(random.below(20_000))).await;
+        topics += 1;
+        let name = format!("churn{topics}");
+        let created = world.admin().create_topic(&name, PARTITIONS_OF_CHURN, BTreeMap::new(), Vec::new()).await;
+        let topic = created.expect("no faults").id;
+        for _ in 0..random.below(20) {
+            tokio::time::sleep(Duration::from_millis(random.below(500))).await;
+            let partition = PartitionIndex(random.below(PARTITIONS_OF_CHURN as u64) as i32);
+            let leader = world.leader(&PartitionKey { topic, partition }, &mut random);
+            let batch = Batch { base_timestamp_ms: world.clock.wall_ms(), ..Batch::of(&[b"churn"]) }.encode();
+            let header = BatchHeader::parse(&batch).expect("a batch");
+            let batch = ValidBatch { bytes: batch, header, log_append_time_ms: None };
+            if let Some(Ok(receiver)) = leader.map(|(_, found)| found.append(batch)) {
+                drop(tokio::time::timeout(Duration::from_secs(1), receiver).await);
+            }
+        }
+        world.admin().delete_topic(&name, topic).await.expect("no faults");
+        world.trace.happened("client: topic deleted");
     }
 }
 

@@ -138,9 +138,9 @@ async fn simulate(seed: u64, keep: bool) -> Outcome {
     tokio::time::timeout(Duration::from_secs(600), everything).await.expect("the last broker leads everything");
     clients::check_offsets(&world, &last.reachable()).await;
     check(&world, &last).await;
-    last.maintenance.lock().await.forget_writers().await.expect("no faults");
-    check::scrub(&last).await;
+    check::clean_up(&last).await;
     check(&world, &last).await;
+    check::nothing_is_left(&world, &last).await;
     assert_eq!(panics(), 0, "something panicked");
     assert_eq!(*world.broken.lock().expect("no panic under the lock"), [] as [String; 0]);
     outcome(&world)
@@ -156,6 +156,7 @@ fn start_clients(world: &Rc<World>, random: &mut Rng) -> Vec<tokio::task::JoinHa
         running.push(spawn_local(clients::consume(world.clone(), partition, random.next())));
         running.push(spawn_local(clients::trim(world.clone(), partition, random.next())));
     }
+    running.push(spawn_local(clients::churn(world.clone(), random.next())));
     running.extend((0..GROUPS).map(|group| spawn_local(clients::commit(world.clone(), group, random.next()))));
     running
 }

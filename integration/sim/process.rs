@@ -277,12 +277,16 @@ async fn maintain_for_ever(maintenance: Arc<tokio::sync::Mutex<Maintenance>>, fe
         let mut maintenance = maintenance.lock().await;
         // Failures are fine, they are tried again; waiting for ever is not.
         let step = async {
-            match random.below(6) {
+            match random.below(7) {
                 0 => drop(maintenance.checkpoint().await),
                 1 => drop(maintenance.merge().await),
                 2 => drop(maintenance.collect().await),
                 3 => drop(maintenance.scrub_page().await),
-                4 if maintenance.is_controller(&feed.current()) => drop(maintenance.forget_writers().await),
+                4 => {
+                    let controller = maintenance.is_controller(&feed.current());
+                    drop(maintenance.bury_topics(controller).await);
+                }
+                5 if maintenance.is_controller(&feed.current()) => drop(maintenance.forget_writers().await),
                 _ => {}
             }
         };

@@ -29,7 +29,7 @@ pub const OBJECT_FAULTS: [(&str, &str); 9] = [
 ];
 
 /// Everything else that happens.
-const EVENTS: [&str; 26] = [
+const EVENTS: [&str; 27] = [
     "objects: create met an object (412)",
     "metadata: read failed",
     "metadata: txn failed",
@@ -55,6 +55,7 @@ const EVENTS: [&str; 26] = [
     "broker: stopped and continued",
     "broker: clock jumped",
     "client: records deleted",
+    "client: topic deleted",
     "client: a read failed",
 ];
 

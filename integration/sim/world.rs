@@ -9,6 +9,7 @@ use futures::FutureExt;
 use kafscale::actors::context::NodeContext;
 use kafscale::actors::group::handle::Groups;
 use kafscale::actors::group::limits::shard_of;
+use kafscale::actors::partition::handle::PartitionRef;
 use kafscale::clock::Clock;
 use kafscale::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
 use kafscale::metadata::MetadataStore;
@@ -162,8 +163,15 @@ impl World {
     }
 
     /// One of those who say that they lead the partition.
-    pub(super) fn leader(&self, partition: i32, random: &mut Rng) -> Option<Reachable> {
-        self.one(random, |r| r.context.directory.get(&self.key(partition)).is_some())
+    pub(super) fn leader(&self, key: &PartitionKey, random: &mut Rng) -> Option<(Reachable, PartitionRef)> {
+        let broker = self.one(random, |r| r.context.directory.get(key).is_some())?;
+        let found = broker.context.directory.get(key)?;
+        Some((broker, found))
+    }
+
+    /// Administration, of which nothing fails.
+    pub(super) fn admin(&self) -> Admin {
+        Admin::new(self.metadata.inner.clone(), self.keys.clone()).with_clock(self.clock)
     }
 
     /// One of those who say that they coordinate the group.
