@@ -55,9 +55,11 @@ impl Directory {
         self.partitions.write().expect("no panic under the lock").remove(key)
     }
 
-    /// All partitions, in no order.
+    /// All partitions, by key: what background work does follows from what there is, not from how it was hashed.
     pub fn all(&self) -> Vec<PartitionRef> {
-        self.partitions.read().expect("no panic under the lock").values().cloned().collect()
+        let mut all: Vec<_> = self.partitions.read().expect("no panic under the lock").values().cloned().collect();
+        all.sort_unstable_by_key(|partition| partition.key);
+        all
     }
 }
 

@@ -6,9 +6,11 @@
 //! return what they were given unless their sabotage was chosen.
 
 use crate::actors::partition::producers::Producers;
+use crate::actors::partition::view::PartitionView;
 use crate::actors::recovery::Seed;
 use crate::config::Environment;
-use crate::ids::{Offset, Seq};
+use crate::ids::{Offset, Seq, WriterId};
+use crate::metadata::Txn;
 use crate::protocol::batch::StoredBatch;
 use std::sync::OnceLock;
 
@@ -38,6 +40,22 @@ pub enum Sabotage {
     LetGoEarly,
     /// Objects are deleted without a look at what other brokers refer to.
     CollectBlindly,
+    /// The head is moved without a comparison.
+    CommitUnfenced,
+    /// Partitions are claimed without a comparison.
+    ClaimUnfenced,
+    /// What groups have committed is written without a comparison.
+    WriteGroupsUnfenced,
+    /// A segment counts as durable as soon as its upload begins.
+    AckBeforePut,
+    /// The slots of all writers have the same keys.
+    ReuseKey,
+    /// Readers and deletion get a new log start before the metadata store has it.
+    TrimFirst,
+    /// Readers see batches as soon as they are appended.
+    ServeAboveHead,
+    /// A partition is given away while batches are on their way.
+    GiveAwayEarly,
 }
 
 static CHOSEN: OnceLock<Sabotage> = OnceLock::new();
@@ -53,6 +71,14 @@ fn named(name: &str) -> Option<Sabotage> {
         "claim-early" => Some(Sabotage::ClaimEarly),
         "let-go-early" => Some(Sabotage::LetGoEarly),
         "collect-blindly" => Some(Sabotage::CollectBlindly),
+        "commit-unfenced" => Some(Sabotage::CommitUnfenced),
+        "claim-unfenced" => Some(Sabotage::ClaimUnfenced),
+        "write-groups-unfenced" => Some(Sabotage::WriteGroupsUnfenced),
+        "ack-before-put" => Some(Sabotage::AckBeforePut),
+        "reuse-key" => Some(Sabotage::ReuseKey),
+        "trim-first" => Some(Sabotage::TrimFirst),
+        "serve-above-head" => Some(Sabotage::ServeAboveHead),
+        "give-away-early" => Some(Sabotage::GiveAwayEarly),
         _ => None,
     }
 }
@@ -76,6 +102,16 @@ pub fn is(sabotage: Sabotage) -> bool {
     cfg!(debug_assertions) && CHOSEN.get() == Some(&sabotage)
 }
 
+/// A transaction, whose comparisons are left out by `sabotage`.
+pub fn fenced(sabotage: Sabotage, txn: Txn) -> Txn {
+    if is(sabotage) { Txn { compares: Vec::new(), ..txn } } else { txn }
+}
+
+/// Whose slot a WAL key names.
+pub fn slot_owner(writer: WriterId, nonce: u64) -> (WriterId, u64) {
+    if is(Sabotage::ReuseKey) { (WriterId(1), 1) } else { (writer, nonce) }
+}
+
 /// True if the commit of `head` is only claimed.
 pub fn skips_commit(head: Seq) -> bool {
     is(Sabotage::AckBeforeCommit) && !head.0.is_multiple_of(HEADS_PER_COMMIT)
@@ -84,6 +120,11 @@ pub fn skips_commit(head: Seq) -> bool {
 /// The head up to which a writer's log is read.
 pub fn recovered_head(head: Seq) -> Seq {
     if is(Sabotage::RecoverShort) { Seq(head.0.saturating_sub(1)) } else { head }
+}
+
+/// The high watermark that readers see.
+pub fn shown(high_watermark: Offset, view: &PartitionView) -> Offset {
+    if is(Sabotage::ServeAboveHead) { view.high_watermark() } else { high_watermark }
 }
 
 /// What a partition starts from.

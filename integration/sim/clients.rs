@@ -1,97 +1,193 @@
-//! What clients do meanwhile: producers with several batches in flight, and groups that commit offsets.
+//! What clients do meanwhile: producers with several batches in flight, consumers, groups that commit offsets, and
+//! those who delete records and topics. All of them compare what they are told with what anybody was told before.
 
-use super::{ACK_TIMEOUT, GROUPS, IN_FLIGHT_MAX, PARTITIONS, Process, World};
-use crate::client::Batch;
+use super::world::{Reachable, World};
+use super::{ACK_TIMEOUT, GROUPS, IN_FLIGHT_MAX, PARTITIONS};
+use crate::client::{Batch, read_records};
 use crate::workload::Rng;
-use futures::FutureExt;
 use kafscale::actors::group::call::{Answer, Call, Caller};
-use kafscale::actors::group::handle::Groups;
 use kafscale::actors::group::offsets::{Committed, OffsetToCommit};
-use kafscale::actors::partition::handle::{PartitionRef, ValidBatch};
-use kafscale::ids::{LeaderEpoch, Offset, PartitionIndex};
-use kafscale::metadata::MetadataStore;
-use kafscale::metadata::model::{self, PartitionValue};
-use kafscale::protocol::batch::BatchHeader;
-use std::collections::{HashMap, VecDeque};
+use kafscale::actors::partition::handle::{AppendError, PartitionRef, ValidBatch};
+use kafscale::broker::PartitionControl;
+use kafscale::ids::{LeaderEpoch, Offset, PartitionIndex, PartitionKey};
+use kafscale::protocol::batch::{BatchHeader, StoredBatch};
+use kafscale::storage::StoreError;
+use kafscale::storage::reader::ReadError;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-impl World {
-    /// One of those who say that they lead the partition.
-    fn leader(&self, partition: i32, random: &mut Rng) -> Option<PartitionRef> {
-        let found = self.found.borrow();
-        let mut leaders: Vec<_> = found.iter().filter_map(|(d, _)| d.get(&self.key(partition))).collect();
-        (!leaders.is_empty()).then(|| leaders.swap_remove(random.below(leaders.len() as u64) as usize))
-    }
+/// Partitions of each topic that comes and goes.
+const PARTITIONS_OF_CHURN: i32 = 2;
 
-    /// The epoch under which the partition is led now.
-    fn epoch(&self, partition: i32) -> LeaderEpoch {
-        let key = self.keys.partition(&self.key(partition));
-        let entry = self.metadata.inner.get(&key).now_or_never().expect("it is in memory").expect("no faults");
-        model::decode::<PartitionValue>(&entry.expect("it is led")).expect("readable").epoch
-    }
-
-    /// One of those who say that they coordinate the group.
-    fn coordinator(&self, group: &str, random: &mut Rng) -> Option<Groups> {
-        let found = self.found.borrow();
-        let mut able: Vec<_> = found.iter().filter(|(_, g)| g.coordinates(group)).map(|(_, g)| g.clone()).collect();
-        (!able.is_empty()).then(|| able.swap_remove(random.below(able.len() as u64) as usize))
-    }
-}
+/// Values of a batch, and the batch.
+type Sent = (Vec<u64>, ValidBatch);
 
 /// Writes one producer's values to one partition in order, up to five batches at a time, until told to stop.
 pub async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64) {
     let mut random = Rng(seed);
-    let (mut sequence, mut queue): (i32, VecDeque<(Vec<u64>, ValidBatch)>) = (0, VecDeque::new());
+    let (mut sequence, mut queue): (i32, VecDeque<Sent>) = (0, VecDeque::new());
     while !(world.stop.get() && queue.is_empty()) {
         while !world.stop.get() && queue.len() < 1 + random.below(IN_FLIGHT_MAX as u64) as usize {
-            let ids: Vec<u64> = (0..1 + random.below(3))
-                .map(|n| (producer << 40) | ((partition as u64) << 32) | (sequence as u64 + n))
-                .collect();
+            let (count, first) = (1 + random.below(3), (producer << 40) | ((partition as u64) << 32));
+            let ids: Vec<u64> = (0..count).map(|n| first | (sequence as u64 + n)).collect();
             let values: Vec<_> = ids.iter().map(|id| id.to_be_bytes()).collect();
             let slices: Vec<&[u8]> = values.iter().map(|v| &v[..]).collect();
-            let bytes = Batch::of(&slices).idempotent(producer as i64, 0, sequence).encode();
+            let base_timestamp_ms = world.clock.wall_ms();
+            let batch = Batch { base_timestamp_ms, ..Batch::of(&slices) };
+            let bytes = batch.idempotent(producer as i64, 0, sequence).encode();
             let header = BatchHeader::parse(&bytes).expect("a batch");
             sequence += ids.len() as i32;
             world.sent.set(world.sent.get() + ids.len() as u64);
             queue.push_back((ids, ValidBatch { bytes, header, log_append_time_ms: None }));
         }
-        let found = world.leader(partition, &mut random);
-        if let Some(found) = found {
-            let waiting: Vec<_> = queue.iter().map(|(_, batch)| found.append(batch.clone())).collect();
-            for receiver in waiting {
-                let Ok(receiver) = receiver else { break };
-                let Ok(Ok(outcome)) = tokio::time::timeout(ACK_TIMEOUT, receiver).await else { break };
-                use kafscale::actors::partition::handle::AppendError::{InvalidProducerEpoch, OutOfOrderSequence};
-                match outcome {
-                    Ok(appended) => {
-                        let (ids, _) = queue.pop_front().expect("one per receiver");
-                        let offsets = appended.base_offset.0..;
-                        world.acked.borrow_mut().extend(offsets.zip(ids).map(|(o, id)| ((partition, o), id)));
-                    }
-                    Err(error @ (OutOfOrderSequence { .. } | InvalidProducerEpoch { .. })) => {
-                        let newest = world.epoch(partition);
-                        assert!(
-                            found.view.leader_epoch < newest,
-                            "producer {producer}, partition {partition}: {error}"
-                        );
-                        break; // it was replaced, and does not know
-                    }
-                    Err(_retriable) => break,
-                }
-            }
+        if let Some((_, found)) = world.leader(&world.key(partition), &mut random) {
+            send(&world, partition, &found, &mut queue).await;
         }
-        tokio::time::sleep(Duration::from_millis(random.below(150))).await;
+        tokio::time::sleep(Duration::from_millis(random.below(250))).await;
     }
 }
 
-/// Commits ever greater offsets until told to stop.
+async fn send(world: &World, partition: i32, found: &PartitionRef, queue: &mut VecDeque<Sent>) {
+    let waiting: Vec<_> = queue.iter().map(|(_, batch)| found.append(batch.clone())).collect();
+    for receiver in waiting {
+        let Ok(receiver) = receiver else { break };
+        let Ok(Ok(outcome)) = tokio::time::timeout(ACK_TIMEOUT, receiver).await else { break };
+        match outcome {
+            Ok(appended) => {
+                let (ids, _) = queue.pop_front().expect("one per receiver");
+                world.trace.event(format_args!("ack {partition} {} {ids:x?}", appended.base_offset));
+                world.told(partition, |told| {
+                    told.acked += ids.len() as u64;
+                    told.acked_end = told.acked_end.max(appended.base_offset.0 + ids.len() as i64);
+                    (appended.base_offset.0..).zip(ids).for_each(|(o, id)| told.hear(partition, o, id, "acked"));
+                });
+            }
+            Err(error @ (AppendError::OutOfOrderSequence { .. } | AppendError::InvalidProducerEpoch { .. })) => {
+                assert!(found.view.leader_epoch < world.ownership(partition).epoch, "partition {partition}: {error}");
+                break; // it was replaced, and does not know
+            }
+            Err(_retriable) => break,
+        }
+    }
+}
+
+/// Reads a partition from wherever it is led, again and again, until told to stop.
+pub async fn consume(world: Rc<World>, partition: i32, seed: u64) {
+    let mut random = Rng(seed);
+    let mut next = 0;
+    while !world.stop.get() {
+        tokio::time::sleep(Duration::from_millis(random.below(300))).await;
+        if random.below(20) == 0 {
+            next = world.ownership_if_any(partition).map_or(0, |v| v.log_start.0); // all of it once more
+        }
+        let Some((broker, found)) = world.leader(&world.key(partition), &mut random) else { continue };
+        if broker.link.is_paused() {
+            continue;
+        }
+        let confirmed = world.ownership(partition).log_start;
+        assert!(
+            found.view.log_start() <= confirmed,
+            "partition {partition}: {confirmed} is the log start that is stored"
+        );
+        let bytes_max = random.below(3_000) as usize;
+        let read = broker.reader.read(&found.view, Offset(next), bytes_max, true);
+        let Ok(read) = tokio::time::timeout(ACK_TIMEOUT, read).await else { continue };
+        let leads = found.view.leader_epoch == world.ownership(partition).epoch && !found.view.is_closed();
+        match read {
+            Ok(batches) => next = hear(&world, partition, next, &batches),
+            Err(ReadError::OutOfRange) if next < found.view.log_start().0 => next = found.view.log_start().0,
+            Err(error @ (ReadError::OutOfRange | ReadError::Store(StoreError::NotFound { .. }))) => {
+                assert!(!leads, "partition {partition}: {next} could be read before: {error}");
+            }
+            Err(ReadError::Store(_)) => world.trace.happened("client: a read failed"),
+        }
+    }
+}
+
+/// Takes what was read from `next` on. Returns what to read next.
+fn hear(world: &World, partition: i32, mut next: i64, batches: &[StoredBatch]) -> i64 {
+    for batch in batches {
+        let bytes = [&batch.head[..], &batch.tail[..]].concat().into();
+        let from = next;
+        for record in read_records(&bytes).expect("whole batches").iter().filter(|r| r.offset >= from) {
+            assert_eq!(record.offset, next, "partition {partition}: a hole was read");
+            world.told(partition, |told| told.hear(partition, next, value(record.value.as_ref()), "read"));
+            next += 1;
+        }
+    }
+    world.trace.event(format_args!("read {partition} up to {next}"));
+    next
+}
+
+/// A producer's value.
+pub fn value(bytes: Option<&bytes::Bytes>) -> u64 {
+    u64::from_be_bytes(bytes.expect("a value")[..].try_into().expect("eight bytes"))
+}
+
+/// Deletes records of one partition now and then, until told to stop.
+pub async fn trim(world: Rc<World>, partition: i32, seed: u64) {
+    let mut random = Rng(seed);
+    while !world.stop.get() {
+        tokio::time::sleep(Duration::from_millis(random.below(20_000))).await;
+        let key = world.key(partition);
+        let Some((broker, found)) = world.leader(&key, &mut random) else { continue };
+        let to = world.told(partition, |told| {
+            let to = random.below(1 + told.acked_end as u64) as i64;
+            told.trim_asked = told.trim_asked.max(to);
+            to
+        });
+        if broker.link.is_paused() || to > found.view.high_watermark().0 {
+            continue; // in the second case it was replaced, and does not know
+        }
+        let raises = [(key, Offset(to))];
+        let raise = broker.context.raise_log_starts(&raises);
+        if let Ok(Ok(())) = tokio::time::timeout(ACK_TIMEOUT, raise).await {
+            world.trace.happened("client: records deleted");
+            world.trace.event(format_args!("trimmed {partition} to {to}"));
+            world.told(partition, |told| told.trimmed = told.trimmed.max(to));
+        }
+    }
+}
+
+/// Creates topics, writes to them and deletes them, until told to stop.
+pub async fn churn(world: Rc<World>, seed: u64) {
+    let mut random = Rng(seed);
+    let mut topics = 0;
+    while !world.stop.get() {
+        tokio::time::sleep(Duration::from_millis(random.below(20_000))).await;
+        topics += 1;
+        let name = format!("churn{topics}");
+        let created = world.admin().create_topic(&name, PARTITIONS_OF_CHURN, BTreeMap::new(), Vec::new()).await;
+        let topic = created.expect("no faults").id;
+        for _ in 0..random.below(20) {
+            tokio::time::sleep(Duration::from_millis(random.below(500))).await;
+            let partition = PartitionIndex(random.below(PARTITIONS_OF_CHURN as u64) as i32);
+            let leader = world.leader(&PartitionKey { topic, partition }, &mut random);
+            let batch = Batch { base_timestamp_ms: world.clock.wall_ms(), ..Batch::of(&[b"churn"]) }.encode();
+            let header = BatchHeader::parse(&batch).expect("a batch");
+            let batch = ValidBatch { bytes: batch, header, log_append_time_ms: None };
+            if let Some(Ok(receiver)) = leader.map(|(_, found)| found.append(batch)) {
+                drop(tokio::time::timeout(Duration::from_secs(1), receiver).await);
+            }
+        }
+        world.admin().delete_topic(&name, topic).await.expect("no faults");
+        world.trace.happened("client: topic deleted");
+    }
+}
+
+/// Commits ever greater offsets until told to stop, and looks at what is committed.
 pub async fn commit(world: Rc<World>, group: u64, seed: u64) {
     let mut random = Rng(seed);
     let mut offset = 0;
+    let name = format!("g{group}");
     while !world.stop.get() {
         tokio::time::sleep(Duration::from_millis(random.below(100))).await;
-        let Some(groups) = world.coordinator(&format!("g{group}"), &mut random) else { continue };
+        let Some(broker) = world.coordinator(&name, &mut random) else { continue };
+        if random.below(10) == 0 {
+            check_group(&world, &broker, group).await;
+            continue;
+        }
         offset += 1;
         let partition = random.below(PARTITIONS as u64) as i32;
         let committed = Committed {
@@ -105,10 +201,11 @@ pub async fn commit(world: Rc<World>, group: u64, seed: u64) {
         let partition_index = PartitionIndex(partition);
         let commit = OffsetToCommit { topic: "sim".into(), topic_id, partition: partition_index, committed };
         let nobody = Caller { generation: -1, ..Caller::default() };
-        let call = groups.call(Call::Commit(format!("g{group}").into(), nobody, vec![commit]));
+        let call = broker.groups.call(Call::Commit(name.as_str().into(), nobody, vec![commit]));
         match tokio::time::timeout(ACK_TIMEOUT, call).await {
             Ok(Ok(Answer::Committed(rows))) => {
                 assert_eq!(rows, [Ok(())]);
+                world.trace.event(format_args!("committed {group} {partition} {offset}"));
                 world.committed.borrow_mut().insert((group, partition), offset);
             }
             Ok(Ok(other)) => panic!("{other:?} to a commit"),
@@ -118,27 +215,38 @@ pub async fn commit(world: Rc<World>, group: u64, seed: u64) {
 }
 
 /// A process has every offset that anybody knows of, of the groups that it coordinates.
-pub async fn check_offsets(world: &World, process: &Process) {
-    let groups = &process.groups;
-    for group in (0..GROUPS).filter(|group| groups.coordinates(&format!("g{group}"))) {
-        let known = world.committed.borrow().clone();
-        let fetched = loop {
-            match groups.call(Call::Fetch(format!("g{group}").into(), None, None)).await {
-                Ok(Answer::Fetched(fetched)) => break fetched,
-                Ok(other) => panic!("{other:?} to a fetch"),
-                Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-            }
-        };
-        let offsets: HashMap<i32, i64> =
-            fetched.into_iter().map(|f| (f.partition.0, f.committed.expect("all of them").offset.0)).collect();
-        for ((_, partition), least) in known.iter().filter(|((g, _), _)| *g == group) {
-            let found = offsets.get(partition).copied();
-            assert!(found >= Some(*least), "group {group}, partition {partition}: {found:?} after {least}");
-        }
-        let mut committed = world.committed.borrow_mut();
-        for (partition, offset) in offsets {
-            let highest = committed.entry((group, partition)).or_default();
-            *highest = offset.max(*highest);
+pub async fn check_offsets(world: &World, broker: &Reachable) {
+    for group in 0..GROUPS {
+        while broker.groups.coordinates(&format!("g{group}")) && !check_group(world, broker, group).await {
+            tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// If the process coordinates the group, it has every offset that anybody knows of. False if it does not answer.
+async fn check_group(world: &World, broker: &Reachable, group: u64) -> bool {
+    let (name, writer) = (format!("g{group}"), broker.context.registration.writer);
+    let known = world.committed.borrow().clone();
+    let was_coordinator = world.may_coordinate(writer, &name);
+    let call = broker.groups.call(Call::Fetch(name.as_str().into(), None, None));
+    let fetched = match tokio::time::timeout(ACK_TIMEOUT, call).await {
+        Ok(Ok(Answer::Fetched(fetched))) => fetched,
+        Ok(Ok(other)) => panic!("{other:?} to a fetch"),
+        Ok(Err(_)) | Err(_) => return false,
+    };
+    if !(was_coordinator && world.may_coordinate(writer, &name)) {
+        return true; // another one has perhaps newer offsets
+    }
+    let offsets: BTreeMap<i32, i64> =
+        fetched.into_iter().map(|f| (f.partition.0, f.committed.expect("all of them").offset.0)).collect();
+    for ((_, partition), least) in known.iter().filter(|((g, _), _)| *g == group) {
+        let found = offsets.get(partition).copied();
+        assert!(found >= Some(*least), "group {group}, partition {partition}: {found:?} after {least}");
+    }
+    let mut committed = world.committed.borrow_mut();
+    for (partition, offset) in offsets {
+        let highest = committed.entry((group, partition)).or_default();
+        *highest = offset.max(*highest);
+    }
+    true
 }

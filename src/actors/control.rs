@@ -7,6 +7,7 @@ use crate::broker::{PartitionControl, RaiseError};
 use crate::ids::{Offset, PartitionKey};
 use crate::metadata::MetadataError;
 use crate::metadata::ownership::OwnershipError;
+use crate::sabotage::{self, Sabotage};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 
@@ -16,6 +17,9 @@ const RAISE_ATTEMPTS_MAX: u32 = 10;
 #[async_trait]
 impl PartitionControl for NodeContext {
     async fn raise_log_starts(&self, raises: &[(PartitionKey, Offset)]) -> Result<(), RaiseError> {
+        if sabotage::is(Sabotage::TrimFirst) {
+            self.publish_log_starts(raises).await?;
+        }
         let mut attempts = 0;
         // False can mean that retention and a client raise the same log start: look again.
         while !self.ownership.raise_log_starts(&self.registration, raises).await.map_err(raise_error)? {
@@ -24,6 +28,18 @@ impl PartitionControl for NodeContext {
                 return Err(RaiseError::NotOwned);
             }
         }
+        self.publish_log_starts(raises).await
+    }
+
+    async fn producers(&self, key: &PartitionKey) -> Option<Vec<ProducerSnapshot>> {
+        let owned = self.owned.read().expect("no panic under the lock").get(key).cloned();
+        owned?.actor.addr()?.send(ListProducers).await.ok()
+    }
+}
+
+impl NodeContext {
+    /// Tells partitions of log starts.
+    async fn publish_log_starts(&self, raises: &[(PartitionKey, Offset)]) -> Result<(), RaiseError> {
         let owned: BTreeMap<_, _> = self.owned_partitions().into_iter().collect();
         let mut outcome = Ok(());
         for (key, log_start) in raises {
@@ -38,11 +54,6 @@ impl PartitionControl for NodeContext {
             }
         }
         outcome
-    }
-
-    async fn producers(&self, key: &PartitionKey) -> Option<Vec<ProducerSnapshot>> {
-        let owned = self.owned.read().expect("no panic under the lock").get(key).cloned();
-        owned?.actor.addr()?.send(ListProducers).await.ok()
     }
 }
 

@@ -347,7 +347,7 @@ async fn give_away(
     let actors: Vec<_> = actors.filter_map(|(key, owned)| Some((key, owned.actor.addr()?, owned))).collect();
     let mut quiet = Vec::with_capacity(actors.len());
     for (key, actor, _) in &actors {
-        if actor.send(Depart).await.is_ok() {
+        if !sabotage::is(Sabotage::GiveAwayEarly) && actor.send(Depart).await.is_ok() {
             let (done, wait) = oneshot::channel();
             context.flusher.do_send(Quiesce { key: Some(*key), done });
             quiet.push(wait);

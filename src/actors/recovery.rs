@@ -15,7 +15,7 @@ use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentEntry, SegmentIndex, Tail};
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
 use futures::{StreamExt, TryStreamExt};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Index tails read at the same time.
@@ -79,7 +79,7 @@ pub enum RecoveryError {
 pub struct WriterLog {
     checkpoint_key: Option<ObjectKey>,
     objects: Vec<Arc<ObjectRef>>,
-    partitions: HashMap<PartitionKey, PartitionCheckpoint>,
+    partitions: BTreeMap<PartitionKey, PartitionCheckpoint>,
     garbage: Vec<GarbageRecord>,
     tails: Vec<(Arc<ObjectRef>, SegmentIndex)>,
     uncommitted: Vec<ObjectKey>,
@@ -110,7 +110,7 @@ impl Recovery {
         let mut log = WriterLog {
             checkpoint_key: None,
             objects: Vec::new(),
-            partitions: HashMap::new(),
+            partitions: BTreeMap::new(),
             garbage: Vec::new(),
             tails: Vec::new(),
             uncommitted: Vec::new(),
@@ -375,7 +375,7 @@ mod tests {
         WriterLog {
             checkpoint_key: None,
             objects: Vec::new(),
-            partitions: HashMap::from([(key, partition)]),
+            partitions: BTreeMap::from([(key, partition)]),
             garbage: Vec::new(),
             tails: Vec::new(),
             uncommitted: Vec::new(),

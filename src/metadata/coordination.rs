@@ -18,6 +18,7 @@ use super::ownership::{Ownership, OwnershipError, Registration};
 use super::{Compare, Entry, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::ids::{LeaderEpoch, WriterId};
 use crate::rng;
+use crate::sabotage::{self, Sabotage};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -123,11 +124,20 @@ impl Coordination {
         let (seq, marker_revision) = self.marker(&marker).await?.unwrap_or((0, 0));
         let mut txn = Txn { compares: vec![self.fence()], ops: Vec::new() };
         let (mut shards, mut former) = (BTreeSet::new(), BTreeSet::new());
+        // Asked once for each owner: a dead broker had many shards, and clients wait.
+        let mut free: BTreeMap<WriterId, bool> = BTreeMap::new();
         for &shard in wanted {
             let found = stored.get(&shard);
             let owner = found.and_then(|(v, _)| v.owner);
-            if !self.may_take(owner).await? {
-                continue;
+            if let Some(owner) = owner.filter(|owner| *owner != self.writer) {
+                let is_free = match free.get(&owner) {
+                    Some(known) => *known,
+                    None => self.may_take_from(owner).await?,
+                };
+                free.insert(owner, is_free);
+                if !is_free {
+                    continue;
+                }
             }
             former.extend(owner.filter(|owner| *owner != self.writer));
             let epoch = LeaderEpoch(found.map_or(0, |(v, _)| v.epoch.0 + 1));
@@ -155,8 +165,7 @@ impl Coordination {
         Ok(shards)
     }
 
-    async fn may_take(&self, owner: Option<WriterId>) -> Result<bool, ClaimError> {
-        let Some(owner) = owner.filter(|owner| *owner != self.writer) else { return Ok(true) };
+    async fn may_take_from(&self, owner: WriterId) -> Result<bool, ClaimError> {
         let unavailable = |e: OwnershipError| match e {
             OwnershipError::Metadata(error) => error,
             fenced @ OwnershipError::Fenced { .. } => MetadataError::Unavailable { message: fenced.to_string() },
@@ -236,6 +245,7 @@ impl Coordination {
         txn.compares.extend(touched.iter().map(|s| Compare::ModRevision(self.keys.shard(*s), revision_of(s))));
         txn.compares.push(Compare::ModRevision(marker.clone(), revision));
         txn.ops.push(Op::Put(marker.clone(), encode_marker(seq + 1), None));
+        let txn = sabotage::fenced(Sabotage::WriteGroupsUnfenced, txn);
         let mut backoff_ms = BACKOFF_MS_MIN;
         loop {
             let resolved = match self.store.txn(txn.clone()).await {

@@ -13,6 +13,7 @@ use super::keys::Keys;
 use super::model::{self, CheckpointRef, LiveValue, PartitionValue, WriterState, WriterValue};
 use super::{Compare, Entry, LeaseId, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, TopicId, WriterId};
+use crate::sabotage::{self, Sabotage};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,7 +182,7 @@ impl Ownership {
             compares: vec![Compare::ModRevision(key.clone(), registration.revision)],
             ops: vec![Op::Put(key, model::encode(&value), None)],
         };
-        match self.store.txn(txn).await? {
+        match self.store.txn(sabotage::fenced(Sabotage::CommitUnfenced, txn)).await? {
             TxnOutcome::Committed(revision) => Ok((value, revision)),
             TxnOutcome::Rejected(_) => self.resolve_commit(registration, &value).await?.ok_or_else(|| {
                 MetadataError::Unavailable { message: "the head moved without this writer; reading again".into() }
@@ -267,7 +268,7 @@ impl Ownership {
             txn.ops.push(Op::Put(stored, model::encode(&value), None));
             claimed.push((*key, value));
         }
-        match self.store.txn(txn).await? {
+        match self.store.txn(sabotage::fenced(Sabotage::ClaimUnfenced, txn)).await? {
             TxnOutcome::Committed(_) => Ok(Some(claimed)),
             TxnOutcome::Rejected(_) => Ok(None),
         }

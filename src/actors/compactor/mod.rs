@@ -454,6 +454,10 @@ async fn read_span(
     let start = span.first().map_or(0, |(_, e)| e.position);
     let end = span.last().map_or(0, |(_, e)| e.position + e.len);
     let bytes = context.store.get_range(&object, start..end).await?;
+    if bytes.len() as u64 != end - start {
+        let message = format!("{} bytes came instead of {}", bytes.len(), end - start);
+        return Err(StoreError::Corrupt { key: object, message });
+    }
     let part = |e: &Extent| bytes.slice((e.position - start) as usize..(e.position - start + e.len) as usize);
     Ok(span.iter().map(|(place, extent)| (*place, part(extent))).collect())
 }

@@ -21,7 +21,7 @@ use crate::metadata::model::{CheckpointRef, WriterValue};
 use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
 use crate::metadata::{MetadataError, Revision};
 use crate::protocol::batch::StoredBatch;
-use crate::sabotage;
+use crate::sabotage::{self, Sabotage};
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentInput, SegmentHeader, SegmentIndex};
 use crate::storage::{ObjectStore, StoreError};
@@ -384,6 +384,11 @@ async fn upload(
     let put = trace::put(&flush, &key, payload.len);
     let mut wait_ms = 50;
     loop {
+        if sabotage::is(Sabotage::AckBeforePut) {
+            let (config, key, payload) = (config.clone(), key.clone(), payload.clone());
+            drop(config.io.clone().spawn(async move { drop(config.store.create(&key, &payload).await) }));
+            break;
+        }
         match config.store.create(&key, &payload).instrument(put.clone()).await {
             Ok(()) => break,
             Err(StoreError::AlreadyExists { key }) => {

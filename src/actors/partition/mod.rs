@@ -165,19 +165,25 @@ impl Partition {
                 if sabotage::is(Sabotage::StoreTwice) {
                     self.flusher.do_send(Store { port: port.clone(), batch: batch.clone(), origin });
                 }
+                if sabotage::is(Sabotage::ServeAboveHead) {
+                    self.view.update(batch.next, self.state.log_start(), |log| log.tail.push_back(batch.clone()));
+                }
                 self.flusher.do_send(Store { port, batch, origin });
             }
             // Nobody may be waiting any more (acks=0, closed connection): the batch is stored all the same.
             Effect::Reply { reply, outcome } => drop(reply.send(outcome)),
             Effect::Publish { high_watermark, batches, extent } => {
                 let log_start = self.state.log_start();
+                if sabotage::is(Sabotage::ServeAboveHead) {
+                    return self.view.rearrange(|log| log.extents.push_back(extent));
+                }
                 self.view.update(high_watermark, log_start, |log| {
                     log.extents.push_back(extent);
                     log.tail.extend(batches);
                 });
             }
             Effect::PublishLogStart(log_start) => {
-                let high_watermark = self.state.high_watermark();
+                let high_watermark = sabotage::shown(self.state.high_watermark(), &self.view);
                 self.view.update(high_watermark, log_start, |log| log.trim(log_start));
             }
         }

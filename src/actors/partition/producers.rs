@@ -142,7 +142,7 @@ impl Producers {
     /// As [`Self::appended`], from a segment's index.
     pub fn remember(&mut self, id: ProducerId, batch: ProducerBatch, high_watermark: Offset, now_ms: i64) {
         if self.producers.len() >= PRODUCERS_MAX && !self.producers.contains_key(&id) {
-            let oldest = self.producers.iter().min_by_key(|(_, p)| p.last_append_ms).map(|(id, _)| *id);
+            let oldest = self.producers.iter().min_by_key(|(id, p)| (p.last_append_ms, **id)).map(|(id, _)| *id);
             oldest.map(|id| self.producers.remove(&id));
         }
         let fresh = || Producer { last_append_ms: now_ms, batches: VecDeque::with_capacity(1) };
