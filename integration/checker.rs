@@ -43,6 +43,10 @@ pub enum Kind {
     LogStartMoved,
     /// An offset that had been readable became OFFSET_OUT_OF_RANGE.
     BecameOutOfRange,
+    /// A member was told an offset below one that was acked or told before it asked.
+    CommittedOffsetWentBack,
+    /// A group committed an offset above the end of the log.
+    CommittedTooFar,
     /// A send had no end although the producers were drained.
     Stuck,
     /// Nothing was acked for too long after a fault had ended.
@@ -148,6 +152,10 @@ struct Parsed<'a> {
     sends: Vec<Send<'a>>,
     polls: Vec<Poll<'a>>,
     out_of_range: Vec<(u64, &'a str, i64)>,
+    /// Group and partition, when it was known, offset.
+    commits: Vec<((&'a str, &'a str), u64, i64)>,
+    /// Group and partition, when it was asked, offset.
+    commit_reads: Vec<((&'a str, &'a str), u64, i64)>,
     faults_ended: Vec<(u64, &'a str)>,
     faults_open: Vec<&'a str>,
     load_end_ns: Option<u64>,
@@ -163,6 +171,7 @@ pub fn check(entries: &[Entry], expect: Expect) -> Report {
     check_producer_order(&parsed, &logs, &mut report);
     check_polls(&parsed, &mut report);
     check_bounds(&parsed, &mut report);
+    check_commits(&parsed, &logs, &mut report);
     check_progress(&parsed, expect, &mut report);
     report
 }
@@ -213,6 +222,13 @@ fn parse<'a>(entries: &'a [Entry], report: &mut Report) -> Parsed<'a> {
                 parsed.out_of_range.push((*invoke_ns, partition, *from));
             }
             Event::PollFail { .. } => {} // retriable: the consumer went on
+            Event::CommitOk { group, partition, offset } => {
+                parsed.commits.push(((group, partition), *t_ns, *offset));
+            }
+            Event::CommitRead { group, partition, invoke_ns, offset } => {
+                parsed.commits.push(((group, partition), *t_ns, *offset));
+                parsed.commit_reads.push(((group, partition), *invoke_ns, *offset));
+            }
             Event::Damaged { partition, offset } => {
                 report.add(Kind::Phantom, format!("{partition}: damaged bytes at offset {offset}"));
             }
@@ -418,6 +434,24 @@ fn check_bounds(parsed: &Parsed, report: &mut Report) {
         if *from <= end {
             let what = format!("{partition}: {from} is out of range although the log reached {end}");
             report.add(Kind::BecameOutOfRange, what);
+        }
+    }
+}
+
+/// What a group has committed never goes back, and is never more than there is.
+fn check_commits(parsed: &Parsed, logs: &Logs, report: &mut Report) {
+    let mut known: HashMap<(&str, &str), Vec<(u64, i64)>> = HashMap::new();
+    for (of, t_ns, offset) in &parsed.commits {
+        known.entry(*of).or_default().push((*t_ns, *offset));
+        let end = logs.get(of.1).and_then(|log| log.keys().next_back()).map_or(0, |last| last + 1);
+        if *offset > end {
+            report.add(Kind::CommittedTooFar, format!("{} of {}: {offset} of {end}", of.1, of.0));
+        }
+    }
+    let known: HashMap<_, _> = known.into_iter().map(|(of, seen)| (of, RunningMax::new(seen))).collect();
+    for (of, invoke_ns, offset) in &parsed.commit_reads {
+        if let Some(before) = known[of].before(*invoke_ns).filter(|before| offset < before) {
+            report.add(Kind::CommittedOffsetWentBack, format!("{} of {}: {offset} after {before}", of.1, of.0));
         }
     }
 }

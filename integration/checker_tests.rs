@@ -28,6 +28,14 @@ fn poll(invoke_ms: u64, from: i64, records: &[(i64, u64)], high_watermark: i64, 
     }
 }
 
+fn commit(offset: i64) -> Event {
+    Event::CommitOk { group: "g".into(), partition: P.into(), offset }
+}
+
+fn commit_read(invoke_ms: u64, offset: i64) -> Event {
+    Event::CommitRead { group: "g".into(), partition: P.into(), invoke_ns: invoke_ms * MS, offset }
+}
+
 fn fault(on: bool) -> Event {
     Event::Fault { what: "kill".into(), on }
 }
@@ -70,6 +78,14 @@ fn good_history_is_accepted() {
     let report = check(&timed(good()), EXPECT);
     report.assert_clean();
     assert_eq!((report.acked_sends, report.acked_values, report.log_values), (3, 5, 5));
+}
+
+#[test]
+fn commits_that_overlap_a_look_at_them_may_be_seen_or_not() {
+    let mut events = good();
+    // Acked at 5 ms; asked at 4 ms, answered at 6; asked at 6 ms.
+    events.splice(4..4, [commit(2), commit_read(4, 0), commit_read(6, 2)]);
+    check(&timed(events), EXPECT).assert_clean();
 }
 
 #[test]
@@ -138,6 +154,10 @@ fn planted_violations_are_found() {
     // Readable offsets vanish.
     let out_of_range = Event::PollFail { consumer: 1, partition: P.into(), invoke_ns: 13 * MS, from: 4, code: 1 };
     rejects(Kind::BecameOutOfRange, |e| e.insert(13, out_of_range));
+    // A group's offset is lower than what was acked, or told to somebody, before; or there is no such offset.
+    rejects(Kind::CommittedOffsetWentBack, |e| e.splice(4..4, [commit(2), commit_read(6, 1)]).for_each(drop));
+    rejects(Kind::CommittedOffsetWentBack, |e| e.splice(4..4, [commit_read(4, 2), commit_read(6, 0)]).for_each(drop));
+    rejects(Kind::CommittedTooFar, |e| e.insert(12, commit(6)));
     // A producer waits for ever.
     rejects(Kind::Stuck, |e| {
         let end = at(e, &ok(2, 2));

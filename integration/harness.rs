@@ -337,14 +337,21 @@ pub struct Broker {
 impl Broker {
     /// Starts `kafscale <command>` with `envs` besides the addresses, without waiting.
     pub fn spawn(command: &str, envs: &[(&str, String)], log: &Path) -> Self {
-        // The binary that belongs to this build, or e.g. a release build.
-        let binary = std::env::var("KAFSCALE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kafscale").into());
-        Self::spawn_program(Path::new(&binary), &[command], envs, log)
+        Self::spawn_program(&binary(), &[command], envs, log)
     }
 
     /// As [`Broker::spawn`], with any program that takes the broker's environment.
     pub fn spawn_program(program: &Path, args: &[&str], envs: &[(&str, String)], log: &Path) -> Self {
-        let (port, metrics_port) = (free_port(), free_port());
+        Self::spawn_on(free_port(), program, args, envs, log)
+    }
+
+    /// A broker of a cluster that listens on `port`.
+    pub fn spawn_member(port: u16, envs: &[(&str, String)], log: &Path) -> Self {
+        Self::spawn_on(port, &binary(), &["broker"], envs, log)
+    }
+
+    fn spawn_on(port: u16, program: &Path, args: &[&str], envs: &[(&str, String)], log: &Path) -> Self {
+        let metrics_port = free_port();
         let mut all = vec![
             ("KAFSCALE_BROKER_ADDR".to_string(), format!("127.0.0.1:{port}")),
             ("KAFSCALE_METRICS_ADDR".to_string(), format!("127.0.0.1:{metrics_port}")),
@@ -424,6 +431,11 @@ impl Broker {
     }
 }
 
+/// The program that belongs to this build, or e.g. one of a release build.
+pub fn binary() -> PathBuf {
+    std::env::var("KAFSCALE_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_kafscale").into()).into()
+}
+
 /// A ready broker and all that it needs; ended in that order when dropped.
 #[derive(Debug)]
 pub struct Stack {
@@ -488,8 +500,13 @@ impl Stack {
 
 /// Variables that point a broker at `etcd` and at the S3 endpoint `s3` (host:port).
 pub fn s3_envs(etcd: &Etcd, s3: &str) -> Vec<(&'static str, String)> {
+    store_envs(&etcd.endpoint(), s3)
+}
+
+/// The same with the URLs of etcd's members, separated by commas.
+pub fn store_envs(etcd: &str, s3: &str) -> Vec<(&'static str, String)> {
     vec![
-        ("KAFSCALE_ETCD_ENDPOINTS", etcd.endpoint()),
+        ("KAFSCALE_ETCD_ENDPOINTS", etcd.to_owned()),
         ("KAFSCALE_S3_BUCKET", BUCKET.into()),
         ("KAFSCALE_S3_REGION", REGION.into()),
         ("KAFSCALE_S3_ENDPOINT", format!("http://{s3}")),

@@ -80,6 +80,26 @@ pub enum Event {
         /// Kafka error code.
         code: i16,
     },
+    /// A group's commit of an offset was acked.
+    CommitOk {
+        /// The group.
+        group: String,
+        /// topic-partition.
+        partition: String,
+        /// The offset.
+        offset: i64,
+    },
+    /// A member of a group was told what is committed; 0 if nothing was.
+    CommitRead {
+        /// The group.
+        group: String,
+        /// topic-partition.
+        partition: String,
+        /// When it asked.
+        invoke_ns: u64,
+        /// The offset.
+        offset: i64,
+    },
     /// A record came back whose bytes are not what any producer writes.
     Damaged {
         /// topic-partition.

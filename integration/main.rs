@@ -8,6 +8,7 @@
 
 mod abuse;
 mod breadth;
+mod chaos;
 mod checker;
 mod checker_tests;
 mod client;

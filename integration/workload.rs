@@ -3,6 +3,8 @@
 //! Producers behave as real ones do: one connection, up to five requests in flight, and after any failure a new
 //! connection on which everything unanswered is sent again, in order, with the same sequences.
 
+mod groups;
+
 use crate::checker::{self, Expect, Report};
 use crate::client::{Batch, Client, ClientError, Connection, PRODUCE_VERSION, produce_request, read_records};
 use crate::harness::wait_until;
@@ -67,12 +69,14 @@ pub struct Plan {
     pub pause: Duration,
     /// Seed of sizes and choices.
     pub seed: u64,
+    /// Members of a group that reads all partitions and commits what it has read.
+    pub members: u32,
 }
 
 impl Plan {
     /// Three producers on four partitions.
     pub fn new(topic: &str, seed: u64) -> Self {
-        Self { topic: topic.into(), partitions: 4, producers: 3, pause: Duration::from_millis(4), seed }
+        Self { topic: topic.into(), partitions: 4, producers: 3, pause: Duration::from_millis(4), seed, members: 0 }
     }
 }
 
@@ -90,6 +94,10 @@ struct Shared {
     stop_consumers: AtomicBool,
     /// Answers that no correct broker gives.
     errors: Mutex<Vec<String>>,
+    /// By partition: the newest leader epoch that was heard of. Real clients don't follow older news either.
+    epochs: Mutex<HashMap<i32, i32>>,
+    /// Where the group is by its own commits, by partition.
+    committed: Mutex<HashMap<i32, i64>>,
 }
 
 /// A running load.
@@ -98,6 +106,7 @@ pub struct Workload {
     shared: Arc<Shared>,
     producers: Vec<JoinHandle<()>>,
     consumers: Vec<JoinHandle<()>>,
+    members: Vec<JoinHandle<()>>,
 }
 
 impl Workload {
@@ -111,7 +120,7 @@ impl Workload {
     pub async fn start_on(addresses: &[String], plan: Plan) -> Self {
         let address = addresses.first().expect("there is a broker");
         Client::new(address).ensure_topic(&plan.topic, plan.partitions).await;
-        let (producers, partitions) = (plan.producers, plan.partitions);
+        let (producers, partitions, members) = (plan.producers, plan.partitions, plan.members);
         let shared = Arc::new(Shared {
             addresses: addresses.to_vec(),
             plan,
@@ -122,10 +131,13 @@ impl Workload {
             stop: AtomicBool::new(false),
             stop_consumers: AtomicBool::new(false),
             errors: Mutex::default(),
+            epochs: Mutex::default(),
+            committed: Mutex::default(),
         });
         let producers = (0..producers).map(|id| tokio::spawn(produce(shared.clone(), id))).collect();
         let consumers = (0..partitions).map(|p| tokio::spawn(consume(shared.clone(), p))).collect();
-        Self { shared, producers, consumers }
+        let members = (0..members).map(|id| tokio::spawn(groups::read_as_member(shared.clone(), id))).collect();
+        Self { shared, producers, consumers, members }
     }
 
     /// Batches acked so far.
@@ -178,15 +190,19 @@ impl Workload {
             // A producer that cannot finish leaves sends without an end, which the checker reports.
             let _ = tokio::time::timeout(DRAIN_DEADLINE, producer).await;
         }
-        shared.stop_consumers.store(true, Ordering::Relaxed);
-        for consumer in &mut self.consumers {
-            let _ = tokio::time::timeout(DRAIN_DEADLINE, consumer).await;
-        }
         for partition in 0..shared.plan.partitions {
             let mut poller = Poller::new(&shared, partition, true);
             if tokio::time::timeout(DRAIN_DEADLINE, poller.read_to_end()).await.is_err() {
                 shared.error(format!("final read of partition {partition} got no further for {DRAIN_DEADLINE:?}"));
             }
+            if !self.members.is_empty() && tokio::time::timeout(DRAIN_DEADLINE, poller.wait_committed()).await.is_err()
+            {
+                shared.error(format!("the group did not get to the end of partition {partition}"));
+            }
+        }
+        shared.stop_consumers.store(true, Ordering::Relaxed);
+        for consumer in self.consumers.iter_mut().chain(&mut self.members) {
+            let _ = tokio::time::timeout(DRAIN_DEADLINE, consumer).await;
         }
         let report = checker::check(&shared.history.entries(), EXPECT);
         let errors = shared.errors.lock().expect("no panic under the lock").clone();
@@ -196,7 +212,7 @@ impl Workload {
 
 impl Drop for Workload {
     fn drop(&mut self) {
-        self.producers.iter().chain(&self.consumers).for_each(JoinHandle::abort);
+        self.producers.iter().chain(&self.consumers).chain(&self.members).for_each(JoinHandle::abort);
     }
 }
 
@@ -218,8 +234,14 @@ impl Shared {
         let topics = [self.plan.topic.as_str()];
         let metadata = tokio::time::timeout(ROUTE_DEADLINE, client.metadata(Some(&topics), false)).await.ok()?.ok()?;
         let topic = metadata.topics.first()?;
-        let leader = topic.partitions.iter().find(|p| p.partition_index == partition)?.leader_id;
-        let broker = metadata.brokers.iter().find(|b| b.node_id == leader)?;
+        let found = topic.partitions.iter().find(|p| p.partition_index == partition)?;
+        let broker = metadata.brokers.iter().find(|b| b.node_id == found.leader_id)?;
+        let mut epochs = self.epochs.lock().expect("no panic under the lock");
+        let newest = epochs.entry(partition).or_insert(found.leader_epoch);
+        if found.leader_epoch < *newest {
+            return None;
+        }
+        *newest = found.leader_epoch;
         Some(format!("{}:{}", broker.host.as_str(), broker.port))
     }
 
@@ -377,12 +399,15 @@ struct Poller<'a> {
     next: i64,
     last: bool,
     turn: usize,
+    /// Its number in the history.
+    consumer: u32,
+    wait_ms: i32,
 }
 
 impl<'a> Poller<'a> {
     fn new(shared: &'a Shared, partition: i32, last: bool) -> Self {
         let client = Client::new(&shared.addresses[0]);
-        Self { shared, client, partition, next: 0, last, turn: 0 }
+        Self { shared, client, partition, next: 0, last, turn: 0, consumer: partition as u32, wait_ms: 300 }
     }
 
     /// Looks for the leader again.
@@ -400,12 +425,21 @@ impl<'a> Poller<'a> {
         while self.poll().await.is_none_or(|high_watermark| self.next < high_watermark) {}
     }
 
+    /// Waits until the group has committed as much as this has read.
+    async fn wait_committed(&self) {
+        let committed = || self.shared.committed.lock().expect("no panic under the lock").get(&self.partition).copied();
+        while committed().unwrap_or(0) < self.next {
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
     /// One fetch; the high watermark, if it was answered without an error.
     async fn poll(&mut self) -> Option<i64> {
         let partition = self.shared.partition_name(self.partition);
         let invoke_ns = self.shared.history.now_ns();
-        let consumer = self.partition as u32;
-        let answer = self.client.fetch(&self.shared.plan.topic, self.partition, self.next, 300, 1 << 20).await;
+        let consumer = self.consumer;
+        let topic = &self.shared.plan.topic;
+        let answer = self.client.fetch(topic, self.partition, self.next, self.wait_ms, 1 << 20).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(e) => {

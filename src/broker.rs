@@ -4,6 +4,7 @@ use crate::actors::group::handle::Groups;
 use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::producers::ProducerSnapshot;
 use crate::actors::s3_health::S3Health;
+use crate::actors::standing::Standing;
 use crate::clock::Clock;
 use crate::ids::{BrokerId, Offset, PartitionKey};
 use crate::metadata::MetadataError;
@@ -112,6 +113,8 @@ pub struct Broker {
     pub latencies: RequestLatencies,
     /// How the object store does.
     pub health: Arc<S3Health>,
+    /// Whether somebody else may lead what this broker believes it leads.
+    pub standing: Arc<Standing>,
 }
 
 /// How long requests took, from the last byte of a request until its response is ready to be written.

@@ -1,7 +1,7 @@
 //! The command line: parses it, checks the configuration, and hands over to the component. Decides nothing else.
 
 use crate::config::{self, Component, Report};
-use crate::{node, sabotage, telemetry};
+use crate::{clock, node, sabotage, telemetry};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -92,6 +92,7 @@ fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
         tracing::warn!("{warning}");
     }
     sabotage::choose(&environment);
+    clock::start(&environment);
     let code = node::run(config.node);
     telemetry.shutdown();
     code

@@ -79,7 +79,9 @@ pub fn init(level: Level, otlp_endpoint: Option<&str>, component: &str) -> Resul
 /// Whoever listens to events and spans. There is no layer for what is not wanted: even one that does nothing would make
 /// every callsite ask again each time.
 fn subscriber(level: Level, provider: Option<&SdkTracerProvider>) -> impl Subscriber + Send + Sync {
-    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // It would report a failed write to standard error, where it has just failed, and panic: a full disk below a log must
+    // not end anything.
+    let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let format = match std::io::stderr().is_terminal() {
         true => format.boxed(),
         false => format.json().flatten_event(true).boxed(),

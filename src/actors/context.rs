@@ -172,7 +172,7 @@ impl NodeContext {
         let stored = stored.ok_or_else(|| "its ownership key is gone".to_owned())?;
         let now: PartitionValue = crate::metadata::model::decode(&stored).map_err(|e| e.to_string())?;
         let mine = PartitionValue { log_start: now.log_start, ..mine };
-        replay(key, Some(&mine), value.epoch, &logs, self.clock.wall_ms()).map_err(|e| e.to_string())
+        replay(key, Some(&mine), value.epoch, &logs, self.clock.settled_ms()).map_err(|e| e.to_string())
     }
 
     /// From now on the broker drains (gives away what it has, takes nothing), or does not any more. Returns when the others
@@ -211,6 +211,6 @@ impl NodeContext {
 
     /// The seed of a partition that never held anything.
     pub fn empty_seed(&self, key: PartitionKey, epoch: LeaderEpoch) -> Seed {
-        replay(key, None, epoch, &BTreeMap::new(), self.clock.wall_ms()).expect("nothing to read, nothing to fail")
+        replay(key, None, epoch, &BTreeMap::new(), self.clock.settled_ms()).expect("nothing to read, nothing to fail")
     }
 }

@@ -175,7 +175,7 @@ async fn take_over(
         let epoch = LeaderEpoch(found.0.epoch.0 + 1);
         let seed = match maintenance.given_away(&key) {
             Some(seed) if found.0.history == [me] => Ok(seed.again(&found.0)),
-            _ => replay(key, Some(&found.0), epoch, &logs, context.clock.wall_ms()),
+            _ => replay(key, Some(&found.0), epoch, &logs, context.clock.settled_ms()),
         };
         match seed {
             Ok(seed) => {

@@ -69,14 +69,20 @@ impl Membership {
     /// Renews until the process ends or the writer is sealed.
     pub async fn run(self) {
         let mut was_doubted = false;
+        let mut next = self.lease_ttl * 3 / 10;
         loop {
-            tokio::time::sleep(self.lease_ttl * 3 / 10).await;
+            tokio::time::sleep(next).await;
             crate::failpoint::hit("membership.renew");
             let asked = self.clock.monotonic();
-            match self.renew().await {
+            let renewed = self.renew().await;
+            next = self.lease_ttl * 3 / 10;
+            match renewed {
                 Ok(true) => self.standing.renewed(asked),
                 Ok(false) => return,
-                Err(error) => tracing::warn!(%error, "the broker's lease could not be renewed"),
+                Err(error) => {
+                    tracing::warn!(%error, "the broker's lease could not be renewed");
+                    next = self.lease_ttl / 20; // another member of the store may answer
+                }
             }
             let doubted = self.standing.is_doubted();
             if std::mem::replace(&mut was_doubted, doubted) != doubted {

@@ -9,7 +9,7 @@ use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::s3_health::state::HealthLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
-use crate::sabotage;
+use crate::{clock, sabotage};
 use clap::ArgMatches;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -86,7 +86,8 @@ impl Check {
     pub fn names(&mut self, component: Component, environment: &Environment) {
         let own = known_names(component);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("KAFSCALE_")) {
-            if own.contains(name) || is_service_link(name, value) || sabotage::is_choice(name, value) {
+            let switch = sabotage::is_choice(name, value) || clock::is_choice(name);
+            if own.contains(name) || is_service_link(name, value) || switch {
                 continue;
             }
             if PLANNED.iter().any(|(planned, _)| planned == name) {

@@ -23,6 +23,9 @@ mod watch;
 /// How long a call may take unless [`EtcdSettings`] say otherwise.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a renewal of a lease may take: when a member hangs, the others have to be asked before the lease is over.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What gRPC says of an answer above [`MESSAGE_BYTES_MAX`].
 const TOO_LARGE: &str = "message length too large";
 
@@ -145,7 +148,8 @@ impl MetadataStore for EtcdStore {
             connection.client().lease_client().keep_alive(lease).await?;
             Ok(())
         };
-        name_lease(self.connections.call(request).await, Some(lease))
+        let limit = RENEWAL_TIMEOUT.min(self.connections.request_timeout());
+        name_lease(self.connections.call_within(limit, request).await, Some(lease))
     }
 
     async fn lease_revoke(&self, lease: LeaseId) -> Result<(), MetadataError> {

@@ -493,6 +493,7 @@ async fn start_loops(
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
         latencies: Default::default(),
         health: context.health.clone(),
+        standing: context.standing.clone(),
         groups,
     });
     let health = context.health.clone();

@@ -15,6 +15,7 @@ mod tests;
 use self::body::{ChunkBody, collect};
 use self::error::{Failure, failure};
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError, range_inside};
+use crate::clock::Clock;
 use async_trait::async_trait;
 use aws_credential_types::provider::ProvideCredentials;
 use aws_sdk_s3::Client;
@@ -25,6 +26,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use aws_sdk_s3::types::{ChecksumMode, Delete, ObjectIdentifier, ServerSideEncryption};
+use aws_smithy_async::time::TimeSource;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -32,7 +34,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use std::fmt;
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// User metadata that holds the creator's nonce, 16 hex digits.
 const NONCE_METADATA: &str = "kafscale-nonce";
@@ -87,6 +89,17 @@ pub struct S3Config {
     pub kms_key_arn: Option<String>,
 }
 
+/// The time in signatures, from the one owner of the clock.
+#[derive(Debug)]
+struct SigningTime;
+
+impl TimeSource for SigningTime {
+    fn now(&self) -> SystemTime {
+        let ms = u64::try_from(Clock::system().wall_ms()).unwrap_or(0);
+        UNIX_EPOCH + Duration::from_millis(ms)
+    }
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct S3Store {
@@ -111,6 +124,7 @@ impl S3Store {
         let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
         let mut builder = Builder::new()
             .behavior_version(BehaviorVersion::latest())
+            .time_source(SigningTime)
             .region(region.clone())
             .http_client(http.clone())
             .force_path_style(config.path_style)

@@ -170,7 +170,7 @@ impl Maintenance {
         partitions.sort_by_key(|p| p.key);
         let objects = table.into_records();
         let referenced: HashSet<ObjectKey> = objects.iter().map(|o| ObjectKey::new(o.key.as_str())).collect();
-        let now_ms = context.clock.wall_ms();
+        let now_ms = context.clock.settled_ms();
         let from = self.last.as_ref().map_or(0, |l| l.seq.0);
         let wal = (from + 1..=seq.0).map(|s| context.layout.wal(registration.writer, registration.nonce, Seq(s)));
         self.known.extend(wal);
@@ -313,7 +313,7 @@ impl Maintenance {
     /// Raises log starts as the topics' retention says.
     pub async fn retain(&mut self, broker: &Broker) -> Result<(), MaintenanceError> {
         let image = broker.image.load_full();
-        let now_ms = self.context.clock.wall_ms();
+        let now_ms = self.context.clock.settled_ms();
         let mut raises: Vec<(PartitionKey, Offset)> = Vec::new();
         for partition in self.context.directory.all() {
             let Some(topic) = image.topic_by_id(partition.key.topic) else { continue };
@@ -336,7 +336,7 @@ impl Maintenance {
 
     /// Deletes garbage that has aged, after a second look at the writer's key and at the references.
     pub async fn collect(&mut self) -> Result<usize, MaintenanceError> {
-        let due_ms = self.context.clock.wall_ms() - self.limits.garbage_age_ms;
+        let due_ms = self.context.clock.settled_ms() - self.limits.garbage_age_ms;
         let due = |g: &GarbageRecord| g.since_ms <= due_ms;
         let keys: Vec<ObjectKey> = self
             .garbage

@@ -67,7 +67,7 @@ impl Maintenance {
             context.stats.scrub_orphaned_objects.fetch_add(objects as u64, Ordering::Relaxed);
             context.stats.scrub_orphaned_bytes.fetch_add(bytes, Ordering::Relaxed);
         }
-        let since_ms = context.clock.wall_ms();
+        let since_ms = context.clock.settled_ms();
         let record = |object: Listed| GarbageRecord { key: object.key.as_str().to_owned(), since_ms };
         self.scrub.nominated.extend(orphans.into_iter().map(record));
         let ended = last.is_none();
@@ -85,7 +85,7 @@ impl Maintenance {
     /// Those objects of a page that are orphans. Whatever they are judged by is read after the page was.
     async fn orphans(&self, page: Vec<Listed>) -> Result<Vec<Listed>, MaintenanceError> {
         let context = &self.context;
-        let old_ms = context.clock.wall_ms() - self.limits.scrub_age_ms;
+        let old_ms = context.clock.settled_ms() - self.limits.scrub_age_ms;
         let parsed = page.into_iter().filter(|object| object.last_modified_ms <= old_ms);
         let parsed = parsed.filter_map(|object| Some((context.layout.parse(&object.key)?, object)));
         let parsed: Vec<(ParsedKey, Listed)> = parsed.collect();

@@ -136,7 +136,7 @@ impl Shared {
 
     fn now(&self) -> Now {
         let mono_ms = (self.config.clock.monotonic() - self.origin).as_millis() as u64;
-        Now { mono_ms, wall_ms: self.config.clock.wall_ms() }
+        Now { mono_ms, wall_ms: self.config.clock.settled_ms() }
     }
 
     /// What groups see now.

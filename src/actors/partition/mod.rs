@@ -24,7 +24,7 @@ use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult,
 pub use handle::Origin;
 use handle::{Append, AppendError, AppendSink, Appended};
 use producers::ProducerSnapshot;
-use state::{Effect, Event, PartitionState};
+use state::{Effect, Event, Now, PartitionState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
@@ -149,7 +149,8 @@ impl Partition {
 
     fn step(&mut self, event: Event<Reply>) {
         let mut effects = std::mem::take(&mut self.effects);
-        self.state.step(self.clock.wall_ms(), event, &mut effects);
+        let now = Now { mono_ms: self.clock.monotonic_ms(), wall_ms: self.clock.settled_ms() };
+        self.state.step(now, event, &mut effects);
         for effect in effects.drain(..) {
             self.run(effect);
         }
@@ -242,7 +243,7 @@ impl Handler<TakeSnapshot> for Partition {
 
     fn handle(&mut self, _: TakeSnapshot, _: &mut Self::Context) -> PartitionSnapshot {
         failpoint::hit("partition.snapshot");
-        let (high_watermark, now_ms) = (self.state.high_watermark(), self.clock.wall_ms());
+        let (high_watermark, now_ms) = (self.state.high_watermark(), self.clock.settled_ms());
         let log_start = self.state.log_start();
         let producers = self.state.producers_mut();
         producers.expire(high_watermark, now_ms);
@@ -259,7 +260,7 @@ impl Handler<ListProducers> for Partition {
     type Result = MessageResult<ListProducers>;
 
     fn handle(&mut self, _: ListProducers, _: &mut Self::Context) -> Self::Result {
-        let (high_watermark, now_ms) = (self.state.high_watermark(), self.clock.wall_ms());
+        let (high_watermark, now_ms) = (self.state.high_watermark(), self.clock.settled_ms());
         let producers = self.state.producers_mut();
         producers.expire(high_watermark, now_ms);
         MessageResult(producers.snapshot(high_watermark))

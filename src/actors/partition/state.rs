@@ -39,6 +39,15 @@ pub enum Event<R> {
     Interrupted,
 }
 
+/// When an event happens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Now {
+    /// Monotonic time, for what waits.
+    pub mono_ms: i64,
+    /// [`crate::clock::Clock::settled_ms`]: with it, producers are forgotten.
+    pub wall_ms: i64,
+}
+
 /// What the shell has to do.
 #[derive(Debug)]
 pub enum Effect<R> {
@@ -90,7 +99,7 @@ pub struct PartitionState<R> {
     /// Answers due when the high watermark reaches the offset; the number keeps equal offsets apart, in order.
     waiting: BTreeMap<(Offset, u64), Waiting<R>>,
     waiting_count: u64,
-    /// Until then the first batch of an unknown producer must have sequence 0; wall time.
+    /// Until then the first batch of an unknown producer must have sequence 0; monotonic time.
     order_doubted_until_ms: i64,
     /// Nothing more is appended.
     departing: bool,
@@ -135,13 +144,13 @@ impl<R> PartitionState<R> {
         &mut self.producers
     }
 
-    /// Takes one event; appends what follows from it to `effects`. `now_ms` is wall time.
-    pub fn step(&mut self, now_ms: i64, event: Event<R>, effects: &mut Vec<Effect<R>>) {
+    /// Takes one event; appends what follows from it to `effects`.
+    pub fn step(&mut self, now: Now, event: Event<R>, effects: &mut Vec<Effect<R>>) {
         match event {
             Event::Append { reply, .. } if self.departing => {
                 effects.push(Effect::Reply { reply, outcome: Err(AppendError::NotLeader) });
             }
-            Event::Append { batch, reply } => self.append(now_ms, batch, reply, effects),
+            Event::Append { batch, reply } => self.append(now, batch, reply, effects),
             Event::Departing => self.departing = true,
             Event::Committed(extent) => self.committed(extent, effects),
             Event::Trimmed(log_start) => {
@@ -151,7 +160,7 @@ impl<R> PartitionState<R> {
                     effects.push(Effect::PublishLogStart(log_start));
                 }
             }
-            Event::Refused => self.order_doubted_until_ms = now_ms.saturating_add(ORDER_DOUBT_MS),
+            Event::Refused => self.order_doubted_until_ms = now.mono_ms.saturating_add(ORDER_DOUBT_MS),
             Event::Interrupted => {
                 let waiting = std::mem::take(&mut self.waiting);
                 effects.extend(
@@ -163,12 +172,12 @@ impl<R> PartitionState<R> {
         }
     }
 
-    fn append(&mut self, now_ms: i64, batch: ValidBatch, reply: R, effects: &mut Vec<Effect<R>>) {
+    fn append(&mut self, now: Now, batch: ValidBatch, reply: R, effects: &mut Vec<Effect<R>>) {
         let header = batch.header;
         let log_append_time_ms = batch.log_append_time_ms.unwrap_or(-1);
         if header.is_idempotent() {
             match self.producers.check(&header) {
-                Ok(Verdict::Append) if header.base_sequence != 0 && self.doubts(&header, now_ms) => {
+                Ok(Verdict::Append) if header.base_sequence != 0 && self.doubts(&header, now) => {
                     return effects.push(Effect::Reply { reply, outcome: Err(AppendError::PredecessorMissing) });
                 }
                 Ok(Verdict::Append) => {}
@@ -184,7 +193,7 @@ impl<R> PartitionState<R> {
         let next = stored.next;
         assert!(next > base, "{}: an empty batch passed validation", self.key);
         if header.is_idempotent() {
-            self.producers.appended(&header, base, self.high_watermark, now_ms);
+            self.producers.appended(&header, base, self.high_watermark, now.wall_ms);
         }
         self.next_offset = next;
         self.in_flight.push_back(stored.clone());
@@ -192,8 +201,8 @@ impl<R> PartitionState<R> {
         self.answer_at(next, Waiting { reply, base, log_append_time_ms }, effects);
     }
 
-    fn doubts(&self, header: &BatchHeader, now_ms: i64) -> bool {
-        now_ms < self.order_doubted_until_ms && !self.producers.knows(header.producer_id)
+    fn doubts(&self, header: &BatchHeader, now: Now) -> bool {
+        now.mono_ms < self.order_doubted_until_ms && !self.producers.knows(header.producer_id)
     }
 
     fn answer_at(&mut self, due: Offset, waiting: Waiting<R>, effects: &mut Vec<Effect<R>>) {
@@ -288,16 +297,16 @@ mod tests {
     fn an_ack_waits_for_the_commit_and_a_duplicate_for_its_original() {
         let mut state = state();
         let mut effects = Vec::new();
-        state.step(0, Event::Append { batch: batch(7, 0, 3), reply: 1 }, &mut effects);
-        state.step(0, Event::Append { batch: batch(7, 0, 3), reply: 2 }, &mut effects);
-        state.step(0, Event::Append { batch: batch(-1, -1, 2), reply: 3 }, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(7, 0, 3), reply: 1 }, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(7, 0, 3), reply: 2 }, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(-1, -1, 2), reply: 3 }, &mut effects);
         assert_eq!(effects.iter().filter(|e| matches!(e, Effect::Store { .. })).count(), 2);
         assert_eq!(acks(&effects), []);
-        state.step(0, Event::Committed(extent(0, 3)), &mut effects);
+        state.step(Now::default(), Event::Committed(extent(0, 3)), &mut effects);
         assert_eq!(acks(&effects), [(1, 0), (2, 0)]);
-        state.step(0, Event::Append { batch: batch(7, 0, 3), reply: 4 }, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(7, 0, 3), reply: 4 }, &mut effects);
         assert_eq!(acks(&effects), [(1, 0), (2, 0), (4, 0)]);
-        state.step(0, Event::Committed(extent(3, 5)), &mut effects);
+        state.step(Now::default(), Event::Committed(extent(3, 5)), &mut effects);
         assert_eq!(acks(&effects).last(), Some(&(3, 3)));
     }
 
@@ -307,23 +316,23 @@ mod tests {
         let mut state = state();
         let mut effects = Vec::new();
         for n in 0..2 {
-            state.step(0, Event::Append { batch: batch(-1, -1, 1), reply: n }, &mut effects);
+            state.step(Now::default(), Event::Append { batch: batch(-1, -1, 1), reply: n }, &mut effects);
         }
-        state.step(0, Event::Committed(extent(1, 2)), &mut effects);
+        state.step(Now::default(), Event::Committed(extent(1, 2)), &mut effects);
     }
 
     #[test]
     fn interruption_answers_everyone_and_the_log_start_only_rises() {
         let mut state = state();
         let mut effects = Vec::new();
-        state.step(0, Event::Append { batch: batch(-1, -1, 4), reply: 1 }, &mut effects);
-        state.step(0, Event::Committed(extent(0, 4)), &mut effects);
-        state.step(0, Event::Append { batch: batch(-1, -1, 1), reply: 2 }, &mut effects);
-        state.step(0, Event::Trimmed(Offset(2)), &mut effects);
-        state.step(0, Event::Trimmed(Offset(1)), &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(-1, -1, 4), reply: 1 }, &mut effects);
+        state.step(Now::default(), Event::Committed(extent(0, 4)), &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(-1, -1, 1), reply: 2 }, &mut effects);
+        state.step(Now::default(), Event::Trimmed(Offset(2)), &mut effects);
+        state.step(Now::default(), Event::Trimmed(Offset(1)), &mut effects);
         assert_eq!(state.log_start(), Offset(2));
         effects.clear();
-        state.step(0, Event::Interrupted, &mut effects);
+        state.step(Now::default(), Event::Interrupted, &mut effects);
         assert!(matches!(&effects[..], [Effect::Reply { reply: 2, outcome: Err(AppendError::Interrupted) }]));
     }
 
@@ -331,24 +340,24 @@ mod tests {
     fn a_departing_partition_finishes_what_it_has_and_takes_nothing() {
         let mut state = state();
         let mut effects = Vec::new();
-        state.step(0, Event::Append { batch: batch(7, 0, 2), reply: 1 }, &mut effects);
-        state.step(0, Event::Departing, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(7, 0, 2), reply: 1 }, &mut effects);
+        state.step(Now::default(), Event::Departing, &mut effects);
         effects.clear();
-        state.step(0, Event::Append { batch: batch(7, 0, 2), reply: 2 }, &mut effects);
-        state.step(0, Event::Append { batch: batch(-1, -1, 1), reply: 3 }, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(7, 0, 2), reply: 2 }, &mut effects);
+        state.step(Now::default(), Event::Append { batch: batch(-1, -1, 1), reply: 3 }, &mut effects);
         let refused = |e: &Effect<u32>| matches!(e, Effect::Reply { outcome: Err(AppendError::NotLeader), .. });
         assert!(effects.len() == 2 && effects.iter().all(refused), "{effects:?}");
         effects.clear();
-        state.step(0, Event::Committed(extent(0, 2)), &mut effects);
+        state.step(Now::default(), Event::Committed(extent(0, 2)), &mut effects);
         assert_eq!(acks(&effects), [(1, 0)]);
     }
 
     #[test]
     fn after_a_refusal_an_unknown_producer_begins_at_zero() {
         let mut state = state();
-        let mut outcome = |now_ms, batch| {
+        let mut outcome = |mono_ms, batch| {
             let mut effects = Vec::new();
-            state.step(now_ms, batch, &mut effects);
+            state.step(Now { mono_ms, wall_ms: 0 }, batch, &mut effects);
             effects.iter().find_map(|e| match e {
                 Effect::Reply { outcome: Err(error), .. } => Some(error.clone()),
                 _ => None,
@@ -377,13 +386,13 @@ mod tests {
             for (op, count) in ops {
                 let mut effects = Vec::new();
                 if op < 2 {
-                    state.step(0, Event::Append { batch: batch(-1, -1, count), reply }, &mut effects);
+                    state.step(Now::default(), Event::Append { batch: batch(-1, -1, count), reply }, &mut effects);
                     due.push((reply, end, end + i64::from(count)));
                     end += i64::from(count);
                     ends.push_back(end);
                     reply += 1;
                 } else if let Some(next) = ends.drain(..ends.len().min(count as usize)).next_back() {
-                    state.step(0, Event::Committed(extent(committed, next)), &mut effects);
+                    state.step(Now::default(), Event::Committed(extent(committed, next)), &mut effects);
                     committed = next;
                 }
                 answered.extend(acks(&effects));

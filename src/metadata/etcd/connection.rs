@@ -92,6 +92,18 @@ impl Connections {
     where
         F: Future<Output = Result<T, Failure>>,
     {
+        self.call_within(self.settings.request_timeout, request).await
+    }
+
+    /// The same within `limit`.
+    pub(super) async fn call_within<T, F>(
+        &self,
+        limit: Duration,
+        request: impl Fn(Arc<Connection>) -> F,
+    ) -> Result<T, MetadataError>
+    where
+        F: Future<Output = Result<T, Failure>>,
+    {
         let used = Mutex::new(None);
         let attempts = async {
             let mut repeated = false;
@@ -111,7 +123,7 @@ impl Connections {
                 repeated = true;
             }
         };
-        match tokio::time::timeout(self.settings.request_timeout, attempts).await {
+        match tokio::time::timeout(limit, attempts).await {
             Ok(result) => result,
             Err(_) => {
                 let used = used.into_inner().expect("no panic under the lock");
@@ -119,7 +131,7 @@ impl Connections {
                     connection.fail();
                 }
                 let endpoint = used.map_or_else(|| self.settings.endpoints.join(", "), |c| c.endpoint.clone());
-                let message = format!("etcd at {endpoint}: no answer within {:?}", self.settings.request_timeout);
+                let message = format!("etcd at {endpoint}: no answer within {limit:?}");
                 Err(MetadataError::Unavailable { message })
             }
         }

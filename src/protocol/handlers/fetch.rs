@@ -92,7 +92,7 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     let limits = (body.max_wait_ms, body.min_bytes, body.max_bytes, body.isolation_level);
     let (max_wait_ms, min_bytes, max_bytes, isolation_level) = limits;
     let session = session_request(body, version);
-    let begun = ctx.sessions.lock().begin(ctx.broker.clock.wall_ms(), session);
+    let begun = ctx.sessions.lock().begin(ctx.broker.clock.monotonic_ms(), session);
     let (mode, targets) = match begun {
         Ok(begun) => begun,
         Err(code) => {
@@ -111,6 +111,9 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         cold: false,
     };
     fetch.run(&ctx).await;
+    if ctx.broker.standing.is_doubted() {
+        fetch.send_on();
+    }
     let source = fetch.source();
     let reply = respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots);
     ctx.broker.latencies.fetch[source as usize].record_duration(received.elapsed());
@@ -197,9 +200,9 @@ impl Slot {
         if (log_start..=high_watermark).contains(&offset) {
             return (offset < high_watermark).then_some(high_watermark);
         }
-        // Above the end: if the image says that somebody else leads, the end is not ours to know.
-        let elsewhere = ctx.broker.image.load().leader(&view.key).is_some_and(|node| node != ctx.broker.node);
-        let code = if offset > high_watermark && elsewhere {
+        // Above the end: if somebody else leads or may lead, the end is not ours to know.
+        let elsewhere = || ctx.broker.image.load().leader(&view.key).is_some_and(|node| node != ctx.broker.node);
+        let code = if offset > high_watermark && (ctx.broker.standing.is_doubted() || elsewhere()) {
             ErrorCode::NotLeaderOrFollower
         } else {
             ErrorCode::OffsetOutOfRange
@@ -247,6 +250,16 @@ impl Fetch {
             if tokio::time::timeout_at(self.deadline, notify.notified()).await.is_err() {
                 self.round(ctx).await;
                 return;
+            }
+        }
+    }
+
+    /// What is committed is served in any case. Whoever has all of it looks for the leader, who may be somebody else.
+    fn send_on(&mut self) {
+        for slot in &mut self.slots {
+            let at_end = slot.view.as_ref().is_ok_and(|view| slot.offset() == view.high_watermark());
+            if at_end && slot.outcome.error.is_none() && slot.outcome.diverging.is_none() {
+                slot.fail(ErrorCode::NotLeaderOrFollower);
             }
         }
     }
@@ -346,7 +359,7 @@ fn respond(ctx: &ConnectionContext, version: i16, read_committed: bool, mode: Mo
         log_start: data.log_start_offset,
     };
     let mut response = FetchResponse::default();
-    let now_ms = ctx.broker.clock.wall_ms();
+    let now_ms = ctx.broker.clock.monotonic_ms();
     let mut included = vec![true; slots.len()];
     match mode {
         Mode::Sessionless => {}
@@ -421,7 +434,10 @@ fn add_leaders(
     for (slot, data) in slots.iter().zip(data) {
         let stale = matches!(slot.outcome.error, Some(ErrorCode::NotLeaderOrFollower | ErrorCode::FencedLeaderEpoch));
         let Some(key) = slot.key.filter(|_| stale) else { continue };
-        if let (Some(node), epoch) = common::leader(&ctx.broker, &image, &key) {
+        let (leader, epoch) = common::leader(&ctx.broker, &image, &key);
+        // Who says that it does not lead does not send its client to itself.
+        let denied = slot.outcome.error == Some(ErrorCode::NotLeaderOrFollower);
+        if let Some(node) = leader.filter(|node| !denied || *node != ctx.broker.node) {
             named.insert(node);
             data.current_leader = LeaderIdAndEpoch::default().with_leader_id(node.0.into()).with_leader_epoch(epoch.0);
         }

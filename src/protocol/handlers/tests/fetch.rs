@@ -152,6 +152,29 @@ fn a_waiting_fetch_hears_that_the_leader_is_gone() {
     });
 }
 
+#[test]
+fn a_broker_in_doubt_serves_what_is_committed_and_sends_on_who_has_it_all() {
+    run(|| async {
+        let bed = Bed::new(false).await;
+        bed.topic("t", 1, &[]).await;
+        bed.produce("t", 0, batch_of(b"x")).await;
+        let request = |offset| fetch_request("t", &[(0, offset)], 5_000);
+        let start = monotonic();
+        let at_end = request(1);
+        let mut waiting = Box::pin(bed.call(12, &at_end));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        bed.standing.lost();
+        let response = bed.call(12, &request(0)).await;
+        assert_eq!(errors(&response), [(0, 0)]);
+        assert!(len(all(&response)[0]) > 0);
+        assert_eq!(errors(&bed.call(12, &request(2)).await), [(0, 6)], "a successor may have written more");
+        assert_eq!(monotonic(), start);
+        let response = waiting.await;
+        assert_eq!(errors(&response), [(0, 6)]);
+        assert_eq!(all(&response)[0].current_leader.leader_id.0, -1);
+    });
+}
+
 fn by_id(bed: &Bed, topic: &str) -> FetchTopic {
     let id = bed.image().topic(topic).unwrap().value.id.0;
     let mut topic = fetch_request(topic, &[(0, 0)], 0).topics.remove(0).with_topic_id(id);

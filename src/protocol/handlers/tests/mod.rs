@@ -232,6 +232,7 @@ impl Bed {
             admin: Admin::new(store.clone(), keys.clone()),
             latencies: Default::default(),
             health: Arc::new(S3Health::new(HealthLimits::default())),
+            standing: standing.clone(),
             groups,
         });
         let mut revisions = feed.subscribe();
