@@ -11,17 +11,20 @@ use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Brokers of a cluster.
-const BROKERS: usize = 3;
+pub const BROKERS: usize = 3;
 /// A short lease, so that a death is noticed soon.
 const LEASE_SEC: &str = "2";
 
-struct Cluster {
-    stack: Stack,
+/// Three brokers on one etcd and one bucket.
+pub struct Cluster {
+    /// The first broker, and what all need.
+    pub stack: Stack,
     others: Vec<Broker>,
 }
 
 impl Cluster {
-    async fn start(name: &str, flush_ms: &str) -> Self {
+    /// Brokers 1, 2 and 3, ready.
+    pub async fn start(name: &str, flush_ms: &str) -> Self {
         let of = |id: usize| [("KAFSCALE_BROKER_ID", id.to_string()), ("KAFSCALE_BROKER_LEASE_SEC", LEASE_SEC.into())];
         let own = [("KAFSCALE_FLUSH_INTERVAL_MS", flush_ms.to_owned())];
         let envs: Vec<(&str, String)> = of(1).into_iter().chain(own.clone()).collect();
@@ -40,18 +43,19 @@ impl Cluster {
     }
 
     /// By number, from 0.
-    fn broker(&mut self, n: usize) -> &mut Broker {
+    pub fn broker(&mut self, n: usize) -> &mut Broker {
         if n == 0 { &mut self.stack.broker } else { &mut self.others[n - 1] }
     }
 
-    fn addresses(&self) -> Vec<String> {
+    /// host:port of all Kafka listeners.
+    pub fn addresses(&self) -> Vec<String> {
         let others = self.others.iter().map(Broker::address);
         [self.stack.address()].into_iter().chain(others).collect()
     }
 }
 
 /// Partitions by the broker that leads them, as the broker at `address` says.
-async fn leaders(address: &str, topic: &str) -> BTreeMap<i32, BTreeSet<i32>> {
+pub async fn leaders(address: &str, topic: &str) -> BTreeMap<i32, BTreeSet<i32>> {
     let mut leaders: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
     let Ok(metadata) = Client::new(address).metadata(Some(&[topic]), false).await else { return leaders };
     for partition in metadata.topics.first().into_iter().flat_map(|t| &t.partitions) {

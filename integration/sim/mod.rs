@@ -263,6 +263,7 @@ async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
         port: 1,
         rack: None,
         version: "sim".into(),
+        control: None,
         draining: false,
     };
     let registered = ownership.register(writer, kafscale::rng::u64(), &live, LEASE_TTL).await;

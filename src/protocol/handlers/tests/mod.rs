@@ -172,6 +172,7 @@ async fn groups(
         port: 1,
         rack: None,
         version: "0".into(),
+        control: None,
         draining: false,
     };
     let ownership = Ownership::new(store.clone(), keys.clone());
