@@ -21,6 +21,7 @@ pub use check::{check, keys};
 use kafscale::actors::compactor::plan::MergeLimits;
 use kafscale::actors::compactor::{Maintenance, MaintenanceLimits};
 use kafscale::actors::context::NodeContext;
+use kafscale::actors::drain::Drains;
 use kafscale::actors::flusher::state::FlushLimits;
 use kafscale::actors::flusher::{Flusher, FlusherConfig};
 use kafscale::actors::group::handle::Groups;
@@ -195,12 +196,15 @@ pub struct Process {
     live: LiveValue,
     dead: Arc<AtomicBool>,
     membership: JoinHandle<()>,
+    drains: Arc<Drains>,
+    draining: JoinHandle<()>,
     thread: JoinHandle<()>,
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         self.membership.abort();
+        self.draining.abort();
         self.thread.abort();
     }
 }
@@ -224,8 +228,8 @@ impl Process {
             set.run_until(run).await;
         });
         match tokio::time::timeout(PATIENCE, wait).await {
-            Ok(Ok(Ok(Booted { context, maintenance, groups, feed, live, dead, membership }))) => {
-                Ok(Self { context, maintenance, groups, feed, live, dead, membership, thread })
+            Ok(Ok(Ok(Booted { context, maintenance, groups, feed, live, dead, membership, drains, draining }))) => {
+                Ok(Self { context, maintenance, groups, feed, live, dead, membership, drains, draining, thread })
             }
             Ok(Ok(Err(error))) => {
                 thread.abort();
@@ -245,6 +249,8 @@ struct Booted {
     live: LiveValue,
     dead: Arc<AtomicBool>,
     membership: JoinHandle<()>,
+    drains: Arc<Drains>,
+    draining: JoinHandle<()>,
 }
 
 async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
@@ -352,10 +358,12 @@ async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
         return Err("its lease ended before it started".to_owned());
     }
     let maintenance = leadership::start(&context, &feed, limits).await.map_err(|e| text(&e))?;
-    let config = GroupConfig::of(&context, feed.image().clone(), Default::default(), on_fatal);
+    let config = GroupConfig::of(&context, feed.clone(), Default::default(), on_fatal);
     let groups = group::start(config, &Placement::Here).await?;
     drop(actix_rt::spawn(leadership::run(context.clone(), maintenance.clone(), feed.clone())));
-    Ok(Booted { context, maintenance, groups, feed, live, dead, membership })
+    let drains = Drains::new(context.clone(), groups.clone(), feed.clone());
+    let draining = tokio::task::spawn_local(drains.clone().run());
+    Ok(Booted { context, maintenance, groups, feed, live, dead, membership, drains, draining })
 }
 
 /// The brokers of a run.
@@ -426,7 +434,15 @@ impl Brokers {
                 let admin = Admin::new(world.metadata.clone(), world.keys.clone()).with_clock(world.clock);
                 drop(admin.place_partitions("sim", topic, &moves, BrokerId(1)).await); // a failure is none of ours
             }
-            _ => {}
+            _ => {
+                // A drain that is called off, wherever it is.
+                let process = &self.running[one(random, self.running.len())];
+                if let Ok(hold) = process.drains.begin() {
+                    tokio::time::sleep(Duration::from_millis(random.below(2_000))).await;
+                    drop(hold);
+                    let _taken = process.drains.undrain(); // it may have been drained
+                }
+            }
         }
         zombie_dies(&mut self.zombies, random);
         self.publish(world);
@@ -460,14 +476,15 @@ fn zombie_dies(zombies: &mut Vec<Process>, random: &mut Rng) {
 
 /// Gives everything away, if anybody takes it, and ends.
 async fn drain(process: &Process) {
-    if process.context.set_draining(true).await.is_ok() {
-        let busy = || !process.context.owned_partitions().is_empty() || !process.groups.is_idle();
-        let empty = async {
-            while busy() && !process.dead.load(Ordering::Acquire) {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        drop(tokio::time::timeout(Duration::from_secs(60), empty).await);
+    let dead = async {
+        while !process.dead.load(Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let drained = tokio::time::timeout(Duration::from_secs(60), process.drains.stop());
+    tokio::select! {
+        _ = drained => {}
+        () = dead => {}
     }
 }
 

@@ -111,7 +111,8 @@ pub fn drain(args: &DrainArgs) -> ExitCode {
         let (mut client, status) = connect(&args.target).await?;
         if args.undrain {
             let answer = client.undrain(UndrainRequest {}).await.map_err(CommandError::Refused)?.into_inner();
-            return Ok(println!("{}", undrained(&status, answer.was_draining, args.target.json)));
+            println!("{}", undrained(&status, answer.was_draining, args.target.json));
+            return Ok(());
         }
         let within = Duration::from_secs(args.timeout);
         let drain = follow(&mut client, &status, args.target.json);
@@ -123,7 +124,8 @@ pub fn drain(args: &DrainArgs) -> ExitCode {
 pub fn status(target: &Target) -> ExitCode {
     run(async {
         let (_, status) = connect(target).await?;
-        Ok(print!("{}", if target.json { status_json(&status) } else { status_text(&status) }))
+        print!("{}", if target.json { status_json(&status) } else { status_text(&status) });
+        Ok(())
     })
 }
 

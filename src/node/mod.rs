@@ -474,7 +474,7 @@ async fn start_loops(
     on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 ) -> Result<Arc<Broker>, NodeError> {
     let (io, registry) = (&context.io, &context.registry);
-    let group_config = GroupConfig::of(context, feed.image().clone(), config.groups, on_fatal.clone());
+    let group_config = GroupConfig::of(context, feed.clone(), config.groups, on_fatal.clone());
     let shard = context.shards.last().expect("there is a shard");
     let groups = group::start(group_config, shard).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;

@@ -183,7 +183,8 @@ impl State {
         let empty = seen.known && seen.partitions == 0 && seen.shards == 0;
         match self.phase {
             Phase::Serving => {}
-            _ if !seen.others && !(self.stopping && self.phase == Phase::Drained) => self.end(End::Alone),
+            Phase::Drained if self.stopping => {} // it ends, whoever else is there
+            _ if !seen.others => self.end(End::Alone),
             Phase::HandingOver if empty => self.phase = Phase::Flushing,
             // It took something when it did not know yet, or the image of before came late.
             Phase::Flushing | Phase::Drained if !empty => self.phase = Phase::HandingOver,

@@ -20,8 +20,9 @@ use crate::metadata::coordination::{ClaimError, ClaimLost, Coordination, ShardCl
 use crate::metadata::keys::{Keys, ParsedKey};
 use crate::metadata::model::{self, TopicValue};
 use crate::metadata::placement::Candidates;
+use crate::metadata::watcher::ImageFeed;
 use crate::metadata::{Entry, Op};
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -71,6 +72,11 @@ pub(super) struct Missing(pub BTreeSet<(Arc<str>, TopicId)>);
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Drain(pub oneshot::Sender<()>);
+
+/// Brokers have come, gone or changed, or shards have: others may have become this broker's.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Look;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -240,7 +246,7 @@ impl CoordinatorShards {
         if !std::mem::take(&mut self.look) || (self.stopping && !self.parted) {
             return;
         }
-        let image = self.shared.config.image.load_full();
+        let image = self.shared.config.feed.current();
         let (candidates, node) = (Candidates::of(&image), self.shared.config.node);
         // Without anybody who can take it a shard stays where it is.
         let mine = |shard: &u32| candidates.coordinator(*shard).is_none_or(|wanted| wanted == node);
@@ -362,6 +368,19 @@ impl Drop for CoordinatorShards {
     }
 }
 
+/// Tells the actor when it has to look: groups without a coordinator wait for nobody's tick.
+async fn follow(feed: ImageFeed, shards: Addr<CoordinatorShards>) {
+    let mut revisions = feed.subscribe();
+    let mut seen = feed.current();
+    while revisions.changed().await.is_ok() {
+        let image = feed.current();
+        if !image.has_same_coordinators(&seen) {
+            shards.do_send(Look);
+        }
+        seen = image;
+    }
+}
+
 /// Claims shards and reads their groups.
 fn gain(shared: &Arc<Shared>, wanted: BTreeSet<u32>, shards: Addr<CoordinatorShards>) {
     let inside = shared.clone();
@@ -467,6 +486,18 @@ impl Actor for CoordinatorShards {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.publish();
         self.tick(ctx);
+        let (feed, me) = (self.shared.config.feed.clone(), ctx.address());
+        ctx.spawn(follow(feed, me).into_actor(self));
+    }
+}
+
+impl Handler<Look> for CoordinatorShards {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, ctx: &mut Self::Context) {
+        failpoint::hit("groups.look");
+        self.look = true;
+        self.proceed(ctx);
     }
 }
 

@@ -183,7 +183,7 @@ async fn groups(
         registry: Arc::default(),
         coordination: Coordination::new(store.clone(), keys.clone(), &registration),
         metadata: store,
-        image,
+        feed: watcher::ImageFeed::new(image),
         io: IoPool::current(),
         clock,
         standing,
