@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster chaos-faults groups cost breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster rolling chaos-faults groups cost breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -52,6 +52,10 @@ chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
 chaos-cluster: export KILLS ?= 100
 chaos-cluster: ## Kill brokers of a cluster of three under load (KILLS=100, SEED=)
 	$(PROOF) cluster::
+
+rolling: export ROLLS ?= 20
+rolling: ## Restart the brokers of a cluster one after the other under clients (ROLLS=20, S3_PROFILE=none, std or express)
+	$(PROOF) rolling::
 
 chaos-faults: export DURATION_SEC ?= 30
 chaos-faults: ## Let S3 and etcd fail under load (DURATION_SEC=30 per fault, SEED=)

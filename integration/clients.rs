@@ -112,25 +112,54 @@ impl Client {
 pub struct Running {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
-    reading: JoinHandle<()>,
+    complaints: Arc<Mutex<Vec<String>>>,
+    reading: [JoinHandle<()>; 2],
+}
+
+/// Takes lines until there are no more.
+fn collect(
+    from: impl tokio::io::AsyncRead + Send + Unpin + 'static,
+    show: bool,
+) -> (Arc<Mutex<Vec<String>>>, JoinHandle<()>) {
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let (read, mut from) = (lines.clone(), BufReader::new(from).lines());
+    let reading = tokio::spawn(async move {
+        while let Ok(Some(line)) = from.next_line().await {
+            if show {
+                eprintln!("{line}");
+            }
+            read.lock().expect("no panic under the lock").push(line);
+        }
+    });
+    (lines, reading)
 }
 
 impl Running {
     pub fn start(client: &Client, bootstrap: &str, topic: &str, group: &str, more: &[&str]) -> Self {
+        Self::spawn(client, &[&["group", bootstrap, topic, group, "0"], more].concat())
+    }
+
+    /// One that writes to all partitions of a topic, as `load` of the README says.
+    pub fn load(client: &Client, bootstrap: &str, topic: &str, partitions: i32, pause_ms: u64) -> Self {
+        Self::spawn(client, &["load", bootstrap, topic, &partitions.to_string(), &pause_ms.to_string()])
+    }
+
+    fn spawn(client: &Client, args: &[&str]) -> Self {
         let (program, first) = client.command();
         let mut command = Command::new(program);
-        command.args(first).args(["group", bootstrap, topic, group, "0"]).args(more);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        command.args(first).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("installed by `make test`");
-        let mut out = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let lines = Arc::<Mutex<Vec<String>>>::default();
-        let read = lines.clone();
-        let reading = tokio::spawn(async move {
-            while let Ok(Some(line)) = out.next_line().await {
-                read.lock().expect("no panic under the lock").push(line);
-            }
-        });
-        Self { child, lines, reading }
+        let (lines, out) = collect(child.stdout.take().expect("piped"), false);
+        let (complaints, err) = collect(child.stderr.take().expect("piped"), true);
+        Self { child, lines, complaints, reading: [out, err] }
+    }
+
+    /// What its client has told its user of trouble.
+    pub fn complaints(&self) -> Vec<String> {
+        let lines = self.complaints.lock().expect("no panic under the lock");
+        let of_client = |line: &&String| line.starts_with("error: ") || line.starts_with("not committed: ");
+        lines.iter().filter(of_client).cloned().collect()
     }
 
     /// `PARTITION OFFSET VALUE` of what it has read.
@@ -154,7 +183,9 @@ impl Running {
         drop(self.child.stdin.take());
         let status = tokio::time::timeout(RUN_DEADLINE, self.child.wait()).await.expect("it ends").expect("it ran");
         assert!(status.success(), "{status}");
-        (&mut self.reading).await.expect("read");
+        for reading in &mut self.reading {
+            reading.await.expect("read");
+        }
         self.lines()
     }
 }

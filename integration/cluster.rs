@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Brokers of a cluster.
-const BROKERS: usize = 3;
+pub const BROKERS: usize = 3;
 /// A short lease, so that a death is noticed soon.
 const LEASE_SEC: &str = "2";
 
@@ -56,7 +56,7 @@ impl Cluster {
 }
 
 /// Partitions by the broker that leads them, as the broker at `address` says.
-async fn leaders(address: &str, topic: &str) -> BTreeMap<i32, BTreeSet<i32>> {
+pub async fn leaders(address: &str, topic: &str) -> BTreeMap<i32, BTreeSet<i32>> {
     let mut leaders: BTreeMap<i32, BTreeSet<i32>> = BTreeMap::new();
     let Ok(metadata) = Client::new(address).metadata(Some(&[topic]), false).await else { return leaders };
     for partition in metadata.topics.first().into_iter().flat_map(|t| &t.partitions) {

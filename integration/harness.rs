@@ -332,6 +332,7 @@ pub struct Broker {
     log: PathBuf,
     port: u16,
     metrics_port: u16,
+    control_port: u16,
 }
 
 impl Broker {
@@ -351,7 +352,7 @@ impl Broker {
     }
 
     fn spawn_on(port: u16, program: &Path, args: &[&str], envs: &[(&str, String)], log: &Path) -> Self {
-        let metrics_port = free_port();
+        let (metrics_port, control_port) = (free_port(), free_port());
         let mut all = vec![
             ("KAFSCALE_BROKER_ADDR".to_string(), format!("127.0.0.1:{port}")),
             ("KAFSCALE_METRICS_ADDR".to_string(), format!("127.0.0.1:{metrics_port}")),
@@ -359,11 +360,12 @@ impl Broker {
         if args == ["broker"] {
             all.push(("KAFSCALE_BROKER_HOST".into(), "127.0.0.1".into()));
             all.push(("KAFSCALE_BROKER_PORT".into(), port.to_string()));
+            all.push(("KAFSCALE_CONTROL_ADDR".into(), format!("127.0.0.1:{control_port}")));
         }
         all.extend(envs.iter().map(|(k, v)| (k.to_string(), v.clone())));
         let args = strings(args);
         let process = Process::spawn("kafscale", program, &args, &all, log);
-        Self { process, program: program.into(), args, envs: all, log: log.into(), port, metrics_port }
+        Self { process, program: program.into(), args, envs: all, log: log.into(), port, metrics_port, control_port }
     }
 
     /// Starts it again with the same ports, data and environment, without waiting; ends it first if it runs.
@@ -410,6 +412,11 @@ impl Broker {
     /// host:port of `/metrics`, `/livez`, `/readyz`.
     pub fn metrics_address(&self) -> String {
         format!("127.0.0.1:{}", self.metrics_port)
+    }
+
+    /// host:port of the control plane; only of `kafscale broker`.
+    pub fn control_address(&self) -> String {
+        format!("127.0.0.1:{}", self.control_port)
     }
 
     /// All samples of `/metrics`: name with labels, value.

@@ -1,6 +1,7 @@
 //! The command line: parses it, checks the configuration, and hands over to the component. Decides nothing else.
 
 use crate::config::{self, Component, Report};
+use crate::control::commands::{self, DrainArgs, Target};
 use crate::{clock, node, sabotage, telemetry};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
@@ -16,6 +17,10 @@ pub mod exit {
     pub const SOFTWARE: u8 = 70;
     /// An address that is taken, a data folder that is in use, a file that cannot be made.
     pub const RESOURCE: u8 = 73;
+    /// Of `drain`: it was called off, or not done in time.
+    pub const NOT_DONE: u8 = 75;
+    /// Of `drain`: the broker refuses, since no other one could take over.
+    pub const REFUSED: u8 = 77;
     /// Wrong configuration.
     pub const CONFIG: u8 = 78;
 }
@@ -33,6 +38,10 @@ enum Command {
     Dev(Box<config::args::DevArgs>),
     /// Run one broker against S3 and etcd.
     Broker(Box<config::args::BrokerArgs>),
+    /// Let a broker give everything to the others, before it is stopped; or let it take work again.
+    Drain(Box<DrainArgs>),
+    /// Print what a broker is and how it does.
+    Status(Box<Target>),
     /// Check the configuration and print what would be used, secrets redacted.
     CheckConfig {
         /// The component whose configuration is checked.
@@ -58,6 +67,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Dev(_) => start(Component::Dev, arguments),
         Command::Broker(_) => start(Component::Broker, arguments),
+        Command::Drain(args) => commands::drain(&args),
+        Command::Status(target) => commands::status(&target),
         Command::CheckConfig { component, flags } => check_config(component, flags),
         Command::ConfigDocs => {
             print!("{}", config::docs::render());

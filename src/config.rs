@@ -155,6 +155,15 @@ pub enum MetadataConfig {
     },
 }
 
+/// Where the control plane listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlAddr {
+    /// Listener; port 0 means any free one.
+    pub listen: SocketAddr,
+    /// Its host as written.
+    pub host: String,
+}
+
 /// Everything a broker process needs to know, checked.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -172,6 +181,8 @@ pub struct NodeConfig {
     pub rack: Option<String>,
     /// Listener of `/metrics`, `/livez`, `/readyz`.
     pub metrics_addr: SocketAddr,
+    /// Listener of the gRPC control plane, if there is one.
+    pub control_addr: Option<ControlAddr>,
     /// Prefix of object keys and name of the cluster in the metadata store.
     pub namespace: String,
     /// Object store.
@@ -274,6 +285,28 @@ pub fn resolve(component: Component, matches: &ArgMatches, environment: &Environ
         _ => Err(check.errors),
     };
     Report { settings, warnings: check.warnings, outcome }
+}
+
+/// Checks what a command needs to read the metadata of the cluster `namespace`, which it also returns.
+pub fn etcd(args: &args::EtcdArgs, namespace: &str) -> Result<(MetadataConfig, String), Vec<ConfigError>> {
+    let mut check = validate::Check::default();
+    let namespace_name = "KAFSCALE_S3_NAMESPACE";
+    let given = [
+        (namespace_name, Some(namespace)),
+        ("KAFSCALE_ETCD_ENDPOINTS", args.etcd_endpoints.as_deref()),
+        ("KAFSCALE_ETCD_CA_FILE", args.etcd_ca_file.as_deref()),
+        ("KAFSCALE_ETCD_CERT_FILE", args.etcd_cert_file.as_deref()),
+        ("KAFSCALE_ETCD_KEY_FILE", args.etcd_key_file.as_deref()),
+    ];
+    for (name, _) in given.iter().filter(|(_, value)| value.is_some_and(|value| value.trim().is_empty())) {
+        check.errors.push(ConfigError::Empty { name: (*name).to_owned() });
+    }
+    let metadata = validate::etcd(&mut check, args);
+    let namespace = check.parse(namespace_name, namespace, values::key_part);
+    match metadata.zip(namespace) {
+        Some(found) if check.errors.is_empty() => Ok(found),
+        _ => Err(check.errors),
+    }
 }
 
 fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> A {

@@ -115,6 +115,15 @@ impl Brokers {
                 let shift_ms = random.below(2 * CLOCK_SHIFT_MS_MAX) as i64 - CLOCK_SHIFT_MS_MAX as i64;
                 process.clock_shift_ms.store(shift_ms, Ordering::Relaxed);
             }
+            16 => {
+                world.trace.happened("broker: drain called off");
+                let process = &self.running[one(random, self.running.len())];
+                if let Ok(hold) = process.drains.begin() {
+                    tokio::time::sleep(Duration::from_millis(random.below(2_000))).await;
+                    drop(hold);
+                    let _taken = process.drains.undrain(); // it may have been drained
+                }
+            }
             _ => {}
         }
         self.zombies.retain(|_| random.below(4) > 0);
@@ -163,13 +172,15 @@ fn cut(link: &Arc<Link>, random: &mut Rng) {
 
 /// Gives everything away, if anybody takes it, and ends.
 pub async fn drain(process: &Process) {
-    if process.context.set_draining(true).await.is_ok() {
-        let busy = || !process.context.owned_partitions().is_empty() || !process.groups.is_idle();
-        let empty = async {
-            while busy() && !process.is_dead() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        };
-        drop(tokio::time::timeout(Duration::from_secs(60), empty).await);
+    let dead = async {
+        while !process.is_dead() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let drained = tokio::time::timeout(Duration::from_secs(60), process.drains.stop());
+    tokio::select! {
+        biased;
+        _ = drained => {}
+        () = dead => {}
     }
 }

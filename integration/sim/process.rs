@@ -8,6 +8,7 @@ use crate::workload::Rng;
 use kafscale::actors::compactor::plan::MergeLimits;
 use kafscale::actors::compactor::{Maintenance, MaintenanceLimits};
 use kafscale::actors::context::NodeContext;
+use kafscale::actors::drain::Drains;
 use kafscale::actors::flusher::state::FlushLimits;
 use kafscale::actors::flusher::{Flusher, FlusherConfig};
 use kafscale::actors::group::handle::Groups;
@@ -55,6 +56,8 @@ pub struct Process {
     pub(super) link: Arc<Link>,
     /// How wrong its wall clock is, ms.
     pub(super) clock_shift_ms: &'static AtomicI64,
+    /// How it gives everything away.
+    pub(super) drains: Arc<Drains>,
     reader: Arc<LogReader>,
     dead: Arc<AtomicBool>,
     membership: AbortHandle,
@@ -99,8 +102,21 @@ impl Process {
         });
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(Ok(Ok(booted))) => {
-                let Booted { context, maintenance, groups, clock_shift_ms, reader, dead, membership, .. } = booted;
-                Ok(Self { context, maintenance, groups, node, link, clock_shift_ms, reader, dead, membership, thread })
+                let Booted { context, maintenance, groups, clock_shift_ms, drains, reader, dead, membership, .. } =
+                    booted;
+                Ok(Self {
+                    context,
+                    maintenance,
+                    groups,
+                    node,
+                    link,
+                    clock_shift_ms,
+                    drains,
+                    reader,
+                    dead,
+                    membership,
+                    thread,
+                })
             }
             Ok(Ok(Err(error))) => {
                 link.crash();
@@ -135,6 +151,7 @@ struct Booted {
     groups: Groups,
     feed: ImageFeed,
     clock_shift_ms: &'static AtomicI64,
+    drains: Arc<Drains>,
     reader: Arc<LogReader>,
     dead: Arc<AtomicBool>,
     membership: AbortHandle,
@@ -158,6 +175,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         port: 1,
         rack: None,
         version: "sim".into(),
+        control: None,
         draining: false,
     };
     let registered = ownership.register(writer, kafscale::rng::u64(), &live, LEASE_TTL).await;
@@ -228,10 +246,12 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         return Err("its lease ended before it started".to_owned());
     }
     let maintenance = leadership::start(&context, &feed, maintenance_limits()).await.map_err(|e| text(&e))?;
-    let config = GroupConfig::of(&context, feed.image().clone(), Default::default(), on_fatal);
+    let config = GroupConfig::of(&context, feed.clone(), Default::default(), on_fatal);
     let groups = group::start(config, &Placement::Here).await?;
     drop(actix_rt::spawn(leadership::run(context.clone(), maintenance.clone(), feed.clone())));
-    Ok(Booted { context, maintenance, groups, feed, clock_shift_ms, reader, dead, membership })
+    let drains = Drains::new(context.clone(), groups.clone(), feed.clone());
+    tokio::task::spawn_local(drains.clone().run());
+    Ok(Booted { context, maintenance, groups, feed, clock_shift_ms, drains, reader, dead, membership })
 }
 
 fn flush_limits() -> FlushLimits {

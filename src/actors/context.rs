@@ -93,6 +93,11 @@ impl NodeContext {
         owned.iter().map(|(k, p)| (*k, p.clone())).collect()
     }
 
+    /// How many they are.
+    pub fn owned_count(&self) -> usize {
+        self.owned.read().expect("no panic under the lock").len()
+    }
+
     /// True if this broker owns the partition.
     pub fn owns(&self, key: &PartitionKey) -> bool {
         self.owned.read().expect("no panic under the lock").contains_key(key)

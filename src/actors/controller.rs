@@ -88,6 +88,7 @@ mod tests {
             port: 1,
             rack: None,
             version: "0".into(),
+            control: None,
             draining: false,
         }
     }

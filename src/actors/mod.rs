@@ -4,6 +4,7 @@ pub mod compactor;
 pub mod context;
 pub mod control;
 pub mod controller;
+pub mod drain;
 pub mod flusher;
 pub mod group;
 pub mod leadership;

@@ -134,32 +134,9 @@ pub struct CommonArgs {
     pub otlp_endpoint: Option<String>,
 }
 
-/// Settings of `kafscale dev`.
+/// Where etcd is and how to talk to it.
 #[derive(Debug, Clone, Args)]
-pub struct DevArgs {
-    /// Kafka listener address (host:port; port 0 takes any free one).
-    #[arg(long, env = "KAFSCALE_BROKER_ADDR", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
-    pub broker_addr: String,
-    /// Listen address of /metrics, /livez and /readyz (host:port; port 0 takes any free one).
-    #[arg(long, env = "KAFSCALE_METRICS_ADDR", default_value = "127.0.0.1:9093", value_name = "HOST:PORT")]
-    pub metrics_addr: String,
-    /// Folder that holds everything: objects and metadata.
-    #[arg(long, env = "KAFSCALE_DATA_DIR", default_value = "./.kafscale", value_name = "PATH")]
-    pub data_dir: String,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub common: CommonArgs,
-}
-
-/// Settings of `kafscale broker`.
-#[derive(Debug, Clone, Args)]
-pub struct BrokerArgs {
-    /// Kafka listener address (host:port; port 0 takes any free one).
-    #[arg(long, env = "KAFSCALE_BROKER_ADDR", default_value = "0.0.0.0:9092", value_name = "HOST:PORT")]
-    pub broker_addr: String,
-    /// Listen address of /metrics, /livez and /readyz (host:port; port 0 takes any free one).
-    #[arg(long, env = "KAFSCALE_METRICS_ADDR", default_value = "0.0.0.0:9093", value_name = "HOST:PORT")]
-    pub metrics_addr: String,
+pub struct EtcdArgs {
     /// Etcd endpoints for metadata and offsets, comma-separated, each host:port, http://host:port or https://host:port; required.
     #[arg(long, env = "KAFSCALE_ETCD_ENDPOINTS", value_name = "LIST")]
     pub etcd_endpoints: Option<String>,
@@ -178,6 +155,44 @@ pub struct BrokerArgs {
     /// PEM file with the private key of KAFSCALE_ETCD_CERT_FILE.
     #[arg(long, env = "KAFSCALE_ETCD_KEY_FILE", value_name = "PATH")]
     pub etcd_key_file: Option<String>,
+}
+
+/// Settings of `kafscale dev`.
+#[derive(Debug, Clone, Args)]
+pub struct DevArgs {
+    /// Kafka listener address (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_BROKER_ADDR", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
+    pub broker_addr: String,
+    /// Listen address of /metrics, /livez and /readyz (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_METRICS_ADDR", default_value = "127.0.0.1:9093", value_name = "HOST:PORT")]
+    pub metrics_addr: String,
+    /// Listen address of the gRPC control plane (host:port; port 0 takes any free one), or off; see docs/control.md.
+    #[arg(long, env = "KAFSCALE_CONTROL_ADDR", default_value = "off", value_name = "HOST:PORT")]
+    pub control_addr: String,
+    /// Folder that holds everything: objects and metadata.
+    #[arg(long, env = "KAFSCALE_DATA_DIR", default_value = "./.kafscale", value_name = "PATH")]
+    pub data_dir: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub common: CommonArgs,
+}
+
+/// Settings of `kafscale broker`.
+#[derive(Debug, Clone, Args)]
+pub struct BrokerArgs {
+    /// Kafka listener address (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_BROKER_ADDR", default_value = "0.0.0.0:9092", value_name = "HOST:PORT")]
+    pub broker_addr: String,
+    /// Listen address of /metrics, /livez and /readyz (host:port; port 0 takes any free one).
+    #[arg(long, env = "KAFSCALE_METRICS_ADDR", default_value = "0.0.0.0:9093", value_name = "HOST:PORT")]
+    pub metrics_addr: String,
+    /// Listen address of the gRPC control plane (host:port; port 0 takes any free one), or off; plain text and for everybody who
+    /// reaches it, see docs/control.md.
+    #[arg(long, env = "KAFSCALE_CONTROL_ADDR", default_value = "0.0.0.0:9094", value_name = "HOST:PORT")]
+    pub control_addr: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub etcd: EtcdArgs,
     /// S3 bucket for segments; required unless KAFSCALE_USE_MEMORY_S3 is true.
     #[arg(long, env = "KAFSCALE_S3_BUCKET", value_name = "NAME")]
     pub s3_bucket: Option<String>,
@@ -237,7 +252,6 @@ pub struct BrokerArgs {
 /// Variables of the operations guide that later versions implement: known, but a process that is given one says that
 /// it has no effect.
 pub const PLANNED: &[(&str, &str)] = &[
-    ("KAFSCALE_CONTROL_ADDR", "Control-plane listen address."),
     ("KAFSCALE_TRACE_KAFKA", "Protocol tracing."),
     ("KAFSCALE_THROUGHPUT_WINDOW_SEC", "Throughput window in seconds."),
     ("KAFSCALE_CONSOLE_HTTP_ADDR", "Console listen address."),

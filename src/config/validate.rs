@@ -1,9 +1,9 @@
 //! Turns arguments into a [`ProcessConfig`], collecting every error instead of stopping at the first.
 
-use super::args::{BrokerArgs, CommonArgs, DevArgs, PLANNED};
+use super::args::{BrokerArgs, CommonArgs, DevArgs, EtcdArgs, PLANNED};
 use super::{
-    Component, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig, groups, s3, tls,
-    topic_defaults, values,
+    Component, ControlAddr, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig,
+    groups, s3, tls, topic_defaults, values,
 };
 use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::s3_health::state::HealthLimits;
@@ -184,7 +184,8 @@ impl Check {
 pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
     let data_dir = check.parse("KAFSCALE_DATA_DIR", &args.data_dir, |text| Ok(PathBuf::from(text)));
     let broker_id = broker_id(check, &args.common, None);
-    let common = common(check, &args.common, &args.broker_addr, &args.metrics_addr);
+    let addresses = Addresses { broker: &args.broker_addr, metrics: &args.metrics_addr, control: &args.control_addr };
+    let common = common(check, &args.common, addresses);
     let (data_dir, common, broker_id) = (data_dir?, common?, broker_id?);
     let storage = StorageConfig::Local { dir: data_dir.join("objects") };
     let metadata = MetadataConfig::Embedded { path: data_dir.join("metadata.redb") };
@@ -195,14 +196,15 @@ pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
 pub(super) fn broker(check: &mut Check, args: &BrokerArgs, environment: &Environment) -> Option<ProcessConfig> {
     let pod_name = environment.iter().find(|(name, _)| name == "POD_NAME").map(|(_, value)| value.as_str());
     let broker_id = broker_id(check, &args.common, pod_name);
-    let metadata = etcd(check, args);
+    let metadata = etcd(check, &args.etcd);
     let storage = s3::storage(check, args);
     let health = s3::health(check, args);
-    let common = common(check, &args.common, &args.broker_addr, &args.metrics_addr);
+    let addresses = Addresses { broker: &args.broker_addr, metrics: &args.metrics_addr, control: &args.control_addr };
+    let common = common(check, &args.common, addresses);
     Some(common?.into_process(Component::Broker, broker_id?, storage?, metadata?, health?))
 }
 
-fn etcd(check: &mut Check, args: &BrokerArgs) -> Option<MetadataConfig> {
+pub(super) fn etcd(check: &mut Check, args: &EtcdArgs) -> Option<MetadataConfig> {
     let reason = "a broker keeps its metadata in etcd (comma-separated endpoints, for example http://etcd:2379)";
     let endpoints = check.required("KAFSCALE_ETCD_ENDPOINTS", reason, &args.etcd_endpoints, values::endpoints);
     let (username, password) = (args.etcd_username.clone(), args.etcd_password.clone().map(Secret::new));
@@ -211,7 +213,7 @@ fn etcd(check: &mut Check, args: &BrokerArgs) -> Option<MetadataConfig> {
     Some(MetadataConfig::Etcd { endpoints: endpoints?, username, password, tls: tls? })
 }
 
-fn etcd_tls(check: &mut Check, args: &BrokerArgs, endpoints: Option<&[String]>) -> Option<EtcdTls> {
+fn etcd_tls(check: &mut Check, args: &EtcdArgs, endpoints: Option<&[String]>) -> Option<EtcdTls> {
     const CA: &str = "KAFSCALE_ETCD_CA_FILE";
     const CERT: &str = "KAFSCALE_ETCD_CERT_FILE";
     const KEY: &str = "KAFSCALE_ETCD_KEY_FILE";
@@ -260,6 +262,7 @@ fn broker_id(check: &mut Check, args: &CommonArgs, pod_name: Option<&str>) -> Op
 struct Common {
     listen: SocketAddr,
     metrics_addr: SocketAddr,
+    control_addr: Option<ControlAddr>,
     advertised_host: String,
     advertised_port: u16,
     rack: Option<String>,
@@ -278,16 +281,27 @@ struct Common {
     otlp_endpoint: Option<String>,
 }
 
-fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr: &str) -> Option<Common> {
-    let broker_addr = check.parse("KAFSCALE_BROKER_ADDR", broker_addr, values::listen_address);
-    let metrics_addr = check.parse("KAFSCALE_METRICS_ADDR", metrics_addr, values::listen_address);
-    if let (Some((broker, _)), Some((metrics, _))) = (&broker_addr, &metrics_addr)
-        && broker == metrics
-        && broker.port() != 0
-    {
-        check.contradiction(format!(
-            "KAFSCALE_BROKER_ADDR and KAFSCALE_METRICS_ADDR are both {broker}: choose two ports"
-        ));
+/// What a broker listens on, as given.
+struct Addresses<'a> {
+    broker: &'a str,
+    metrics: &'a str,
+    control: &'a str,
+}
+
+fn common(check: &mut Check, args: &CommonArgs, addresses: Addresses<'_>) -> Option<Common> {
+    let broker_addr = check.parse("KAFSCALE_BROKER_ADDR", addresses.broker, values::listen_address);
+    let metrics_addr = check.parse("KAFSCALE_METRICS_ADDR", addresses.metrics, values::listen_address);
+    let control_addr = check.parse("KAFSCALE_CONTROL_ADDR", addresses.control, values::listen_address_or_off);
+    let listeners = [
+        ("KAFSCALE_BROKER_ADDR", broker_addr.as_ref()),
+        ("KAFSCALE_METRICS_ADDR", metrics_addr.as_ref()),
+        ("KAFSCALE_CONTROL_ADDR", control_addr.as_ref().and_then(Option::as_ref)),
+    ];
+    for (n, (name, address)) in listeners.iter().enumerate() {
+        let Some((address, _)) = address.filter(|(address, _)| address.port() != 0) else { continue };
+        for (other, _) in listeners[..n].iter().filter(|(_, other)| other.is_some_and(|(other, _)| other == address)) {
+            check.contradiction(format!("{other} and {name} are both {address}: choose two ports"));
+        }
     }
     let advertised = advertised(check, args, broker_addr.as_ref());
     let rack = check.parse_optional("KAFSCALE_BROKER_RACK", &args.broker_rack, values::key_part);
@@ -316,6 +330,7 @@ fn common(check: &mut Check, args: &CommonArgs, broker_addr: &str, metrics_addr:
     Some(Common {
         listen: broker_addr?.0,
         metrics_addr: metrics_addr?.0,
+        control_addr: control_addr?.map(|(listen, host)| ControlAddr { listen, host }),
         advertised_host,
         advertised_port,
         rack: rack?,
@@ -388,6 +403,7 @@ impl Common {
             advertised_port: self.advertised_port,
             rack: self.rack,
             metrics_addr: self.metrics_addr,
+            control_addr: self.control_addr,
             namespace: self.namespace,
             storage,
             s3_health,

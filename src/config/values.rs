@@ -37,6 +37,14 @@ pub fn listen_address(text: &str) -> Result<(SocketAddr, String), String> {
     Ok((address, bare.to_owned()))
 }
 
+/// An address to listen on, or nothing if it says `off`.
+pub fn listen_address_or_off(text: &str) -> Result<Option<(SocketAddr, String)>, String> {
+    if text.eq_ignore_ascii_case("off") {
+        return Ok(None);
+    }
+    listen_address(text).map(Some).map_err(|reason| format!("{reason}, or off"))
+}
+
 /// A host name or address that clients can be told.
 pub fn host(text: &str) -> Result<String, String> {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');

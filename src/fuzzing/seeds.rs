@@ -294,6 +294,7 @@ fn metadata() -> Vec<Seed> {
         port: 9092,
         rack: Some("a".into()),
         version: "0.1.0".into(),
+        control: None,
         draining: false,
     };
     let configs = [("retention.ms", "1000"), ("cleanup.policy", "compact"), ("max.message.bytes", "x")];

@@ -93,6 +93,7 @@ impl Bed {
             port: 1,
             rack: None,
             version: "0".into(),
+            control: None,
             draining: false,
         };
         let registration = self.ownership.register(WriterId(id), id, &live, Duration::from_secs(3_600)).await.unwrap();

@@ -95,6 +95,11 @@ impl ClusterImage {
         Arc::ptr_eq(&self.groups, &other.groups)
     }
 
+    /// True if the live brokers and the owners of coordinator shards are known to be the same.
+    pub fn has_same_coordinators(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.lives, &other.lives) && Arc::ptr_eq(&self.shards, &other.shards)
+    }
+
     /// Live topics in name order.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values().filter(|t| t.value.state == TopicState::Live)
@@ -367,6 +372,7 @@ mod tests {
             port: 1,
             rack: None,
             version: "0".into(),
+            control: None,
             draining: false,
         }
     }

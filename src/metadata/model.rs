@@ -85,6 +85,9 @@ pub struct LiveValue {
     pub rack: Option<String>,
     /// Version of the program.
     pub version: String,
+    /// host:port of its gRPC control plane, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<String>,
     /// It gives away what it leads and takes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,

@@ -149,6 +149,7 @@ mod tests {
                 port: 1,
                 rack: None,
                 version: "0".into(),
+                control: None,
                 draining: draining.contains(node),
             };
             image.apply(&keys, entry(keys.live(WriterId(*node as u64)), model::encode(&live)));

@@ -12,6 +12,7 @@ use crate::actors::compactor::plan::MergeLimits;
 use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
 use crate::actors::context::NodeContext;
 use crate::actors::controller;
+use crate::actors::drain::Drains;
 use crate::actors::flusher::state::FlushLimits;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
 use crate::actors::group::{self, GroupConfig};
@@ -24,13 +25,13 @@ use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use crate::broker::{Broker, BrokerSettings};
 use crate::cli::exit;
 use crate::clock::Clock;
-use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
+use crate::config::{Component, ControlAddr, MetadataConfig, NodeConfig, StorageConfig};
+use crate::control::server::Service;
 use crate::http::{self, HttpState, Readiness};
 use crate::metadata::admin::{self, Admin};
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue};
 use crate::metadata::ownership::{Ownership, Registration};
-use crate::metadata::placement::Candidates;
 use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
@@ -43,6 +44,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use stores::Stores;
+pub use stores::open_metadata;
 use tokio::sync::{Mutex, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -52,8 +54,6 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How often it looks whether all are gone.
-const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
 const LOCAL_INTERVAL_MS: u64 = 50;
 /// How often a folder is looked after.
@@ -136,6 +136,9 @@ pub struct Node {
     shutdown: CancellationToken,
     served: Vec<oneshot::Receiver<()>>,
     stores: Stores,
+    drains: Arc<Drains>,
+    control: Option<SocketAddr>,
+    control_shutdown: CancellationToken,
 }
 
 impl Node {
@@ -146,9 +149,10 @@ impl Node {
         let http = http::spawn(config.metrics_addr, state.clone()).map_err(|e| NodeError::resource(e.to_string()))?;
         let listeners = server::bind(config.listen, shards.len()).map_err(|e| NodeError::resource(e.to_string()))?;
         let bound = listeners[0].local_addr().map_err(|e| NodeError::new("cannot read the listener's address", e))?;
+        let control = config.control_addr.as_ref().map(|control| bind_control(&config, control)).transpose()?;
         let timeout = config.startup_timeout;
         let waiting = state.clone();
-        let start = Self::start_bound(config, io, shards, listeners, bound, http, state);
+        let start = Self::start_bound(config, io, shards, listeners, bound, control, http, state);
         match tokio::time::timeout(timeout, start).await {
             Ok(outcome) => outcome,
             Err(_) => Err(NodeError::unavailable(format!(
@@ -159,12 +163,14 @@ impl Node {
         }
     }
 
+    #[allow(clippy::too_many_arguments)] // what was bound, each of its own type
     async fn start_bound(
         config: NodeConfig,
         io: IoPool,
         shards: Vec<Placement>,
         listeners: Vec<TcpListener>,
         bound: SocketAddr,
+        control: Option<(Arc<TcpListener>, String)>,
         http: http::HttpHandle,
         state: Arc<HttpState>,
     ) -> Result<Self, NodeError> {
@@ -188,6 +194,7 @@ impl Node {
             port,
             rack: config.rack.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            control: control.as_ref().map(|(_, address)| address.clone()),
             draining: false,
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
@@ -215,15 +222,31 @@ impl Node {
         let maintenance = leadership::start(&context, &feed, maintenance_limits(&config))
             .await
             .map_err(|e| NodeError::new("partitions cannot be taken over", e))?;
-        let broker = start_loops(&config, &context, &stores, &maintenance, feed, on_fatal).await?;
+        let broker = start_loops(&config, &context, &stores, &maintenance, feed.clone(), on_fatal).await?;
+        let drains = start_drains(&context, &broker, feed);
         let edge =
             Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
         metrics::register(&state.metrics, &context, &broker, &edge, &stores);
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);
+        let control_shutdown = CancellationToken::new();
+        let control = control.map(|(listener, _)| serve_control(&context, &drains, listener, &control_shutdown));
         state.readiness.pass("startup");
         announce(&config, bound);
-        Ok(Self { context, broker, maintenance, http, readiness: state, addr: bound, shutdown, served, stores })
+        Ok(Self {
+            context,
+            broker,
+            maintenance,
+            http,
+            readiness: state,
+            addr: bound,
+            shutdown,
+            served,
+            stores,
+            drains,
+            control,
+            control_shutdown,
+        })
     }
 
     /// Address of the Kafka listener.
@@ -234,6 +257,11 @@ impl Node {
     /// Address of the metrics listener.
     pub fn metrics_addr(&self) -> SocketAddr {
         self.http.addr()
+    }
+
+    /// Address of the control plane's listener, if there is one.
+    pub fn control_addr(&self) -> Option<SocketAddr> {
+        self.control
     }
 
     /// What request handlers stand on.
@@ -261,27 +289,11 @@ impl Node {
         tracing::info!("stopping: no new requests; what is in flight is finished and committed");
     }
 
-    /// Gives partitions and groups away while clients are still served, so that they find the next leader at once. Returns
-    /// when nothing is left, or nobody is there to take it.
-    async fn drain(&self) {
-        let me = self.broker.node;
-        let others = || Candidates::of(&self.broker.image.load()).others_than(me);
-        if !others() {
-            return;
-        }
-        if let Err(error) = self.context.set_draining(true).await {
-            return tracing::warn!(%error, "others cannot be told that this broker stops; they take over what it has");
-        }
-        while others() && !(self.context.owned_partitions().is_empty() && self.broker.groups.is_idle()) {
-            tokio::time::sleep(DRAIN_LOOK_EVERY).await;
-        }
-    }
-
     /// Gives everything to other brokers if there are any, stops accepting, finishes what is in flight, commits it, writes a
     /// checkpoint and leaves the cluster.
     pub async fn stop(self) {
         self.readiness.readiness.fail("startup", "stopping");
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.drain()).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, self.drains.stop()).await.is_err() {
             tracing::warn!("not everything could be given to other brokers in time; they take it over");
         }
         self.shutdown.cancel();
@@ -306,6 +318,7 @@ impl Node {
             tracing::error!("not everything in flight could be committed in time; its clients retry");
         }
         self.stores.cancel();
+        self.control_shutdown.cancel();
         self.http.stop();
     }
 }
@@ -461,7 +474,7 @@ async fn start_loops(
     on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
 ) -> Result<Arc<Broker>, NodeError> {
     let (io, registry) = (&context.io, &context.registry);
-    let group_config = GroupConfig::of(context, feed.image().clone(), config.groups, on_fatal.clone());
+    let group_config = GroupConfig::of(context, feed.clone(), config.groups, on_fatal.clone());
     let shard = context.shards.last().expect("there is a shard");
     let groups = group::start(group_config, shard).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;
@@ -505,6 +518,43 @@ async fn start_loops(
     let (m, b) = (maintenance.clone(), broker.clone());
     supervise_loop("compactor", registry, io, move || compactor::run(m.clone(), b.clone()));
     Ok(broker)
+}
+
+/// Listens for the control plane, and says how others reach it: at the host that is listened on, or, if that is a wildcard, at
+/// the one that clients are told.
+fn bind_control(config: &NodeConfig, control: &ControlAddr) -> Result<(Arc<TcpListener>, String), NodeError> {
+    let failed = |e: std::io::Error| {
+        let hint = "free it, set KAFSCALE_CONTROL_ADDR, or set that to off";
+        NodeError::resource(format!("cannot listen on {} for the control plane: {e}; {hint}", control.listen))
+    };
+    let listener = TcpListener::bind(control.listen).map_err(failed)?;
+    let port = listener.local_addr().map_err(failed)?.port();
+    let host = if control.listen.ip().is_unspecified() { &config.advertised_host } else { &control.host };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    Ok((Arc::new(listener), format!("{host}:{port}")))
+}
+
+/// Ready to give everything away.
+fn start_drains(context: &Arc<NodeContext>, broker: &Arc<Broker>, feed: ImageFeed) -> Arc<Drains> {
+    let drains = Drains::new(context.clone(), broker.groups.clone(), feed);
+    let running = drains.clone();
+    supervise_loop("drain", &context.registry, &context.io, move || running.clone().run());
+    drains
+}
+
+fn serve_control(
+    context: &Arc<NodeContext>,
+    drains: &Arc<Drains>,
+    listener: Arc<TcpListener>,
+    shutdown: &CancellationToken,
+) -> SocketAddr {
+    let bound = listener.local_addr().expect("it was bound");
+    let (service, shutdown) = (Service::new(context.clone(), drains.clone()), shutdown.clone());
+    supervise_loop("control", &context.registry, &context.io, move || {
+        service.clone().serve(listener.clone(), shutdown.clone())
+    });
+    tracing::info!(%bound, "serving the control plane");
+    bound
 }
 
 /// Keeps the lease alive from now on.

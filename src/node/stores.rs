@@ -82,7 +82,8 @@ impl Stores {
     }
 }
 
-async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>, NodeError> {
+/// Opens a metadata store.
+pub async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>, NodeError> {
     let failed = |e| NodeError::new("the metadata store cannot be opened", e);
     match config {
         MetadataConfig::Embedded { path } => {

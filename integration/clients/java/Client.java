@@ -7,6 +7,7 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.concurrent.atomic.AtomicLong;
 import java.util.stream.IntStream;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
@@ -57,6 +58,47 @@ public final class Client {
         }
     }
 
+    /** True once the standard input is closed. */
+    private static AtomicBoolean stopped() {
+        AtomicBoolean stopped = new AtomicBoolean();
+        Thread waiter = new Thread(() -> {
+            try {
+                System.in.readAllBytes();
+            } catch (IOException e) {
+                e.printStackTrace();
+            }
+            stopped.set(true);
+        });
+        waiter.setDaemon(true);
+        waiter.start();
+        return stopped;
+    }
+
+    private static void load(String[] a) throws Exception {
+        AtomicBoolean stopped = stopped();
+        AtomicLong failed = new AtomicLong();
+        long sent = 0;
+        try (var producer = new KafkaProducer<>(
+                properties(a[1], Map.of()), new StringSerializer(), new StringSerializer())) {
+            for (; !stopped.get(); sent++) {
+                int partition = (int) (sent % Integer.parseInt(a[3]));
+                producer.send(new ProducerRecord<>(a[2], partition, null, "value-" + sent), (metadata, error) -> {
+                    if (error == null) {
+                        System.out.println(metadata.partition() + " " + metadata.offset());
+                    } else {
+                        System.err.println("error: " + error);
+                        failed.incrementAndGet();
+                    }
+                });
+                Thread.sleep(Long.parseLong(a[4]));
+            }
+        }
+        if (failed.get() > 0) {
+            throw new IllegalStateException(failed + " records of " + sent + " failed");
+        }
+        System.out.println("sent " + sent);
+    }
+
     private static KafkaConsumer<String, String> consumer(String bootstrap, Map<String, String> more) {
         return new KafkaConsumer<>(properties(bootstrap, more), new StringDeserializer(), new StringDeserializer());
     }
@@ -82,17 +124,7 @@ public final class Client {
     }
 
     private static void group(String[] a) {
-        AtomicBoolean stopped = new AtomicBoolean();
-        Thread waiter = new Thread(() -> {
-            try {
-                System.in.readAllBytes();
-            } catch (IOException e) {
-                e.printStackTrace();
-            }
-            stopped.set(true);
-        });
-        waiter.setDaemon(true);
-        waiter.start();
+        AtomicBoolean stopped = stopped();
         int count = Integer.parseInt(a[4]);
         Map<String, String> config = new HashMap<>(Map.of(
                 "group.id", a[3],
@@ -184,6 +216,7 @@ public final class Client {
     public static void main(String[] a) throws Exception {
         switch (a[0]) {
             case "produce" -> produce(a);
+            case "load" -> load(a);
             case "consume" -> consume(a);
             case "group" -> group(a);
             case "admin" -> admin(a);

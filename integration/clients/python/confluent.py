@@ -43,6 +43,29 @@ def produce(bootstrap, topic, partition, codec, acks, count):
     print("\n".join(map(str, offsets)))
 
 
+def load(bootstrap, topic, partitions, pause_ms):
+    stop = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+    failed = []
+
+    def delivered(error, message):
+        if error is None:
+            print(message.partition(), message.offset(), flush=True)
+        else:
+            print("error:", error, file=sys.stderr, flush=True)
+            failed.append(error)
+
+    producer, sent = Producer({"bootstrap.servers": bootstrap}), 0
+    while not stop.wait(int(pause_ms) / 1000):
+        producer.produce(topic, value=f"value-{sent}", partition=sent % int(partitions), on_delivery=delivered)
+        producer.poll(0)
+        sent += 1
+    left = producer.flush(DEADLINE_SEC)
+    if left or failed:
+        sys.exit(f"{left} records of {sent} were not sent, {len(failed)} failed")
+    print("sent", sent, flush=True)
+
+
 def consume(bootstrap, topic, partition, count):
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "unused", "enable.auto.commit": False})
     consumer.assign([TopicPartition(topic, int(partition), 0)])
@@ -89,7 +112,7 @@ def group(bootstrap, topic, group_id, count, strategy="range,roundrobin", instan
     while not stop.is_set() and (int(count) == 0 or read < int(count)):
         message = consumer.poll(0.1)
         if message is not None and message.error():
-            print(message.error(), file=sys.stderr)
+            print("error:", message.error(), file=sys.stderr, flush=True)
             if message.error().code() == KafkaError._FATAL:
                 os._exit(1)  # closing a consumer after such an error may wait for ever
         elif message is not None:
@@ -129,4 +152,4 @@ def admin(bootstrap, topic):
 
 
 if __name__ == "__main__":
-    {"produce": produce, "consume": consume, "group": group, "admin": admin}[sys.argv[1]](*sys.argv[2:])
+    {"produce": produce, "load": load, "consume": consume, "group": group, "admin": admin}[sys.argv[1]](*sys.argv[2:])

@@ -18,8 +18,9 @@ use crate::failpoint;
 use crate::ids::TopicId;
 use crate::metadata::coordination::{ClaimError, ClaimLost, ShardClaim};
 use crate::metadata::placement::Candidates;
+use crate::metadata::watcher::ImageFeed;
 use actix::dev::ToEnvelope;
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, SpawnHandle};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -30,6 +31,11 @@ use tokio::sync::oneshot;
 const SWEEP_MS: u64 = 60_000;
 /// Groups that are told to sweep at a time.
 const SWEEPS_MAX: usize = 1_000;
+
+/// Brokers have come, gone or changed, or shards have: others may have become this broker's.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Look;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -212,7 +218,7 @@ impl CoordinatorShards {
         if !std::mem::take(&mut self.look) || (self.stopping && !self.parted) {
             return;
         }
-        let image = self.shared.config.image.load_full();
+        let image = self.shared.config.feed.current();
         let (candidates, me) = (Candidates::of(&image), self.shared.config.coordination.writer());
         let leader = |shard| candidates.coordinator(shard);
         let is_free = |shard| image.shard_owner(shard).is_none_or(|owner| !image.is_live(owner) || owner == me);
@@ -332,12 +338,37 @@ impl Drop for CoordinatorShards {
     }
 }
 
+/// Tells the actor when it has to look: groups without a coordinator wait for nobody's tick.
+async fn follow(feed: ImageFeed, shards: Addr<CoordinatorShards>) {
+    let mut revisions = feed.subscribe();
+    let mut seen = feed.current();
+    while revisions.changed().await.is_ok() {
+        let image = feed.current();
+        if !image.has_same_coordinators(&seen) {
+            shards.do_send(Look);
+        }
+        seen = image;
+    }
+}
+
 impl Actor for CoordinatorShards {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.publish();
         self.tick(ctx);
+        let (feed, me) = (self.shared.config.feed.clone(), ctx.address());
+        ctx.spawn(follow(feed, me).into_actor(self));
+    }
+}
+
+impl Handler<Look> for CoordinatorShards {
+    type Result = ();
+
+    fn handle(&mut self, _: Look, ctx: &mut Self::Context) {
+        failpoint::hit("groups.look");
+        self.look = true;
+        self.proceed(ctx);
     }
 }
 

@@ -66,7 +66,12 @@ impl Groups {
 
     /// True if this broker has no coordinator shard.
     pub fn is_idle(&self) -> bool {
-        self.stats.claimed.load(Ordering::Acquire) == 0
+        self.claimed() == 0
+    }
+
+    /// Coordinator shards of this broker, those on their way to another one included.
+    pub fn claimed(&self) -> u64 {
+        self.stats.claimed.load(Ordering::Acquire)
     }
 
     /// Asks the coordinator. The call is on its way when this returns; what it yields waits for the answer.

@@ -40,6 +40,7 @@ use crate::ids::BrokerId;
 use crate::metadata::MetadataStore;
 use crate::metadata::coordination::Coordination;
 use crate::metadata::image::ClusterImage;
+use crate::metadata::watcher::ImageFeed;
 use arc_swap::ArcSwap;
 use call::Outcome;
 use classic::Now;
@@ -78,8 +79,8 @@ pub struct GroupConfig {
     pub coordination: Coordination,
     /// The metadata store, to look whether a topic is really gone.
     pub metadata: Arc<dyn MetadataStore>,
-    /// Which topics there are.
-    pub image: Arc<ArcSwap<ClusterImage>>,
+    /// Which topics there are, and who should have which shard.
+    pub feed: ImageFeed,
     /// I/O runtime.
     pub io: IoPool,
     /// Time.
@@ -98,7 +99,7 @@ impl GroupConfig {
     /// For the broker of `context`.
     pub fn of(
         context: &NodeContext,
-        image: Arc<ArcSwap<ClusterImage>>,
+        feed: ImageFeed,
         limits: CoordinatorLimits,
         on_fatal: Arc<dyn Fn(Fatal) + Send + Sync>,
     ) -> Self {
@@ -108,7 +109,7 @@ impl GroupConfig {
             registry: context.registry.clone(),
             coordination: Coordination::new(context.metadata.clone(), context.keys.clone(), &context.registration),
             metadata: context.metadata.clone(),
-            image,
+            feed,
             io: context.io.clone(),
             clock: context.clock,
             standing: context.standing.clone(),
@@ -130,7 +131,7 @@ pub(super) struct Shared {
 
 impl Shared {
     fn new(config: GroupConfig) -> Self {
-        let (origin, image) = (config.clock.monotonic(), config.image.load_full());
+        let (origin, image) = (config.clock.monotonic(), config.feed.current());
         Self { config, origin, topics: Mutex::new((image, 1)), pulse: Pulse::default() }
     }
 
@@ -141,7 +142,7 @@ impl Shared {
 
     /// What groups see now.
     fn env(&self) -> Env {
-        let image = self.config.image.load();
+        let image = self.config.feed.image().load();
         let mut known = self.topics.lock().expect("no panic under the lock");
         if !Arc::ptr_eq(&known.0, &image) {
             let version = known.1 + u64::from(!known.0.has_same_topics(&image));

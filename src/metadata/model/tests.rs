@@ -61,6 +61,7 @@ fn values_are_stored_as_ever() {
             port: 9092,
             rack: None,
             version: "0.1".into(),
+            control: None,
             draining: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":9092,"version":"0.1"}"#,
@@ -73,6 +74,7 @@ fn values_are_stored_as_ever() {
             port: 1,
             rack: Some("a".into()),
             version: "0".into(),
+            control: None,
             draining: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":1,"rack":"a","version":"0"}"#,
@@ -121,9 +123,23 @@ fn values_are_stored_as_ever() {
             port: 1,
             rack: None,
             version: "0".into(),
+            control: None,
             draining: true,
         },
         r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","draining":true}"#,
+    );
+    golden(
+        LiveValue {
+            v: 1,
+            node: BrokerId(3),
+            host: "h".into(),
+            port: 1,
+            rack: None,
+            version: "0".into(),
+            control: Some("h:9094".into()),
+            draining: false,
+        },
+        r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","control":"h:9094"}"#,
     );
     golden(
         DeletedTopicValue { v: 1, name: "a".into(), id: topic_id(), partitions: 3, deleted_ms: 5 },

@@ -331,6 +331,7 @@ mod tests {
             port: 9092,
             rack: None,
             version: "0".into(),
+            control: None,
             draining: false,
         };
         let entry = |key: String, value| Entry { key, value, create_revision: 1, mod_revision: 1 };

@@ -172,6 +172,7 @@ async fn groups(
         port: 1,
         rack: None,
         version: "0".into(),
+        control: None,
         draining: false,
     };
     let ownership = Ownership::new(store.clone(), keys.clone());
@@ -182,7 +183,7 @@ async fn groups(
         registry: Arc::default(),
         coordination: Coordination::new(store.clone(), keys.clone(), &registration),
         metadata: store,
-        image,
+        feed: watcher::ImageFeed::new(image),
         io: IoPool::current(),
         clock,
         standing,
