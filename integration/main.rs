@@ -13,6 +13,7 @@ mod checker_tests;
 mod client;
 mod clients;
 mod cluster;
+mod compaction;
 mod consumer_groups;
 mod cost;
 mod faults;

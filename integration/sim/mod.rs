@@ -18,6 +18,7 @@ use crate::harness::size;
 use crate::workload::Rng;
 use async_trait::async_trait;
 pub use check::{check, keys};
+use kafscale::actors::compactor::clean_plan::CleanLimits;
 use kafscale::actors::compactor::plan::MergeLimits;
 use kafscale::actors::compactor::{Maintenance, MaintenanceLimits};
 use kafscale::actors::context::NodeContext;
@@ -146,6 +147,11 @@ pub struct World {
 impl World {
     /// Empty stores without faults, and a topic.
     pub async fn new(random: &mut Rng) -> Rc<Self> {
+        Self::with_topic(random, BTreeMap::new()).await
+    }
+
+    /// The same with a topic that has these configs.
+    pub async fn with_topic(random: &mut Rng, configs: BTreeMap<String, String>) -> Rc<Self> {
         let clock = Clock::simulated(1_700_000_000_000);
         let raw = Arc::new(MemoryStore::new(clock));
         let objects = Arc::new(FaultStore::seeded(raw.clone(), random.next(), FaultRates::default()));
@@ -168,11 +174,17 @@ impl World {
         let admin = Admin::new(world.metadata.clone(), world.keys.clone()).with_clock(clock);
         world
             .topic
-            .set(Some(admin.create_topic("sim", PARTITIONS, BTreeMap::new(), Vec::new()).await.expect("created").id));
+            .set(Some(admin.create_topic("sim", PARTITIONS, configs, Vec::new()).await.expect("created").id));
         Rc::new(world)
     }
 
-    fn set_faults(&self, rates: FaultRates, metadata_failures: u64) {
+    /// The objects, as brokers reach them.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        self.objects.clone()
+    }
+
+    /// How often the stores fail from now on: objects, and transactions per thousand.
+    pub fn set_faults(&self, rates: FaultRates, metadata_failures: u64) {
         self.objects.set_rates(rates);
         self.metadata.failures.store(metadata_failures, Ordering::Relaxed);
     }
@@ -209,6 +221,11 @@ impl Process {
     /// Starts broker 1, or says why it could not.
     pub async fn start(world: &Rc<World>) -> Result<Self, String> {
         Self::start_node(world, BrokerId(1)).await
+    }
+
+    /// What the broker knows of the cluster.
+    pub fn image(&self) -> Arc<kafscale::metadata::image::ClusterImage> {
+        self.feed.current()
     }
 
     /// Starts a broker, or says why it could not.
@@ -330,6 +347,15 @@ async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
             window_age_ms: 500,
             segment_bytes_min: 4_096,
             ..MergeLimits::default()
+        },
+        // Several passes, groups, reads and pieces for a few kilobytes.
+        clean: CleanLimits {
+            keys_max: 12,
+            dirty_bytes_min: 0,
+            group_bytes_max: 1_500,
+            read_bytes: 300,
+            retry_ms: 100,
+            ..CleanLimits::default()
         },
         ..MaintenanceLimits::default()
     };
