@@ -196,6 +196,7 @@ impl Maintenance {
         }
         let done = !pass.view.is_closed() && pass.view.rearrange(|log| log.compact(with));
         if done {
+            self.rearranged = true;
             let dropped = pass.seen.dropped - dropped_before;
             self.context.stats.compacted_records.fetch_add(dropped, Ordering::Relaxed);
         }

@@ -56,7 +56,7 @@ pub struct MaintenanceLimits {
     pub checkpoint_flushes: u64,
     /// Batches after which a checkpoint is due: bounds the memory of a successor's replay.
     pub checkpoint_batches: u64,
-    /// Time after which a checkpoint is due if anything was flushed.
+    /// Time after which a checkpoint is due if anything was flushed or merged.
     pub checkpoint_every: Duration,
     /// Time between looks at merging and retention.
     pub look_every: Duration,
@@ -129,6 +129,8 @@ pub struct Maintenance {
     last: Option<CheckpointRef>,
     last_at: Instant,
     last_batches: u64,
+    /// Extents were replaced since: until a checkpoint says so, what they replaced is no garbage.
+    rearranged: bool,
     scrub: Scrub,
     /// Partitions that do not run here and that this writer's checkpoint has to have all the same.
     held: BTreeMap<PartitionKey, Held>,
@@ -148,6 +150,7 @@ impl Maintenance {
             last: None,
             last_at,
             last_batches: 0,
+            rearranged: false,
             scrub: Scrub::new(last_at),
             held: BTreeMap::new(),
             foreign: Foreign::default(),
@@ -218,6 +221,7 @@ impl Maintenance {
         self.last = Some(pointer);
         self.last_at = context.clock.monotonic();
         self.last_batches = batches;
+        self.rearranged = false;
         Ok(())
     }
 
@@ -230,7 +234,7 @@ impl Maintenance {
     pub async fn checkpoint_if_due(&mut self) -> Result<(), MaintenanceError> {
         let flushes = self.flushes_since_checkpoint();
         let aged = self.context.clock.monotonic() - self.last_at >= self.limits.checkpoint_every;
-        if flushes >= self.limits.checkpoint_flushes || (aged && flushes > 0) {
+        if flushes >= self.limits.checkpoint_flushes || (aged && (flushes > 0 || self.rearranged)) {
             self.checkpoint().await
         } else {
             Ok(())
@@ -291,6 +295,7 @@ impl Maintenance {
                 partition.view.rearrange(|log| log.replace(recovery::extent(&object, entry)));
             }
         }
+        self.rearranged = true;
         context.stats.merges.fetch_add(1, Ordering::Relaxed);
         context.stats.merged_bytes.fetch_add(payload.len, Ordering::Relaxed);
         Ok(())
