@@ -14,6 +14,7 @@ mod checker_tests;
 mod client;
 mod clients;
 mod cluster;
+mod compaction;
 mod consumer_groups;
 mod control;
 mod cost;

@@ -105,7 +105,7 @@ fn simulate_alone(seed: u64, keep: bool) -> Outcome {
 async fn simulate(seed: u64, keep: bool) -> Outcome {
     kafscale::rng::follow(seed);
     let mut random = Rng(seed);
-    let world = World::traced(&mut random, keep).await;
+    let world = World::traced(&mut random, BTreeMap::new(), keep).await;
     WITNESSES.set(Some((world.trace.clone(), world.objects.clone())));
     let clients = start_clients(&world, &mut random);
     let mut brokers = Brokers::default();

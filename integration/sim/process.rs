@@ -5,6 +5,7 @@ use super::faults::{NodeMetadata, NodeObjects};
 use super::link::Link;
 use super::world::{Reachable, World};
 use crate::workload::Rng;
+use kafscale::actors::compactor::clean_plan::CleanLimits;
 use kafscale::actors::compactor::plan::MergeLimits;
 use kafscale::actors::compactor::{Maintenance, MaintenanceLimits};
 use kafscale::actors::context::NodeContext;
@@ -24,6 +25,7 @@ use kafscale::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use kafscale::ids::BrokerId;
 use kafscale::metadata::MetadataStore;
 use kafscale::metadata::admin;
+use kafscale::metadata::image::ClusterImage;
 use kafscale::metadata::keys::Keys;
 use kafscale::metadata::model::{self, LiveValue};
 use kafscale::metadata::ownership::Ownership;
@@ -58,6 +60,7 @@ pub struct Process {
     pub(super) clock_shift_ms: &'static AtomicI64,
     /// How it gives everything away.
     pub(super) drains: Arc<Drains>,
+    feed: ImageFeed,
     reader: Arc<LogReader>,
     dead: Arc<AtomicBool>,
     membership: AbortHandle,
@@ -102,7 +105,7 @@ impl Process {
         });
         match tokio::time::timeout(PATIENCE, wait).await {
             Ok(Ok(Ok(booted))) => {
-                let Booted { context, maintenance, groups, clock_shift_ms, drains, reader, dead, membership, .. } =
+                let Booted { context, maintenance, groups, feed, clock_shift_ms, drains, reader, dead, membership } =
                     booted;
                 Ok(Self {
                     context,
@@ -112,6 +115,7 @@ impl Process {
                     link,
                     clock_shift_ms,
                     drains,
+                    feed,
                     reader,
                     dead,
                     membership,
@@ -126,6 +130,11 @@ impl Process {
             Ok(Err(_)) => Err(format!("the process panicked: {:?}", thread.await.err())),
             Err(_) => panic!("a process did not start within {PATIENCE:?}"),
         }
+    }
+
+    /// What the broker knows of the cluster.
+    pub fn image(&self) -> Arc<ClusterImage> {
+        self.feed.current()
     }
 
     /// True once it knows that it was replaced.
@@ -278,6 +287,15 @@ fn maintenance_limits() -> MaintenanceLimits {
             window_age_ms: 500,
             segment_bytes_min: 4_096,
             ..MergeLimits::default()
+        },
+        // Several passes, groups, reads and pieces for a few kilobytes.
+        clean: CleanLimits {
+            keys_max: 12,
+            dirty_bytes_min: 0,
+            group_bytes_max: 1_500,
+            read_bytes: 300,
+            retry_ms: 100,
+            ..CleanLimits::default()
         },
         ..MaintenanceLimits::default()
     }

@@ -16,6 +16,7 @@ use kafscale::metadata::MetadataStore;
 use kafscale::metadata::admin::Admin;
 use kafscale::metadata::keys::Keys;
 use kafscale::metadata::model::{self, PartitionValue, ShardValue};
+use kafscale::storage::ObjectStore;
 use kafscale::storage::fault::{FaultRates, FaultStore};
 use kafscale::storage::memory::MemoryStore;
 use kafscale::storage::reader::LogReader;
@@ -90,11 +91,16 @@ pub struct World {
 impl World {
     /// Empty stores without faults, and a topic.
     pub async fn new(random: &mut Rng) -> Rc<Self> {
-        Self::traced(random, false).await
+        Self::with_topic(random, BTreeMap::new()).await
+    }
+
+    /// The same with a topic that has these configs.
+    pub async fn with_topic(random: &mut Rng, configs: BTreeMap<String, String>) -> Rc<Self> {
+        Self::traced(random, configs, false).await
     }
 
     /// The same, whose events are kept as text if `keep`.
-    pub(super) async fn traced(random: &mut Rng, keep: bool) -> Rc<Self> {
+    pub(super) async fn traced(random: &mut Rng, configs: BTreeMap<String, String>, keep: bool) -> Rc<Self> {
         let clock = Clock::simulated(1_700_000_000_000);
         let trace = Arc::new(Trace::new(clock, keep));
         let raw = Arc::new(MemoryStore::new(clock));
@@ -103,7 +109,7 @@ impl World {
         let metadata = Arc::new(FaultyMetadata::new(Rng(random.next()), trace.clone()));
         let keys = Keys::new("sim");
         let admin = Admin::new(metadata.inner.clone(), keys.clone()).with_clock(clock);
-        let topic = admin.create_topic("sim", PARTITIONS, BTreeMap::new(), Vec::new()).await.expect("created").id;
+        let topic = admin.create_topic("sim", PARTITIONS, configs, Vec::new()).await.expect("created").id;
         Rc::new(Self {
             objects,
             raw,
@@ -121,7 +127,13 @@ impl World {
         })
     }
 
-    pub(super) fn set_faults(&self, rates: FaultRates, metadata_failures: u64) {
+    /// The objects, as brokers reach them.
+    pub fn objects(&self) -> Arc<dyn ObjectStore> {
+        self.objects.clone()
+    }
+
+    /// How often the stores fail from now on: objects, and transactions per thousand.
+    pub fn set_faults(&self, rates: FaultRates, metadata_failures: u64) {
         self.objects.set_rates(rates);
         self.metadata.set_failures(metadata_failures);
     }

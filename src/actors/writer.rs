@@ -75,6 +75,12 @@ pub struct WriterStats {
     pub merges: AtomicU64,
     /// Bytes read and written again by merging.
     pub merged_bytes: AtomicU64,
+    /// Passes of key compaction that came to their end.
+    pub compactions: AtomicU64,
+    /// Bytes of objects written by key compaction.
+    pub compacted_bytes: AtomicU64,
+    /// Records dropped by key compaction.
+    pub compacted_records: AtomicU64,
     /// Objects deleted.
     pub deleted_objects: AtomicU64,
     /// Objects that the scrub has looked at.

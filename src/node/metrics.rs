@@ -58,6 +58,9 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
         ("kafscale_checkpoints", "Checkpoints written", &stats.checkpoints),
         ("kafscale_merges", "Merged objects written", &stats.merges),
         ("kafscale_merged_bytes", "Bytes of merged objects written", &stats.merged_bytes),
+        ("kafscale_compactions", "Passes of key compaction over a partition", &stats.compactions),
+        ("kafscale_compacted_bytes", "Bytes of objects written by key compaction", &stats.compacted_bytes),
+        ("kafscale_compacted_records", "Records dropped by key compaction", &stats.compacted_records),
         ("kafscale_deleted_objects", "Objects deleted because nothing refers to them", &stats.deleted_objects),
         ("kafscale_scrub_listed_objects", "Objects that the scrub looked at", &stats.scrub_listed_objects),
         (

@@ -13,6 +13,8 @@ pub const HEADER_LEN: usize = 61;
 pub const PREFIX_LEN: usize = 16;
 /// First byte covered by the CRC (attributes).
 pub const CRC_START: usize = 21;
+/// The attribute that says that the base timestamp is a delete horizon.
+pub const DELETE_HORIZON: i16 = 0x40;
 /// Batches up to this size are copied into one buffer; larger ones keep their bytes where they were received.
 const COPY_LEN_MAX: usize = 16 * 1024;
 
@@ -56,11 +58,11 @@ pub struct BatchHeader {
     pub magic: i8,
     /// CRC-32C of everything from the attributes on.
     pub crc: u32,
-    /// Codec (bits 0-2), timestamp type (3), transactional (4), control (5).
+    /// Codec (bits 0-2), timestamp type (3), transactional (4), control (5), delete horizon (6).
     pub attributes: i16,
     /// Offset of the last record minus the base offset.
     pub last_offset_delta: i32,
-    /// Timestamp of the first record, ms.
+    /// Timestamp of the first record, ms; the delete horizon if the batch has one. Records' timestamps count from it.
     pub base_timestamp: i64,
     /// Greatest timestamp, ms.
     pub max_timestamp: i64,
@@ -135,6 +137,16 @@ impl BatchHeader {
         self.attributes & 0x08 != 0
     }
 
+    /// Bit 6 of the attributes (KIP-534): from this time on, ms, compaction may drop the batch's tombstones.
+    pub fn delete_horizon_ms(&self) -> Option<i64> {
+        (self.attributes & DELETE_HORIZON != 0).then_some(self.base_timestamp)
+    }
+
+    /// True if compaction removed all records: the batch only says that nothing is left of its offsets.
+    pub fn is_hole(&self) -> bool {
+        self.record_count == 0 && !self.is_control()
+    }
+
     /// Bits 0-2 of the attributes: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
     pub fn codec(&self) -> u8 {
         (self.attributes & 0x07) as u8
@@ -190,6 +202,11 @@ impl StoredBatch {
             head: bytes,
             tail: Bytes::new(),
         }
+    }
+
+    /// True if compaction removed all records of it.
+    pub fn is_hole(&self) -> bool {
+        BatchHeader::parse(&self.head).is_ok_and(|header| header.is_hole())
     }
 
     /// Length in bytes.

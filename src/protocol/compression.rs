@@ -1,7 +1,7 @@
 //! Decompression of record batches, bounded.
 //!
-//! The broker looks inside a compressed batch only where Kafka's semantics need it: null keys on compacted topics and
-//! searches by timestamp. A batch of a few kilobytes can claim to hold gigabytes, so output is produced in small steps
+//! The broker looks inside a compressed batch only where Kafka's semantics need it: null keys on compacted topics, key
+//! compaction and searches by timestamp. A batch of a few kilobytes can claim to hold gigabytes, so output is produced in small steps
 //! and ends at [`output_max`], whatever the input says about itself.
 
 use std::borrow::Cow;
@@ -157,7 +157,7 @@ fn append_snappy_block(
     Ok(())
 }
 
-/// Compresses, for tools and tests that make batches.
+/// Compresses: batches that compaction takes records from, and those that tools and tests make.
 pub fn compress(codec: Codec, input: &[u8]) -> io::Result<Vec<u8>> {
     use std::io::Write;
     match codec {

@@ -18,6 +18,7 @@ pub mod handlers;
 pub mod limits;
 pub mod outbox;
 pub mod records;
+pub mod rewrite;
 pub mod server;
 pub mod splice;
 pub mod topic_config;

@@ -23,7 +23,7 @@ pub enum RecordError {
         /// Position in the batch, from 0.
         index: i32,
     },
-    /// Offset deltas must count up from 0.
+    /// Offset deltas must count up from 0; where records were removed they only have to rise.
     #[error("record {index} of the batch has offset delta {delta}")]
     OffsetDelta {
         /// Position in the batch, from 0.
@@ -49,6 +49,12 @@ pub struct Record {
     pub value: Option<Range<usize>>,
     /// Number of headers.
     pub header_count: i32,
+    /// All of it, the length before it included.
+    pub span: Range<usize>,
+    /// Where its attributes are; the timestamp delta follows.
+    pub attributes_at: usize,
+    /// Where its offset delta is; what follows does not depend on where and when.
+    pub offset_at: usize,
 }
 
 /// Decompresses the records of a whole batch (whose header is `header`), if they are compressed.
@@ -64,28 +70,42 @@ pub struct Records<'a> {
     position: usize,
     index: i32,
     count: i32,
+    /// The offset delta that the next record has at least, and the greatest it may have.
+    delta_min: i64,
+    delta_max: Option<i32>,
 }
 
 impl<'a> Records<'a> {
-    /// The records in `bytes`, of which the header says there are `count`.
+    /// The records in `bytes`, of which the header says there are `count`, as a producer sends them: none is missing.
     pub fn new(bytes: &'a [u8], count: i32) -> Self {
-        Self { bytes, position: 0, index: 0, count }
+        Self { bytes, position: 0, index: 0, count, delta_min: 0, delta_max: None }
+    }
+
+    /// The records of a stored batch, of which compaction may have removed some.
+    pub fn stored(bytes: &'a [u8], header: &BatchHeader) -> Self {
+        Self { delta_max: Some(header.last_offset_delta), ..Self::new(bytes, header.record_count) }
     }
 
     fn read(&mut self) -> Result<Record, RecordError> {
         let malformed = RecordError::Malformed { index: self.index };
         let mut cursor = Cursor { bytes: self.bytes, position: self.position };
         let len = cursor.length().ok_or(malformed.clone())?;
-        let start = cursor.position;
-        let end = start.checked_add(len).filter(|end| *end <= self.bytes.len()).ok_or(malformed.clone())?;
+        let attributes_at = cursor.position;
+        let end = attributes_at.checked_add(len).filter(|end| *end <= self.bytes.len()).ok_or(malformed.clone())?;
         cursor.bytes = &self.bytes[..end];
         let (record, delta) = cursor.record().filter(|_| cursor.position == end).ok_or(malformed)?;
-        if delta != i64::from(self.index) {
+        let fits = match self.delta_max {
+            None => delta == i64::from(self.index),
+            Some(max) => (self.delta_min..=i64::from(max)).contains(&delta),
+        };
+        if !fits {
             return Err(RecordError::OffsetDelta { index: self.index, delta });
         }
+        let span = self.position..end;
         self.position = end;
         self.index += 1;
-        Ok(Record { offset_delta: delta as i32, ..record })
+        self.delta_min = delta + 1;
+        Ok(Record { offset_delta: delta as i32, span, attributes_at, ..record })
     }
 }
 
@@ -159,6 +179,7 @@ impl Cursor<'_> {
     fn record(&mut self) -> Option<(Record, i64)> {
         let _attributes = self.byte()?;
         let timestamp_delta = self.varlong()?;
+        let offset_at = self.position;
         let delta = self.varlong()?;
         let key = self.nullable()?;
         let value = self.nullable()?;
@@ -167,7 +188,10 @@ impl Cursor<'_> {
             self.nullable()??; // a header's key is never null
             self.nullable()?;
         }
-        Some((Record { offset_delta: 0, timestamp_delta, key, value, header_count }, delta))
+        let (span, attributes_at) = (0..0, 0); // the caller's
+        let record =
+            Record { offset_delta: 0, timestamp_delta, key, value, header_count, span, attributes_at, offset_at };
+        Some((record, delta))
     }
 }
 
@@ -287,7 +311,7 @@ pub fn seal(batch: &mut [u8]) {
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
 }
 
-fn put_varlong(out: &mut Vec<u8>, value: i64) {
+pub(super) fn put_varlong(out: &mut Vec<u8>, value: i64) {
     let mut raw = ((value << 1) ^ (value >> 63)) as u64;
     while raw >= 0x80 {
         out.push(raw as u8 | 0x80);
@@ -296,7 +320,7 @@ fn put_varlong(out: &mut Vec<u8>, value: i64) {
     out.push(raw as u8);
 }
 
-fn varlong_len(value: i64) -> usize {
+pub(super) fn varlong_len(value: i64) -> usize {
     let raw = ((value << 1) ^ (value >> 63)) as u64;
     (64 - (raw | 1).leading_zeros() as usize).div_ceil(7)
 }
@@ -352,6 +376,23 @@ mod tests {
         // Second record repeats delta 0.
         let twice = [good.clone(), good].concat();
         assert_eq!(lie(&twice, 2)[1], Err(RecordError::OffsetDelta { index: 1, delta: 0 }));
+    }
+
+    #[test]
+    fn stored_records_may_be_missing_but_not_out_of_order() {
+        let batch = (0..4u8).fold(BatchBuilder::new(), |b, i| b.record(0, Some(&[i]), None)).build();
+        let whole = BatchHeader::parse(&batch).unwrap();
+        let spans: Vec<_> = Records::new(&batch[HEADER_LEN..], 4).map(|r| r.unwrap().span).collect();
+        let some = |picked: &[usize], last_offset_delta: i32| {
+            let bytes: Vec<u8> = picked.iter().flat_map(|i| &batch[HEADER_LEN..][spans[*i].clone()]).copied().collect();
+            let header = BatchHeader { record_count: picked.len() as i32, last_offset_delta, ..whole };
+            Records::stored(&bytes, &header).map(|r| r.map(|r| r.offset_delta)).collect::<Result<Vec<_>, _>>()
+        };
+        assert_eq!(some(&[1, 3], 3), Ok(vec![1, 3]));
+        assert_eq!(some(&[], 3), Ok(vec![]));
+        assert_eq!(some(&[3, 1], 3), Err(RecordError::OffsetDelta { index: 1, delta: 1 }));
+        assert_eq!(some(&[1, 1], 3), Err(RecordError::OffsetDelta { index: 1, delta: 1 }));
+        assert_eq!(some(&[1, 3], 2), Err(RecordError::OffsetDelta { index: 1, delta: 3 }));
     }
 
     proptest! {

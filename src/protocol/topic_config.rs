@@ -101,6 +101,8 @@ pub enum ConfigError {
 const CODECS: &[&str] = &["uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"];
 const HOUR_MS: i64 = 3_600_000;
 const WEEK_MS: i64 = 168 * HOUR_MS;
+/// A share of one, in millionths.
+pub const RATIO_PPM: u32 = 1_000_000;
 const MAX_LONG: &str = "9223372036854775807";
 
 macro_rules! configs {
@@ -120,8 +122,7 @@ macro_rules! configs {
 
 configs! {
     "cleanup.policy" List "delete", Check::ListOf(&["compact", "delete"]), "log.cleanup.policy", Implemented,
-        "What happens to old records: delete removes them by age and size; compact keeps the newest record per key. Key \
-         compaction is not built yet: a topic with only compact keeps every record.";
+        "What happens to old records: delete removes them by age and size; compact keeps the newest record per key.";
     "compression.gzip.level" Int "-1", Check::MinusOneOrBetween(1, 9), "compression.gzip.level", StoredOnly,
         "Level for compression.type=gzip. No effect: batches are stored as the producer sent them.";
     "compression.lz4.level" Int "9", Check::Between(1, 17), "compression.lz4.level", StoredOnly,
@@ -130,8 +131,8 @@ configs! {
         Implemented, "Codec of stored batches. Only producer is supported: batches keep the codec they were sent with.";
     "compression.zstd.level" Int "3", Check::Between(-131_072, 22), "compression.zstd.level", StoredOnly,
         "Level for compression.type=zstd. No effect: batches are stored as the producer sent them.";
-    "delete.retention.ms" Long "86400000", Check::AtLeast(0), "log.cleaner.delete.retention.ms", StoredOnly,
-        "How long delete markers of compacted topics are kept, ms. No effect until key compaction is built.";
+    "delete.retention.ms" Long "86400000", Check::AtLeast(0), "log.cleaner.delete.retention.ms", Implemented,
+        "How long delete markers of compacted topics are kept after everything older of their keys is gone, ms.";
     "file.delete.delay.ms" Long "60000", Check::AtLeast(0), "log.segment.delete.delay.ms", StoredOnly,
         "Delay before files are deleted, ms. No effect: objects are deleted when nothing refers to them.";
     "flush.messages" Long MAX_LONG, Check::AtLeast(1), "log.flush.interval.messages", StoredOnly,
@@ -148,8 +149,8 @@ configs! {
         "Bytes kept on local disks with tiered storage. No effect: brokers keep nothing on disk.";
     "local.retention.ms" Long "-2", Check::AtLeast(-2), "log.local.retention.ms", StoredOnly,
         "Time records stay on local disks with tiered storage, ms. No effect: brokers keep nothing on disk.";
-    "max.compaction.lag.ms" Long MAX_LONG, Check::AtLeast(1), "log.cleaner.max.compaction.lag.ms", StoredOnly,
-        "Longest time a record stays uncompacted, ms. No effect until key compaction is built.";
+    "max.compaction.lag.ms" Long MAX_LONG, Check::AtLeast(1), "log.cleaner.max.compaction.lag.ms",
+        Implemented, "Longest time a record stays uncompacted, ms.";
     "max.message.bytes" Int "1048588", Check::AtLeast(0), "message.max.bytes", Implemented,
         "Largest record batch that is accepted, bytes, judged as sent (compressed).";
     "message.timestamp.after.max.ms" Long "3600000", Check::AtLeast(0), "log.message.timestamp.after.max.ms",
@@ -158,10 +159,10 @@ configs! {
         Implemented, "How far in the past a producer's timestamp may lie, ms.";
     "message.timestamp.type" String "CreateTime", Check::OneOf(&["CreateTime", "LogAppendTime"]),
         "log.message.timestamp.type", Implemented, "Whose time records carry: the producer's or the broker's.";
-    "min.cleanable.dirty.ratio" Double "0.5", Check::Ratio, "log.cleaner.min.cleanable.ratio", StoredOnly,
-        "Share of uncompacted data that starts a compaction. No effect until key compaction is built.";
-    "min.compaction.lag.ms" Long "0", Check::AtLeast(0), "log.cleaner.min.compaction.lag.ms", StoredOnly,
-        "Shortest time a record stays uncompacted, ms. No effect until key compaction is built.";
+    "min.cleanable.dirty.ratio" Double "0.5", Check::Ratio, "log.cleaner.min.cleanable.ratio", Implemented,
+        "Share of uncompacted data above which a partition is compacted.";
+    "min.compaction.lag.ms" Long "0", Check::AtLeast(0), "log.cleaner.min.compaction.lag.ms", Implemented,
+        "Shortest time a record stays uncompacted, ms, by its own timestamp.";
     "min.insync.replicas" Int "1", Check::AtLeast(1), "min.insync.replicas", StoredOnly,
         "Replicas that must have a record before acks=all is answered. No effect: every acknowledged record is in the \
          object store, whose copies count.";
@@ -183,9 +184,10 @@ configs! {
     "segment.index.bytes" Int "10485760", Check::AtLeast(4), "log.index.size.max.bytes", StoredOnly,
         "Size of a segment's index, bytes. No effect: segments have their own index.";
     "segment.jitter.ms" Long "0", Check::AtLeast(0), "log.roll.jitter.ms", StoredOnly,
-        "Random delay when segments roll, ms. No effect: see segment.ms.";
-    "segment.ms" Long "604800000", Check::AtLeast(1), "log.roll.ms", StoredOnly,
-        "Age at which a segment rolls, ms. No effect: KAFSCALE_FLUSH_INTERVAL_MS bounds the age of an open segment.";
+        "Random delay when segments roll, ms. No effect: nothing rolls at the same moment.";
+    "segment.ms" Long "604800000", Check::AtLeast(1), "log.roll.ms", Implemented,
+        "Age from which less than 1 MiB of uncompacted data is compacted, ms. Only for cleanup.policy=compact: \
+         KAFSCALE_FLUSH_INTERVAL_MS bounds the age of an open segment.";
     "unclean.leader.election.enable" Boolean "false", Check::Any, "unclean.leader.election.enable", StoredOnly,
         "Elect leaders that miss records. No effect: any broker can lead without loss.";
 }
@@ -297,8 +299,25 @@ pub struct TopicConfig {
     pub retention_bytes: i64,
     /// `cleanup.policy` has delete: retention applies.
     pub delete: bool,
-    /// `cleanup.policy` has compact: records must have keys.
+    /// `cleanup.policy` has compact: records must have keys, and only the newest of each is kept.
     pub compact: bool,
+    /// How that is done. Only with [`TopicConfig::compact`].
+    pub compaction: CompactionConfig,
+}
+
+/// When and how a topic is compacted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CompactionConfig {
+    /// Share of uncompacted bytes above which a partition is compacted, in millionths (`min.cleanable.dirty.ratio`).
+    pub dirty_ratio_min_ppm: u32,
+    /// Records younger than this are left alone, ms (`min.compaction.lag.ms`).
+    pub lag_ms_min: i64,
+    /// Uncompacted records older than this are compacted whatever their share, ms (`max.compaction.lag.ms`).
+    pub lag_ms_max: i64,
+    /// Tombstones are kept for this long, ms (`delete.retention.ms`).
+    pub delete_retention_ms: i64,
+    /// Age from which little data is enough, ms (`segment.ms`).
+    pub segment_ms: i64,
 }
 
 impl Default for TopicConfig {
@@ -312,6 +331,13 @@ impl Default for TopicConfig {
             retention_bytes: -1,
             delete: true,
             compact: false,
+            compaction: CompactionConfig {
+                dirty_ratio_min_ppm: RATIO_PPM / 2,
+                lag_ms_min: 0,
+                lag_ms_max: i64::MAX,
+                delete_retention_ms: 24 * HOUR_MS,
+                segment_ms: WEEK_MS,
+            },
         }
     }
 }
@@ -327,6 +353,15 @@ impl TopicConfig {
         };
         let long = |name: &str, default: i64| text(name).parse().unwrap_or(default);
         let policy = text("cleanup.policy");
+        let compaction = CompactionConfig {
+            dirty_ratio_min_ppm: text("min.cleanable.dirty.ratio")
+                .parse::<f64>()
+                .map_or(builtin.compaction.dirty_ratio_min_ppm, |ratio| (ratio * f64::from(RATIO_PPM)).round() as u32),
+            lag_ms_min: long("min.compaction.lag.ms", builtin.compaction.lag_ms_min),
+            lag_ms_max: long("max.compaction.lag.ms", builtin.compaction.lag_ms_max),
+            delete_retention_ms: long("delete.retention.ms", builtin.compaction.delete_retention_ms),
+            segment_ms: long("segment.ms", builtin.compaction.segment_ms),
+        };
         Self {
             max_message_bytes: text("max.message.bytes").parse().unwrap_or(builtin.max_message_bytes),
             log_append_time: text("message.timestamp.type") == "LogAppendTime",
@@ -336,6 +371,7 @@ impl TopicConfig {
             retention_bytes: long("retention.bytes", builtin.retention_bytes),
             delete: list(policy).any(|w| w == "delete"),
             compact: list(policy).any(|w| w == "compact"),
+            compaction,
         }
     }
 }
@@ -443,6 +479,8 @@ mod tests {
             ("retention.bytes", "1000"),
             ("cleanup.policy", "compact"),
             ("message.timestamp.after.max.ms", "garbage"),
+            ("min.cleanable.dirty.ratio", "0.01"),
+            ("segment.ms", "100"),
         ]));
         let expected = TopicConfig {
             max_message_bytes: 51_200,
@@ -451,6 +489,11 @@ mod tests {
             retention_bytes: 1000,
             delete: false,
             compact: true,
+            compaction: CompactionConfig {
+                dirty_ratio_min_ppm: 10_000,
+                segment_ms: 100,
+                ..TopicConfig::default().compaction
+            },
             ..TopicConfig::default()
         };
         assert_eq!(parsed, expected);

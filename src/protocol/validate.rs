@@ -189,6 +189,7 @@ fn check_header(header: &BatchHeader, limits: &BatchLimits) -> Result<(), Reject
     let rules = [
         (header.base_offset.0 != 0, "base offset must be 0"),
         (header.is_control(), "clients may not write control batches"),
+        (header.delete_horizon_ms().is_some(), "clients may not set a delete horizon"),
         (header.record_count <= 0, "it has no records"),
         (i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1, "record count and offsets differ"),
         (header.producer_id.0 < -1, "negative producer id"),
@@ -308,6 +309,7 @@ mod tests {
             ("control", one().attributes(0x20).build(), limits(), 87),
             ("transactional", one().attributes(0x10).producer(1, 0, 0).build(), limits(), 48),
             ("claims LogAppendTime", one().attributes(0x08).build(), limits(), 32),
+            ("delete horizon", one().attributes(0x40).build(), limits(), 87),
             ("codec 5", patched(&good, 21, &5i16.to_be_bytes()), limits(), 76),
             ("zstd in v7", zstd.clone(), limits(), 0),
             ("zstd in v6", zstd, BatchLimits { zstd: false, ..limits() }, 76),

@@ -72,6 +72,9 @@ pub struct ReaderStats {
 /// Batches collected so far by one read.
 struct Collected {
     batches: Vec<StoredBatch>,
+    /// A batch without records that came before all others. Who asks for its offsets wants what follows, and gets it only
+    /// if nothing does (some clients complain of an answer without records).
+    hole: Option<StoredBatch>,
     bytes: usize,
     bytes_max: usize,
     at_least_one: bool,
@@ -81,6 +84,10 @@ struct Collected {
 impl Collected {
     /// Takes a batch if it fits.
     fn take(&mut self, batch: StoredBatch) -> bool {
+        if self.batches.is_empty() && batch.is_hole() {
+            self.hole = Some(batch);
+            return true;
+        }
         let fits = self.bytes + batch.byte_len() <= self.bytes_max;
         let take = fits || (self.batches.is_empty() && self.at_least_one);
         if take {
@@ -91,7 +98,15 @@ impl Collected {
     }
 
     fn next(&self, from: Offset) -> Offset {
-        self.batches.last().map_or(from, |b| b.next)
+        self.batches.last().or(self.hole.as_ref()).map_or(from, |b| b.next)
+    }
+
+    /// What there is to answer.
+    fn into_batches(mut self) -> Vec<StoredBatch> {
+        if self.batches.is_empty() {
+            self.batches.extend(self.hole);
+        }
+        self.batches
     }
 
     fn bytes_left(&self) -> usize {
@@ -148,7 +163,7 @@ impl LogReader {
     }
 
     /// Whole batches, the first containing `from`, up to `bytes_max` (exceeded only by the first batch, and only if
-    /// `at_least_one`). Empty at the high watermark.
+    /// `at_least_one`). Empty at the high watermark. Where compaction left nothing, the first is the next one with records.
     pub async fn read(
         &self,
         view: &Arc<PartitionView>,
@@ -160,13 +175,14 @@ impl LogReader {
             return Err(ReadError::OutOfRange);
         }
         let spans_left = trace::CACHE_SPANS_MAX;
-        let mut collected = Collected { batches: Vec::new(), bytes: 0, bytes_max, at_least_one, spans_left };
+        let mut collected =
+            Collected { batches: Vec::new(), hole: None, bytes: 0, bytes_max, at_least_one, spans_left };
         let mut gets_left = 1 + self.limits.readahead_segments;
         let mut missing = None;
         loop {
             match self.step(view, from, &mut collected, &mut gets_left, &mut missing).await {
                 Ok(Step::More) => {}
-                Ok(Step::Done) => return Ok(collected.batches),
+                Ok(Step::Done) => return Ok(collected.into_batches()),
                 // What was read is good; the next read meets the error again.
                 Err(_) if !collected.batches.is_empty() => return Ok(collected.batches),
                 Err(error) => return Err(error),

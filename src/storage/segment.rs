@@ -22,6 +22,10 @@ mod index;
 #[cfg(test)]
 mod tests;
 
+/// Merge level of one partition's segment whose keys are unique, together with all before it that are compacted.
+pub const LEVEL_COMPACTED: u8 = 3;
+/// The same with tombstones that have a delete horizon: it is compacted again when that has passed.
+pub const LEVEL_COMPACTED_TOMBSTONES: u8 = 4;
 /// Pieces up to this size are copied together; larger ones become a chunk of the payload as they are.
 const COPY_LEN_MAX: usize = 16 * 1024;
 /// At levels 1 and 2 the index has a batch about every so many bytes.
@@ -32,7 +36,7 @@ const SPARSE_INDEX_EVERY_LEN: u64 = 16 * 1024;
 pub struct SegmentHeader {
     /// Cluster id (22 characters of base64url).
     pub cluster_id: String,
-    /// Merge level: 0 WAL, 1 merged, 2 one partition's segment.
+    /// Merge level: 0 WAL, 1 merged, 2 one partition's segment, 3 and 4 such a one compacted by key.
     pub level: u8,
     /// The writer.
     pub writer: WriterId,

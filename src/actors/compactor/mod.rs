@@ -1,4 +1,4 @@
-//! Background work of a broker's writer: checkpoints, merging, retention, deletion of what nothing refers to.
+//! Background work of a broker's writer: checkpoints, merging, key compaction, retention, deletion of what nothing refers to.
 //!
 //! One [`Maintenance`] exists per broker, behind a mutex: its steps never overlap. The order that keeps data safe:
 //!
@@ -12,8 +12,12 @@
 //!    checkpoint has it.
 //! 6. What other writers' checkpoints and WAL refer to is no garbage, whoever listed it.
 
+pub mod clean;
+pub mod clean_plan;
+mod cleaning;
 pub mod foreign;
 pub mod held;
+pub mod keys;
 pub mod orphans;
 pub mod plan;
 pub mod scrub;
@@ -31,6 +35,8 @@ use crate::metadata::{MetadataError, Op, Revision, Txn};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, Batches, RawExtent, SegmentHeader};
 use crate::storage::{ObjectKey, StoreError};
+use clean_plan::CleanLimits;
+use cleaning::Compaction;
 use foreign::Foreign;
 use futures::{StreamExt, TryStreamExt};
 use held::Held;
@@ -50,7 +56,7 @@ pub struct MaintenanceLimits {
     pub checkpoint_flushes: u64,
     /// Batches after which a checkpoint is due: bounds the memory of a successor's replay.
     pub checkpoint_batches: u64,
-    /// Time after which a checkpoint is due if anything was flushed.
+    /// Time after which a checkpoint is due if anything was flushed or merged.
     pub checkpoint_every: Duration,
     /// Time between looks at merging and retention.
     pub look_every: Duration,
@@ -62,6 +68,8 @@ pub struct MaintenanceLimits {
     pub scrub_age_ms: i64,
     /// Merging.
     pub merge: MergeLimits,
+    /// Key compaction.
+    pub clean: CleanLimits,
 }
 
 impl Default for MaintenanceLimits {
@@ -75,6 +83,7 @@ impl Default for MaintenanceLimits {
             scrub_every: Duration::from_secs(6 * 3_600),
             scrub_age_ms: 24 * 3_600_000,
             merge: MergeLimits::default(),
+            clean: CleanLimits::default(),
         }
     }
 }
@@ -120,10 +129,13 @@ pub struct Maintenance {
     last: Option<CheckpointRef>,
     last_at: Instant,
     last_batches: u64,
+    /// Extents were replaced since: until a checkpoint says so, what they replaced is no garbage.
+    rearranged: bool,
     scrub: Scrub,
     /// Partitions that do not run here and that this writer's checkpoint has to have all the same.
     held: BTreeMap<PartitionKey, Held>,
     foreign: Foreign,
+    compaction: Compaction,
 }
 
 impl Maintenance {
@@ -138,9 +150,11 @@ impl Maintenance {
             last: None,
             last_at,
             last_batches: 0,
+            rearranged: false,
             scrub: Scrub::new(last_at),
             held: BTreeMap::new(),
             foreign: Foreign::default(),
+            compaction: Compaction::default(),
         }
     }
 
@@ -207,6 +221,7 @@ impl Maintenance {
         self.last = Some(pointer);
         self.last_at = context.clock.monotonic();
         self.last_batches = batches;
+        self.rearranged = false;
         Ok(())
     }
 
@@ -219,7 +234,7 @@ impl Maintenance {
     pub async fn checkpoint_if_due(&mut self) -> Result<(), MaintenanceError> {
         let flushes = self.flushes_since_checkpoint();
         let aged = self.context.clock.monotonic() - self.last_at >= self.limits.checkpoint_every;
-        if flushes >= self.limits.checkpoint_flushes || (aged && flushes > 0) {
+        if flushes >= self.limits.checkpoint_flushes || (aged && (flushes > 0 || self.rearranged)) {
             self.checkpoint().await
         } else {
             Ok(())
@@ -280,6 +295,7 @@ impl Maintenance {
                 partition.view.rearrange(|log| log.replace(recovery::extent(&object, entry)));
             }
         }
+        self.rearranged = true;
         context.stats.merges.fetch_add(1, Ordering::Relaxed);
         context.stats.merged_bytes.fetch_add(payload.len, Ordering::Relaxed);
         Ok(())
@@ -496,9 +512,23 @@ pub async fn run(maintenance: Arc<Mutex<Maintenance>>, broker: Arc<Broker>) {
             }
             report("retention", turn().await.retain(&broker).await);
             report("merge", turn().await.merge().await.map(drop));
+            compact(&maintenance, &broker, now + limits.look_every).await;
             report("collection", turn().await.collect().await.map(drop));
             report("scrub", turn().await.scrub_if_due().await);
         }
+    }
+}
+
+/// Compacts partitions step by step until nothing is left to do or it is time to look after other things again.
+async fn compact(maintenance: &Mutex<Maintenance>, broker: &Broker, until: Instant) {
+    loop {
+        let more = maintenance.lock().await.compact(&broker.image.load_full()).await;
+        let goes_on = matches!(more, Ok(true)) && broker.clock.monotonic() < until;
+        report("compaction", more.map(drop));
+        if !goes_on {
+            return;
+        }
+        report("checkpoint", maintenance.lock().await.checkpoint_if_due().await);
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 pub struct ObjectRef {
     /// Its key.
     pub key: ObjectKey,
-    /// Merge level: 0 WAL, 1 merged, 2 one partition's segment.
+    /// Merge level: 0 WAL, 1 merged, 2 one partition's segment, 3 and 4 such a one compacted by key.
     pub level: u8,
     /// Size in bytes.
     pub len: u64,
@@ -84,12 +84,31 @@ impl LogState {
     /// Replaces the extents that make up `with`'s offsets by `with`. Returns false, changing nothing, if they are not
     /// there any more as a whole (trimmed meanwhile).
     pub(crate) fn replace(&mut self, with: Extent) -> bool {
-        let from = self.extents.partition_point(|e| e.base < with.base);
-        let to = self.extents.partition_point(|e| e.next <= with.next);
-        let whole = from < to && self.extents[from].base == with.base && self.extents[to - 1].next == with.next;
+        self.replace_run(vec![with])
+    }
+
+    /// The same for a run of extents that adjoin each other.
+    pub(crate) fn replace_run(&mut self, with: Vec<Extent>) -> bool {
+        assert!(with.windows(2).all(|w| w[0].next == w[1].base), "extents leave a gap or overlap");
+        let (Some(first), Some(last)) = (with.first(), with.last()) else { return false };
+        let from = self.extents.partition_point(|e| e.base < first.base);
+        let to = self.extents.partition_point(|e| e.next <= last.next);
+        let whole = from < to && self.extents[from].base == first.base && self.extents[to - 1].next == last.next;
         if whole {
-            self.extents.drain(from + 1..to);
-            self.extents[from] = with;
+            let behind = self.extents.split_off(to);
+            self.extents.truncate(from);
+            self.extents.extend(with);
+            self.extents.extend(behind);
+        }
+        whole
+    }
+
+    /// Replaces extents by what compaction left of them, in memory too: what is gone is not served any more.
+    pub(crate) fn compact(&mut self, with: Vec<Extent>) -> bool {
+        let end = with.last().map(|e| e.next);
+        let whole = self.replace_run(with);
+        if whole && let Some(end) = end {
+            self.evict_tail(end);
         }
         whole
     }

@@ -112,6 +112,9 @@ async fn max_timestamp(broker: &Broker, view: &Arc<PartitionView>) -> Result<Fou
     let Some(batch) = batch else {
         return Ok(NOTHING);
     };
+    if batch.is_hole() {
+        return Ok(NOTHING);
+    }
     let target = batch.max_timestamp;
     Ok(search(view, batch, target).await)
 }
@@ -164,7 +167,7 @@ fn first_at_or_after(
         return Ok(Some((batch.base.max(log_start), header.max_timestamp)));
     }
     let bytes = records::records_bytes(&header, &whole)?;
-    for record in Records::new(&bytes, header.record_count) {
+    for record in Records::stored(&bytes, &header) {
         let record = record?;
         let offset = batch.base.plus(i64::from(record.offset_delta));
         let timestamp = header.base_timestamp.wrapping_add(record.timestamp_delta);

@@ -22,7 +22,8 @@ const EXTENT_RECORD_LEN: usize = 72;
 const BATCH_RECORD_LEN: usize = 48;
 const CLUSTER_ID_LEN_MAX: usize = 24;
 /// Greatest merge level.
-const LEVEL_MAX: u8 = 2;
+const LEVEL_MAX: u8 = super::LEVEL_COMPACTED_TOMBSTONES;
+
 pub(super) fn encode_header(header: &SegmentHeader) -> [u8; HEADER_LEN] {
     let id = header.cluster_id.as_bytes();
     assert!(id.len() <= CLUSTER_ID_LEN_MAX, "cluster id {} is too long", header.cluster_id);

@@ -188,7 +188,7 @@ fn contradictions_under_right_checksums_are_found() {
         ("batch offset moved", |i| i.extents[0].batches[1].base = Offset(1)),
         ("batch too short", |i| i.extents[0].batches[1].len = 60),
         ("batch too long", |i| i.extents[0].batches[1].len = u32::MAX),
-        ("level unknown", |i| i.header.level = 3),
+        ("level unknown", |i| i.header.level = 5),
     ];
     let (payload, index) = build(&header(0), inputs(&[vec![(2, 30), (1, 0)], vec![(3, 5)]]));
     let bytes = bytes_of(&payload);
@@ -268,7 +268,7 @@ proptest! {
 
     #[test]
     fn round_trip(
-        level in 0..=2u8,
+        level in 0..=4u8,
         shape in proptest::collection::vec(
             proptest::collection::vec((1..5i32, prop_oneof![0..200usize, 10_000..40_000usize]), 1..8), 0..6),
     ) {
