@@ -152,6 +152,7 @@ impl Drains {
                     let (done, quiet) = oneshot::channel();
                     self.context.flusher.do_send(Quiesce { key: None, done });
                     tokio::select! {
+                        biased;
                         _ = quiet => {}
                         () = called(&mut progress, phase, round) => continue, // off
                     }

@@ -223,6 +223,10 @@ fn describing_configs() {
         let changeable = results[2].configs.iter().filter(|c| !c.read_only).map(|c| c.name.as_str());
         assert!(changeable.eq([
             "compression.type",
+            "log.cleaner.delete.retention.ms",
+            "log.cleaner.max.compaction.lag.ms",
+            "log.cleaner.min.cleanable.ratio",
+            "log.cleaner.min.compaction.lag.ms",
             "log.cleanup.policy",
             "log.message.timestamp.after.max.ms",
             "log.message.timestamp.before.max.ms",
