@@ -36,6 +36,8 @@ pub enum Sabotage {
     StoreTwice,
     /// Partitions are claimed before a checkpoint has what their former writers had.
     ClaimEarly,
+    /// Partitions are claimed although their former writer's checkpoint is not the one they were read from.
+    ClaimOutdated,
     /// What was given away is left out of the next checkpoint.
     LetGoEarly,
     /// Objects are deleted without a look at what other brokers refer to.
@@ -69,6 +71,7 @@ fn named(name: &str) -> Option<Sabotage> {
         "hole-in-fetch" => Some(Sabotage::HoleInFetch),
         "store-twice" => Some(Sabotage::StoreTwice),
         "claim-early" => Some(Sabotage::ClaimEarly),
+        "claim-outdated" => Some(Sabotage::ClaimOutdated),
         "let-go-early" => Some(Sabotage::LetGoEarly),
         "collect-blindly" => Some(Sabotage::CollectBlindly),
         "commit-unfenced" => Some(Sabotage::CommitUnfenced),

@@ -33,6 +33,7 @@ impl Trace {
     /// Something happened now.
     pub fn event(&self, what: fmt::Arguments<'_>) {
         let line = format!("{} {what}", (self.clock.monotonic() - self.start).as_micros());
+        tracing::info!("{line}"); // heard when one seed is looked into
         let mut events = self.events.lock().expect("no panic under the lock");
         line.hash(&mut events.hash);
         events.count += 1;

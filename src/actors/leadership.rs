@@ -14,7 +14,7 @@ use crate::actors::recovery::{RecoveryError, Seed, WriterLog, replay};
 use crate::ids::{LeaderEpoch, PartitionIndex, PartitionKey, TopicId, WriterId};
 use crate::metadata::MetadataError;
 use crate::metadata::image::ClusterImage;
-use crate::metadata::model::{self, PartitionValue, WriterValue};
+use crate::metadata::model::{self, PartitionValue, WriterState, WriterValue};
 use crate::metadata::ownership::{CLAIMS_PER_TXN, OwnershipError, StoredPartition};
 use crate::metadata::placement::Candidates;
 use crate::metadata::watcher::ImageFeed;
@@ -170,7 +170,7 @@ async fn take_over(
     }
     let (_, revision) = context.metadata.get_prefix(&context.keys.cluster()).await?;
     let logs = load_needed(context, &stored, &writers, revision).await?;
-    let (mut claims, mut before) = (Vec::with_capacity(stored.len()), Vec::new());
+    let (mut claims, mut before) = (Vec::with_capacity(stored.len()), BTreeMap::new());
     for (key, found) in stored {
         let epoch = LeaderEpoch(found.0.epoch.0 + 1);
         let seed = match maintenance.given_away(&key) {
@@ -179,23 +179,52 @@ async fn take_over(
         };
         match seed {
             Ok(seed) => {
-                before.push((key, maintenance.hold(seed, Some(found.clone()))));
+                before.insert(key, maintenance.hold(seed, Some(found.clone())));
                 claims.push((key, Some(found)));
             }
             Err(error) => taken.failed.push((key, error)),
         }
     }
     drop(logs);
-    if !sabotage::is(Sabotage::ClaimEarly)
-        && let Err(error) = maintenance.checkpoint().await
-    {
-        // Without a committed checkpoint nothing may be claimed.
-        before.into_iter().for_each(|(key, held)| maintenance.hold_as_before(key, held));
-        return Err(error.into());
-    }
-    drop(before);
+    let outdated = match checkpoint_taken(context, maintenance, &writers).await {
+        Ok(outdated) => outdated,
+        Err(error) => {
+            // Without a committed checkpoint nothing may be claimed.
+            before.into_iter().for_each(|(key, held)| maintenance.hold_as_before(key, held));
+            return Err(error);
+        }
+    };
+    claims.retain(|(key, found): &Claim| {
+        let is_outdated = found.iter().any(|(v, _)| v.history.iter().any(|writer| outdated.contains(writer)));
+        if is_outdated {
+            maintenance.hold_as_before(*key, before.remove(key).flatten()); // read again, by the next step
+        }
+        !is_outdated
+    });
     claim_held(context, maintenance, claims).await?;
     Ok(taken)
+}
+
+/// Commits a checkpoint with what was read of `writers`. Returns those whose checkpoint is another one by now. What was read
+/// of them may be deleted: they merge what they gave away before, too, and what their new checkpoint does not name is garbage.
+/// If it is still the same, nothing that it names was deleted, and from now on this writer's checkpoint names it as well.
+async fn checkpoint_taken(
+    context: &NodeContext,
+    maintenance: &mut Maintenance,
+    writers: &BTreeMap<WriterId, WriterValue>,
+) -> Result<BTreeSet<WriterId>, LeadershipError> {
+    if !sabotage::is(Sabotage::ClaimEarly) {
+        maintenance.checkpoint().await?;
+    }
+    let mut outdated = BTreeSet::new();
+    for (writer, read) in writers.iter().filter(|(_, read)| read.state == WriterState::Active) {
+        let now = context.ownership.writer(*writer).await?;
+        if now.is_none_or(|(now, _)| now.checkpoint != read.checkpoint) && !sabotage::is(Sabotage::ClaimOutdated) {
+            tracing::info!(%writer, "a new checkpoint came while partitions were being taken; they are read again");
+            outdated.insert(*writer);
+        }
+    }
+    Ok(outdated)
 }
 
 /// Seals the dead owners of `stored`, and leaves out partitions whose owners live. Returns the values of all writers that

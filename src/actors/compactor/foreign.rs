@@ -4,7 +4,8 @@
 //! refer to one of them. Whoever drops its last reference puts the object on its garbage list; before it is deleted, one
 //! read of all writers' keys, which is atomic, says which checkpoints are the truth at that moment. What none of them and no
 //! WAL slot behind them refers to can never be referred to again, since every new reference comes from an old one: a
-//! successor commits its checkpoint before the claim that ends its predecessor's being named (see [`super::held`]).
+//! successor commits its checkpoint before the claim that ends its predecessor's being named (see [`super::held`]), and claims
+//! only if the checkpoint it has read was still its predecessor's after that.
 
 use super::{Maintenance, MaintenanceError};
 use crate::actors::recovery::Recovery;

@@ -34,7 +34,7 @@ use crate::metadata::ownership::OwnershipError;
 use crate::metadata::{MetadataError, Op, Revision, Txn};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, Batches, RawExtent, SegmentHeader};
-use crate::storage::{ObjectKey, StoreError};
+use crate::storage::{ObjectKey, ObjectStore, StoreError};
 use clean_plan::CleanLimits;
 use cleaning::Compaction;
 use foreign::Foreign;
@@ -315,7 +315,9 @@ impl Maintenance {
         }
         let mut reads = Vec::new();
         for (object, extents) in missing {
-            reads.extend(spans(extents).into_iter().map(|span| read_span(self.context.clone(), object.clone(), span)));
+            reads.extend(
+                spans(extents).into_iter().map(|span| read_span(self.context.store.clone(), object.clone(), span)),
+            );
         }
         let mut done = futures::stream::iter(reads).buffer_unordered(READS_IN_FLIGHT_MAX);
         while let Some(parts) = done.try_next().await? {
@@ -463,13 +465,13 @@ fn spans(mut extents: Span) -> Vec<Span> {
 }
 
 async fn read_span(
-    context: Arc<NodeContext>,
+    store: Arc<dyn ObjectStore>,
     object: ObjectKey,
     span: Span,
 ) -> Result<Vec<(usize, bytes::Bytes)>, StoreError> {
     let start = span.first().map_or(0, |(_, e)| e.position);
     let end = span.last().map_or(0, |(_, e)| e.position + e.len);
-    let bytes = context.store.get_range(&object, start..end).await?;
+    let bytes = store.get_range(&object, start..end).await?;
     if bytes.len() as u64 != end - start {
         let message = format!("{} bytes came instead of {}", bytes.len(), end - start);
         return Err(StoreError::Corrupt { key: object, message });
@@ -541,20 +543,32 @@ fn report(what: &str, outcome: Result<(), MaintenanceError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::ids::LeaderEpoch;
+    use crate::storage::Payload;
+    use crate::storage::fault::{Fault, FaultStore, Op};
+    use crate::storage::memory::MemoryStore;
+
+    fn extent(position: u64, len: u64) -> Extent {
+        let object = Arc::new(ObjectRef { key: ObjectKey::new("o"), level: 0, len: 1_000, created_ms: 0 });
+        let (base, next, max_timestamp, leader_epoch) = (Offset(0), Offset(1), 0, LeaderEpoch(0));
+        Extent { base, next, object, position, len, max_timestamp, leader_epoch }
+    }
+
+    #[tokio::test]
+    async fn a_short_answer_is_an_error_and_the_next_one_is_taken() {
+        let store = Arc::new(FaultStore::scripted(Arc::new(MemoryStore::new(Clock::system()))));
+        let key = ObjectKey::new("o");
+        store.create(&key, &Payload::new(vec![bytes::Bytes::from_static(b"0123456789")], 1)).await.unwrap();
+        store.script(Op::GetRange, [Fault::Truncate]);
+        let read = || read_span(store.clone(), key.clone(), vec![(0, extent(2, 3)), (1, extent(5, 5))]);
+        assert!(matches!(read().await, Err(StoreError::Corrupt { .. })));
+        let parts = read().await.unwrap();
+        assert_eq!(parts, [(0, bytes::Bytes::from_static(b"234")), (1, bytes::Bytes::from_static(b"56789"))]);
+    }
 
     #[test]
     fn a_get_returns_at_least_half_wanted_bytes() {
-        let object = Arc::new(ObjectRef { key: ObjectKey::new("o"), level: 0, len: 1_000, created_ms: 0 });
-        let extent = |position, len| Extent {
-            base: Offset(0),
-            next: Offset(1),
-            object: object.clone(),
-            position,
-            len,
-            max_timestamp: 0,
-            leader_epoch: LeaderEpoch(0),
-        };
         let wanted = vec![(3, extent(900, 10)), (0, extent(0, 10)), (1, extent(20, 10)), (2, extent(41, 10))];
         let places: Vec<Vec<usize>> = spans(wanted).iter().map(|s| s.iter().map(|(p, _)| *p).collect()).collect();
         assert_eq!(places, [vec![0, 1, 2], vec![3]]);
