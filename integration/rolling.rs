@@ -2,10 +2,12 @@
 //! read with their defaults: none of them tells its user of an error, and everything is written and read once. And how long a
 //! partition goes without acks then. CI goes round once; `make rolling ROLLS=20` is the full size.
 
-use crate::client::{Batch, Client, Connection, PRODUCE_VERSION, check, produce_request};
+use crate::client::{Batch, Client, Connection, PRODUCE_VERSION, check, produce_request, text, topic_name};
 use crate::clients::{Client as Program, Running};
-use crate::cluster::{BROKERS, Cluster, leaders};
+use crate::cluster::{BROKERS, Cluster, find_coordinator, leaders};
 use crate::harness::{quiet, size, wait_until};
+use kafka_protocol::messages::OffsetCommitRequest;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -132,6 +134,30 @@ async fn write(addresses: Vec<String>, partition: i32, acks: Acks, stop: Arc<Ato
     }
 }
 
+/// Commits offsets of a group, one after the other, wherever its coordinator is.
+async fn commit(addresses: Vec<String>, group: String, acks: Acks, stop: Arc<AtomicBool>) {
+    let partition = OffsetCommitRequestPartition::default().with_committed_metadata(Some(text("")));
+    let topic = OffsetCommitRequestTopic::default().with_name(topic_name("t")).with_partitions(vec![partition]);
+    let request = OffsetCommitRequest::default()
+        .with_group_id(text(&group).into())
+        .with_generation_id_or_member_epoch(-1)
+        .with_topics(vec![topic]);
+    let mut coordinator: Option<Connection> = None;
+    while !stop.load(Ordering::Relaxed) {
+        let Some(connection) = &mut coordinator else {
+            match find_coordinator(&addresses, &group).await {
+                Some(node) => coordinator = Connection::open(&addresses[node as usize - 1]).await.ok(),
+                None => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+            continue;
+        };
+        match connection.call(8, &request).await.map(|answer| answer.topics[0].partitions[0].error_code) {
+            Ok(0) => acks.lock().expect("no panic under the lock").push(kafscale::clock::monotonic()),
+            _ => coordinator = None,
+        }
+    }
+}
+
 fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
@@ -145,6 +171,7 @@ fn longest_gap(acks: &[Instant], from: Instant, to: Instant) -> Duration {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn partitions_go_on_when_their_leader_is_stopped() {
     const PARTITIONS: i32 = 12;
+    const GROUPS: usize = 12;
     let _quiet = quiet().await;
     let rolls = size("ROLLS", 1);
     let profile = std::env::var("S3_PROFILE").unwrap_or_else(|_| "none".into());
@@ -155,42 +182,59 @@ async fn partitions_go_on_when_their_leader_is_stopped() {
     wait_even(&addresses, "t", PARTITIONS).await;
     let stop = Arc::new(AtomicBool::new(false));
     let acks: Vec<Acks> = (0..PARTITIONS).map(|_| Acks::default()).collect();
-    let writers: Vec<_> = (0..PARTITIONS)
-        .zip(&acks)
-        .map(|(p, acks)| tokio::spawn(write(addresses.clone(), p, acks.clone(), stop.clone())))
-        .collect();
+    let group_acks: Vec<Acks> = (0..GROUPS).map(|_| Acks::default()).collect();
+    let name = |n: usize| format!("group-{n}");
+    let writers = (0..PARTITIONS).zip(&acks);
+    let writers = writers.map(|(p, acks)| tokio::spawn(write(addresses.clone(), p, acks.clone(), stop.clone())));
+    let committers = (0..GROUPS).zip(&group_acks);
+    let committers =
+        committers.map(|(n, acks)| tokio::spawn(commit(addresses.clone(), name(n), acks.clone(), stop.clone())));
+    let running: Vec<_> = writers.chain(committers).collect();
+    let acks = [acks, group_acks].concat();
     let acked = |p: usize| acks[p].lock().expect("no panic under the lock").len();
     let all_acked = async || {
         let before: Vec<usize> = (0..acks.len()).map(acked).collect();
-        wait_until("all partitions are written to", DEADLINE, async || {
+        wait_until("all partitions are written to, and all groups commit", DEADLINE, async || {
             (0..acks.len()).all(|p| acked(p) >= before[p] + 10)
         })
         .await;
     };
-    let (mut moved, mut stayed, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut moved, mut stayed, mut groups_moved, mut ends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..rolls as usize * BROKERS {
         let n = round % BROKERS;
         wait_even(&addresses, "t", PARTITIONS).await;
         all_acked().await;
         let led: BTreeSet<i32> = leaders(&addresses[n], "t").await.remove(&(n as i32 + 1)).unwrap_or_default();
+        let mut coordinated = BTreeSet::new();
+        for group in 0..GROUPS {
+            if find_coordinator(&addresses, &name(group)).await == Some(n as i32 + 1) {
+                coordinated.insert(group);
+            }
+        }
         let from = kafscale::clock::monotonic();
         assert!(cluster.broker(n).terminate().await.success());
         let to = kafscale::clock::monotonic();
         all_acked().await;
-        for (p, acks) in (0..).zip(&acks) {
+        for (n, acks) in acks.iter().enumerate() {
             let gap = longest_gap(&acks.lock().expect("no panic under the lock"), from, to);
-            if led.contains(&p) { moved.push(gap) } else { stayed.push(gap) }
+            match n.checked_sub(PARTITIONS as usize) {
+                Some(group) if coordinated.contains(&group) => groups_moved.push(gap),
+                Some(_) => {}
+                None if led.contains(&(n as i32)) => moved.push(gap),
+                None => stayed.push(gap),
+            }
         }
         ends.push(to - from);
         cluster.broker(n).restart().await;
     }
     stop.store(true, Ordering::Relaxed);
-    for writer in writers {
-        writer.await.expect("no panic");
+    for running in running {
+        running.await.expect("no panic");
     }
     for (what, mut times) in [
         ("longest time without an ack, of partitions that move", moved),
         ("of those that stay", stayed),
+        ("longest time without an acked commit, of groups that move", groups_moved),
         ("from SIGTERM to the end of the process", ends),
     ] {
         times.sort();

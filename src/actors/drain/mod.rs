@@ -129,7 +129,6 @@ impl Drains {
         let mut told = (self.progress().round == 0 && !self.context.announcement.told().0.draining).then_some(false);
         let mut progress = self.watch();
         loop {
-            crate::failpoint::hit("drain.step");
             let (wanted, phase, round) = {
                 let state = self.state();
                 (state.announcement(), state.phase(), state.round())
