@@ -81,7 +81,10 @@ impl Trial {
         let give_up = kafscale::clock::monotonic() + READY_DEADLINE;
         loop {
             let codes = self.world.restart_ended().await;
-            assert!(codes.iter().all(|c| *c == FENCED || (killed && c.is_none())), "{what} ended brokers with {codes:?}");
+            assert!(
+                codes.iter().all(|c| *c == FENCED || (killed && c.is_none())),
+                "{what} ended brokers with {codes:?}"
+            );
             let mut certain = true;
             for node in &self.world.nodes {
                 let metrics = http("GET", &node.broker.metrics_address(), "/metrics", "").await;
