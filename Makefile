@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster rolling chaos-faults groups cost breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,16 @@ rolling: ## Restart the brokers of a cluster one after the other under clients (
 chaos-faults: export DURATION_SEC ?= 30
 chaos-faults: ## Let S3 and etcd fail under load (DURATION_SEC=30 per fault, SEED=)
 	$(PROOF) faults::
+
+chaos-world: export DURATION_SEC ?= 30
+chaos-world: export PAUSES ?= 4
+chaos-world: ## Break a cluster's brokers, etcd, S3, network and disk (DURATION_SEC=30 per fault, PAUSES=4, SEED=)
+	$(PROOF) chaos:: --skip chaos::matrix
+
+chaos-matrix: export DURATION_SEC ?= 30
+chaos-matrix: export ROUNDS ?= 40
+chaos-matrix: ## All of these faults in random order (DURATION_SEC=30 at most, ROUNDS=40, SEED=)
+	$(PROOF) chaos::matrix
 
 groups: export GROUP_COUNT ?= 1000
 groups: export DURATION_SEC ?= 600

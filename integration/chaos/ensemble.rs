@@ -94,6 +94,17 @@ impl Ensemble {
         }
     }
 
+    /// Waits until every member answers and knows of a leader, alarms or not.
+    pub async fn wait_joined(&self) {
+        for member in &self.members {
+            wait_until("every member of etcd has a leader", READY_DEADLINE, async || {
+                let status = member.call("/v3/maintenance/status", "{}").await;
+                status.is_some_and(|status| status["leader"].as_str().is_some_and(|leader| leader != "0"))
+            })
+            .await;
+        }
+    }
+
     /// The number of the leader.
     pub async fn leader(&self) -> usize {
         let give_up = kafscale::clock::monotonic() + READY_DEADLINE;
@@ -120,8 +131,8 @@ impl Ensemble {
         while http("POST", &self.members[0].address(), "/v3/kv/put", &put).await.is_ok() {
             assert!(kafscale::clock::monotonic() < give_up, "etcd is not full");
         }
-        let alarms = self.members[0].call("/v3/maintenance/alarm", r#"{"action":"GET"}"#).await.expect("an answer");
-        assert!(alarms["alarms"].to_string().contains("NOSPACE"), "{alarms}");
+        let alarms = self.alarms().await;
+        assert!(alarms.iter().any(|alarm| alarm["alarm"] == "NOSPACE"), "{alarms:?}");
     }
 
     /// What an operator does then: compaction, defragmentation, and the alarm is disarmed.
@@ -133,8 +144,21 @@ impl Ensemble {
         for member in &self.members {
             member.call("/v3/maintenance/defragment", "{}").await.expect("defragmentation");
         }
-        let disarm = r#"{"action":"DEACTIVATE","alarm":"NOSPACE"}"#;
-        self.members[0].call("/v3/maintenance/alarm", disarm).await.expect("the alarm is disarmed");
+        wait_until("no alarm is left", READY_DEADLINE, async || {
+            let alarms = self.alarms().await;
+            for alarm in &alarms {
+                let disarm = format!(r#"{{"action":"DEACTIVATE","memberID":{},"alarm":"NOSPACE"}}"#, alarm["memberID"]);
+                self.members[0].call("/v3/maintenance/alarm", &disarm).await.expect("the alarm is disarmed");
+            }
+            alarms.is_empty()
+        })
+        .await;
         self.wait_healthy().await;
+    }
+
+    /// The alarms that are raised.
+    pub async fn alarms(&self) -> Vec<serde_json::Value> {
+        let answer = self.members[0].call("/v3/maintenance/alarm", r#"{"action":"GET"}"#).await.expect("alarms");
+        answer["alarms"].as_array().cloned().unwrap_or_default()
     }
 }

@@ -31,17 +31,12 @@ async fn a_broker_cut_off_from_s3_or_from_clients_gets_on() {
         trial.fault(&what, cut, heal).await;
     }
     let everything = |w: &World, delay| {
-        for node in &w.nodes {
-            let wires = node.etcd.iter().chain([&node.s3, &node.clients]);
-            wires.for_each(|wire| wire.set(false, false, delay));
-        }
+        w.wires().for_each(|wire| wire.set(false, false, delay));
     };
     let slow = async |w: &mut World| everything(w, Duration::from_millis(50));
     trial.fault("a slow network", slow, async |w| everything(w, Duration::ZERO)).await;
     let tear = async |w: &mut World| {
-        for node in &w.nodes {
-            node.etcd.iter().chain([&node.s3, &node.clients]).for_each(|wire| wire.tear());
-        }
+        w.wires().for_each(|wire| wire.tear());
     };
     trial.fault("all connections reset", tear, async |_| {}).await;
     trial.finish().await;
@@ -73,7 +68,7 @@ async fn brokers_cut_off_from_all_of_etcd_are_sealed_or_go_on() {
         trial.world.nodes.iter().for_each(|n| n.cut_etcd(requests, answers));
         trial.last().await;
         trial.world.nodes.iter().for_each(|n| n.cut_etcd(false, false));
-        trial.restart_sealed(&what).await;
+        trial.recover(&what, false).await;
         trial.load.fault(&what, false);
         trial.got_on(&what).await;
     }

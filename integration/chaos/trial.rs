@@ -1,7 +1,7 @@
 //! A world under load, and what has to be true after each fault.
 
 use super::world::{QUOTA_BYTES, Shape, World};
-use crate::harness::{READY_DEADLINE, size, wait_until};
+use crate::harness::{READY_DEADLINE, http, size, wait_until};
 use crate::workload::{Plan, Workload};
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,6 +25,8 @@ pub struct Trial {
     pub world: World,
     /// How long a fault lasts.
     pub duration: Duration,
+    /// Of all that is random.
+    pub seed: u64,
     name: String,
     _turn: SemaphorePermit<'static>,
 }
@@ -47,7 +49,7 @@ impl Trial {
         let plan = Plan { partitions: PARTITIONS as i32, producers: 6, pause, members: 2, ..Plan::new(TOPIC, seed) };
         let load = Workload::start_on(&world.addresses(), plan).await;
         load.wait_acks(ACKS_AFTER).await;
-        Self { load, world, duration, name: name.into(), _turn: turn }
+        Self { load, world, duration, seed, name: name.into(), _turn: turn }
     }
 
     /// The fault that was just made lasts.
@@ -73,18 +75,22 @@ impl Trial {
         eprintln!("{}: {what}: healed, {} batches acked", self.name, self.load.acks());
     }
 
-    /// Brokers that were sealed start again, as under a supervisor; nobody ended in another way.
-    pub async fn restart_sealed(&mut self, what: &str) {
+    /// Brokers that were sealed, or `killed`, start again, as under a supervisor; nobody ended in another way.
+    pub async fn recover(&mut self, what: &str, killed: bool) {
         // Whoever was sealed finds out once it reaches etcd again.
         let give_up = kafscale::clock::monotonic() + READY_DEADLINE;
         loop {
             let codes = self.world.restart_ended().await;
-            assert!(codes.iter().all(|c| *c == FENCED), "{what} ended brokers with {codes:?}");
-            let mut refusing = 0;
+            assert!(
+                codes.iter().all(|c| *c == FENCED || (killed && c.is_none())),
+                "{what} ended brokers with {codes:?}"
+            );
+            let mut certain = true;
             for node in &self.world.nodes {
-                refusing += node.broker.metric_sum("kafscale_appends_suspended").await.unwrap_or(1.0) as u64;
+                let metrics = http("GET", &node.broker.metrics_address(), "/metrics", "").await;
+                certain &= metrics.is_ok_and(|text| text.contains("\nkafscale_appends_suspended 0"));
             }
-            if refusing == 0 && self.world.ended().is_empty() {
+            if certain && self.world.ended().is_empty() {
                 return;
             }
             assert!(kafscale::clock::monotonic() < give_up, "{what}: brokers still doubt their leases");
@@ -92,7 +98,7 @@ impl Trial {
         }
     }
 
-    /// Waits until something of the group's is committed.
+    /// Ends the load and asks the checker.
     pub async fn finish(mut self) {
         wait_until("all brokers are alive", READY_DEADLINE, async || self.world.ended().is_empty()).await;
         let report = self.load.finish().await;

@@ -44,11 +44,6 @@ impl Node {
         std::fs::write(&new, ahead_ms.to_string()).expect("the file can be written");
         std::fs::rename(&new, &self.clock).expect("the file can be renamed");
     }
-
-    fn heal(&self) {
-        self.etcd.iter().chain([&self.s3, &self.clients]).for_each(Wire::heal);
-        self.set_clock(0);
-    }
 }
 
 /// See the module's documentation. Ended in this order.
@@ -121,15 +116,35 @@ impl World {
         self.nodes.iter().map(|n| n.clients.address()).collect()
     }
 
-    /// Ends all faults of the network, of clocks and of the S3 proxy, and of processes that were paused.
+    /// The wires of all brokers.
+    pub fn wires(&self) -> impl Iterator<Item = &Wire> {
+        self.nodes.iter().flat_map(|n| n.etcd.iter().chain([&n.s3, &n.clients]))
+    }
+
+    /// Ends all faults but those of brokers that have ended.
     pub async fn heal(&mut self) {
-        self.nodes.iter().for_each(Node::heal);
+        self.wires().for_each(Wire::heal);
+        for node in &mut self.nodes {
+            node.set_clock(0);
+            node.broker.process.resume();
+        }
         for member in &mut self.etcd.members {
             member.peers.heal();
             member.process.resume();
+            if member.process.exited().is_some() {
+                member.restart();
+            }
         }
         self.s3.process.resume();
+        if self.s3.process.exited().is_some() {
+            self.s3.restart().await;
+        }
         self.s3_proxy.set("profile=none&500=0&503=0&lost=0&applied500=0").await;
+        self.etcd.wait_joined().await;
+        if !self.etcd.alarms().await.is_empty() {
+            self.etcd.make_space().await;
+        }
+        self.etcd.wait_healthy().await;
     }
 
     /// Starts brokers again that have ended, as a supervisor would; how each of them ended.
@@ -139,10 +154,8 @@ impl World {
             if let Some(status) = node.broker.process.exited() {
                 codes.push(status.code());
                 node.broker.relaunch();
+                node.broker.wait_ready().await;
             }
-        }
-        for node in &mut self.nodes {
-            node.broker.wait_ready().await;
         }
         codes
     }
