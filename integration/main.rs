@@ -16,6 +16,7 @@ mod cluster;
 mod compaction;
 mod consumer_groups;
 mod cost;
+mod cost_page;
 mod faults;
 mod fuzz_corpus;
 mod group_client;

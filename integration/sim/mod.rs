@@ -172,9 +172,7 @@ impl World {
             sent: Cell::default(),
         };
         let admin = Admin::new(world.metadata.clone(), world.keys.clone()).with_clock(clock);
-        world
-            .topic
-            .set(Some(admin.create_topic("sim", PARTITIONS, configs, Vec::new()).await.expect("created").id));
+        world.topic.set(Some(admin.create_topic("sim", PARTITIONS, configs, Vec::new()).await.expect("created").id));
         Rc::new(world)
     }
 

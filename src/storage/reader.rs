@@ -175,7 +175,8 @@ impl LogReader {
             return Err(ReadError::OutOfRange);
         }
         let spans_left = trace::CACHE_SPANS_MAX;
-        let mut collected = Collected { batches: Vec::new(), hole: None, bytes: 0, bytes_max, at_least_one, spans_left };
+        let mut collected =
+            Collected { batches: Vec::new(), hole: None, bytes: 0, bytes_max, at_least_one, spans_left };
         let mut gets_left = 1 + self.limits.readahead_segments;
         let mut missing = None;
         loop {

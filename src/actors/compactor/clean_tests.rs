@@ -85,8 +85,7 @@ impl Log {
         }
         let mut seen = Seen::default();
         let (log_start, map_end) = (Offset(self.start), Offset(map_end));
-        let rules =
-            Rules { log_start, map_end, may_set_horizons: true, now_ms, delete_retention_ms: RETENTION_MS };
+        let rules = Rules { log_start, map_end, may_set_horizons: true, now_ms, delete_retention_ms: RETENTION_MS };
         let mut after = Vec::new();
         for group in self.stored.chunks(group_len) {
             if group[0].base >= map_end.0 {
