@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,10 @@ groups: export CHANGES ?= 1000
 groups: export COMMITS ?= 100000
 groups: ## Consumer groups at full size (GROUP_COUNT=1000, DURATION_SEC=600, MEMBERS=100, GROUP_KILLS=50, CHANGES=1000, COMMITS=100000)
 	$(PROOF) groups:: # and consumer_groups::, which the name contains
+
+cost-page: export DURATION_SEC ?= 660
+cost-page: ## Measure requests per hour and per GiB, and print what S3 charges for them (DURATION_SEC=660)
+	$(PROOF) cost_page::
 
 cost: export PARTITIONS ?= 2000
 cost: export DURATION_SEC ?= 30

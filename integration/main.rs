@@ -18,6 +18,7 @@ mod compaction;
 mod consumer_groups;
 mod control;
 mod cost;
+mod cost_page;
 mod faults;
 mod fuzz_corpus;
 mod group_client;

@@ -14,6 +14,8 @@ mod requests;
 mod seeds;
 mod stored;
 
+use crate::actors::compactor::clean::{self, Cleaner, Fate, Indexed, Rules, Seen};
+use crate::actors::compactor::keys::KeyMap;
 use crate::actors::group::value::{self, StoredGroup};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::metadata::image::ClusterImage;
@@ -113,7 +115,39 @@ fn stored_batch(bytes: &Bytes, header: &BatchHeader) {
     let read = segment::check_batch(&whole).expect("an accepted batch is intact after its offset was assigned");
     assert_eq!((read.base_offset, read.leader_epoch, read.crc), (base, leader_epoch, header.crc));
     assert_eq!(read.next_offset(), stored.next);
+    compacted(&read, &whole);
     stored::segment_of(stored, leader_epoch);
+}
+
+/// Compacts an accepted batch, of which half of the keys are written again later: what is left is as it was.
+fn compacted(header: &BatchHeader, batch: &[u8]) {
+    let Ok(plain) = records::records_bytes(header, batch) else { return };
+    let mut map = KeyMap::new(100_000);
+    if clean::index(&mut map, header, batch) == Indexed::Full {
+        return;
+    }
+    let later = header.next_offset().plus(1);
+    let key = |r: &records::Record| r.key.clone().map(|k| &plain[k]);
+    for record in Records::stored(&plain, header).flatten().filter(|r| r.offset_delta % 2 == 1) {
+        if let Some(key) = key(&record).filter(|key| map.newest(key).is_some()) {
+            map.insert(key, later);
+        }
+    }
+    let rules = Rules {
+        log_start: Offset(0),
+        map_end: later.plus(1),
+        may_set_horizons: true,
+        now_ms: NOW_MS,
+        delete_retention_ms: 1,
+    };
+    let mut seen = Seen::default();
+    let fate = Cleaner::new(&map, rules, &mut seen).judge(header, batch).expect("memory can be written to");
+    let Fate::Becomes(bytes, _) = fate else { return };
+    let left = segment::check_batch(&bytes).expect("what is left is a whole batch");
+    assert_eq!((left.base_offset, left.next_offset()), (header.base_offset, header.next_offset()));
+    let packed = records::records_bytes(&left, &bytes).expect("it was compressed just now");
+    let count = Records::stored(&packed, &left).filter(Result::is_ok).count();
+    assert_eq!((count as i32, count as u64 + seen.dropped), (left.record_count, header.record_count as u64));
 }
 
 /// Records behind a codec: `codec u8 | count i32 | compressed records`.

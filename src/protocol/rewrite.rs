@@ -10,11 +10,14 @@ use super::records::{self, Record, RecordError, Records, put_varlong, varlong_le
 use crate::ids::{LeaderEpoch, Offset};
 use bytes::{BufMut, Bytes, BytesMut};
 
+/// The part of the attributes that names the codec.
+const CODEC_BITS: i16 = 0x07;
+
 /// The batch `batch` with those of its records that `keep` names, compressed as before. `plain` are its records, which have
 /// been read once without an error. With `horizon_ms` the batch gets that delete horizon.
 ///
 /// # Errors
-/// If the records cannot be read, or cannot be compressed again.
+/// If the records cannot be read.
 pub fn retain(
     header: &BatchHeader,
     batch: &[u8],
@@ -38,14 +41,20 @@ pub fn retain(
         count += 1;
     }
     let codec = Codec::from_bits(header.codec())?;
-    let packed = compression::compress(codec, &kept)
-        .map_err(|e| compression::CompressionError::Malformed(format!("cannot be compressed again: {e}")))?;
+    let fits = |packed: &Vec<u8>| kept.len() <= compression::output_max(packed.len());
+    // What shrinks so much that nobody would decompress it again is better stored as it is.
+    let packed = compression::compress(codec, &kept).ok().filter(fits);
+    let (attributes, packed) = match packed {
+        Some(packed) => (header.attributes, packed),
+        None => (header.attributes & !CODEC_BITS, kept),
+    };
+    let attributes = if horizon_ms.is_some() { attributes | DELETE_HORIZON } else { attributes };
     let mut out = BytesMut::with_capacity(HEADER_LEN + packed.len());
     out.put_slice(&batch[..HEADER_LEN]);
     out.put_slice(&packed);
     out[8..12].copy_from_slice(&((HEADER_LEN - 12 + packed.len()) as i32).to_be_bytes());
+    out[21..23].copy_from_slice(&attributes.to_be_bytes());
     if let Some(horizon) = horizon_ms {
-        out[21..23].copy_from_slice(&(header.attributes | DELETE_HORIZON).to_be_bytes());
         out[27..35].copy_from_slice(&horizon.to_be_bytes());
     }
     if !header.is_log_append_time() {
@@ -137,6 +146,25 @@ mod tests {
                 assert_eq!(BatchHeader::parse(&less).unwrap().delete_horizon_ms(), horizon);
             }
         }
+    }
+
+    #[test]
+    fn what_would_shrink_too_much_to_be_read_again_is_not_compressed() {
+        // Random bytes keep the ratio of the whole batch within the limits; they go, and zeros stay.
+        let mut seed = 1u64;
+        let random = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (seed >> 56) as u8
+        });
+        let random: Vec<u8> = random.take(40_000).collect();
+        let zeros = vec![0; 17 << 20];
+        let batch = BatchBuilder::new().codec(Codec::Zstd).record(0, Some(b"r"), Some(&random));
+        let batch = batch.record(0, Some(b"z"), Some(&zeros)).build();
+        let header = BatchHeader::parse(&batch).unwrap();
+        let plain = records_bytes(&header, &batch).unwrap();
+        let out = retain(&header, &batch, &plain, None, |r| r.offset_delta == 1).unwrap();
+        assert_eq!(BatchHeader::parse(&out).unwrap().codec(), 0);
+        assert_eq!(read(&out), read(&batch)[1..]);
     }
 
     #[test]

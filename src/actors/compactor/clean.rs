@@ -121,7 +121,7 @@ impl<'a> Cleaner<'a> {
     /// What becomes of a batch.
     ///
     /// # Errors
-    /// If the batch cannot be compressed again.
+    /// If the batch's records cannot be read, although they could be a moment ago.
     pub fn judge(&mut self, header: &BatchHeader, batch: &[u8]) -> Result<Fate, RecordError> {
         if header.base_offset >= self.rules.map_end {
             return Ok(Fate::Stays(false));

@@ -7,7 +7,7 @@
 //!
 //! As with merging, new extents become part of the truth with the next checkpoint. A crash before that leaves the old ones.
 
-use super::clean::{self, Cleaner, Fate, Indexed, Piece, Pieces, Rules, Seen};
+use super::clean::{self, Cleaner, Indexed, Piece, Pieces, Rules, Seen};
 use super::clean_plan::{self, Due};
 use super::keys::KeyMap;
 use super::{Maintenance, MaintenanceError, in_memory};
@@ -105,6 +105,7 @@ impl Maintenance {
         let tombstones_only = map_end.is_some();
         let map = KeyMap::new(self.limits.clean.keys_max);
         let key = view.key;
+        memory.horizons.remove(&key); // until the pass has come to its end
         Some(Pass { key, view, map, map_end, end, next, tombstones_only, seen: Seen::default() })
     }
 
@@ -177,10 +178,8 @@ impl Maintenance {
             let mut source = Source::new(&self.context, pass.key, extent, self.limits.clean.read_bytes);
             while let Some((header, batch)) = source.next().await? {
                 let mut cleaner = Cleaner::new(&pass.map, rules, &mut pass.seen);
-                let fate = cleaner.judge(&header, &batch).unwrap_or_else(|error| {
-                    tracing::warn!(partition = %pass.key, offset = %header.base_offset, %error, "batch is kept whole");
-                    Fate::Stays(false)
-                });
+                // To leave it as it is would not do: tombstones above it are to go.
+                let fate = cleaner.judge(&header, &batch).map_err(|e| source.damaged(e.to_string()))?;
                 pieces.push(&header, &batch, &fate);
                 for piece in pieces.take_complete() {
                     with.push(self.write_piece(pass.key, piece).await?);
