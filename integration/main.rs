@@ -29,6 +29,7 @@ mod pressure;
 mod process;
 mod protocol;
 mod read_replica;
+mod recover;
 mod s3;
 mod s3_health;
 mod sabotage;

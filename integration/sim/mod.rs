@@ -253,7 +253,7 @@ async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
     let store: Arc<dyn ObjectStore> =
         Arc::new(RetryingStore::new(world.objects.clone(), RetryPolicy::default(), Default::default()));
     let (keys, layout, clock) = (world.keys.clone(), Layout::new("sim"), world.clock);
-    let cluster_id = admin::ensure_cluster_id(&*metadata, &keys).await.map_err(|e| text(&e))?;
+    let cluster_id = admin::ensure_cluster(&*metadata, &keys).await.map_err(|e| text(&e))?.cluster_id;
     let ownership = Ownership::new(metadata.clone(), keys.clone());
     let writer = admin::allocate_writer_id(&*metadata, &keys).await.map_err(|e| text(&e))?;
     let live = LiveValue {
@@ -309,6 +309,7 @@ async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
         ownership,
         registration,
         cluster_id,
+        generation: 0,
         flusher,
         shards: vec![Placement::Here],
         io: IoPool::current(),
@@ -341,6 +342,7 @@ async fn boot(world: &World, node: BrokerId) -> Result<Booted, String> {
         lease_ttl: LEASE_TTL,
         announcement: context.announcement.clone(),
         standing: context.standing.clone(),
+        stats: context.stats.clone(),
         clock,
         on_fatal: on_fatal.clone(),
     };
