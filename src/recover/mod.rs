@@ -42,7 +42,7 @@ pub struct Options {
 
 /// Why nothing was recovered; the exit code tells which.
 #[derive(Debug, thiserror::Error)]
-enum RecoverError {
+pub enum RecoverError {
     /// A store fails.
     #[error("{0}")]
     Unavailable(String),
@@ -147,7 +147,7 @@ async fn live(store: &dyn MetadataStore, keys: &Keys) -> Result<Vec<crate::ids::
 }
 
 /// Everything that the metadata store has, but for groups, which are kept as they are.
-async fn read_store(metadata: &Arc<dyn MetadataStore>, keys: &Keys) -> Result<Store, RecoverError> {
+pub async fn read_store(metadata: &Arc<dyn MetadataStore>, keys: &Keys) -> Result<Store, RecoverError> {
     let ownership = Ownership::new(metadata.clone(), keys.clone());
     let counter = async |key: String| -> Result<u64, MetadataError> {
         let entry = metadata.get(&key).await?;
