@@ -100,8 +100,7 @@ impl Scene {
     }
 
     async fn may_register(&self, metadata: &Arc<dyn MetadataStore>) -> bool {
-        let live: LiveValue =
-            model::decode_bytes(br#"{"v":1,"node":9,"host":"h","port":1,"version":"0"}"#).unwrap();
+        let live: LiveValue = model::decode_bytes(br#"{"v":1,"node":9,"host":"h","port":1,"version":"0"}"#).unwrap();
         let ownership = Ownership::new(metadata.clone(), self.keys.clone());
         let registered = ownership.register(WriterId(1 << 40), 1, &live, Duration::from_secs(1)).await;
         if let Ok(registered) = &registered {
