@@ -57,15 +57,24 @@ impl Measured {
     fn print(&self) {
         let gib = self.ingested_bytes / GIB;
         eprintln!("\nKAFSCALE_FLUSH_INTERVAL_MS={}, one of {BROKERS} brokers, {:.0} s", self.interval_ms, self.seconds);
-        eprintln!("  ingested {gib:.3} GiB; {:.2} bytes rewritten per byte", self.rewritten_bytes / self.ingested_bytes);
+        eprintln!(
+            "  ingested {gib:.3} GiB; {:.2} bytes rewritten per byte",
+            self.rewritten_bytes / self.ingested_bytes
+        );
         for (kind, name) in KINDS.iter().enumerate() {
             let per_gib = self.requests[kind] as f64 / gib;
-            eprintln!("  {name}: {} counted, {:.0} per hour, {per_gib:.0} per GiB", self.requests[kind], self.per_hour(kind));
+            eprintln!(
+                "  {name}: {} counted, {:.0} per hour, {per_gib:.0} per GiB",
+                self.requests[kind],
+                self.per_hour(kind)
+            );
         }
         eprintln!("  GET of a consumer that reads everything from S3: {:.0} per GiB", self.catch_up_gets as f64 / gib);
         let [storage, puts, gets, catch_up] = self.dollars();
         let sum = storage + puts + gets + catch_up;
-        eprintln!("  per month, {BROKERS} brokers: storage ${storage:.2}, PUT and LIST ${puts:.2}, GET and HEAD ${gets:.2},");
+        eprintln!(
+            "  per month, {BROKERS} brokers: storage ${storage:.2}, PUT and LIST ${puts:.2}, GET and HEAD ${gets:.2},"
+        );
         eprintln!("  that consumer ${catch_up:.2}; together ${sum:.2}");
     }
 }

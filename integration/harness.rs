@@ -122,6 +122,13 @@ fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(ToString::to_string).collect()
 }
 
+/// Runs a tool to its end, which must be a good one.
+fn run(program: &Path, args: &[&str]) {
+    let output = std::process::Command::new(program).args(args).output().expect("the tool can be run");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{} {args:?}: {errors}", program.display());
+}
+
 /// A single-member etcd.
 #[derive(Debug)]
 pub struct Etcd {
@@ -183,6 +190,36 @@ impl Etcd {
         let answer = http("POST", &self.address(), "/v3/maintenance/status", "{}").await.expect("etcd status");
         let status: serde_json::Value = serde_json::from_str(&answer).expect("etcd answers JSON");
         status["header"]["revision"].as_str().and_then(|r| r.parse().ok()).expect("revision is a number")
+    }
+
+    /// Writes a snapshot to `file`, as a backup does.
+    pub fn snapshot(&self, file: &Path) {
+        let endpoint = format!("--endpoints={}", self.endpoint());
+        run(&tool("etcdctl"), &[&endpoint, "snapshot", "save", &file.display().to_string()]);
+    }
+
+    /// Ends it and starts it with what a snapshot has, or with nothing. `bump` raises the restored revision.
+    pub async fn restore(&mut self, snapshot: Option<&Path>, bump: Option<u64>) {
+        self.process.kill9();
+        let data = self.dir.join("etcd");
+        std::fs::remove_dir_all(&data).expect("etcd's data can be removed");
+        if let Some(file) = snapshot {
+            let peer = format!("http://127.0.0.1:{}", self.peer_port);
+            let mut args = strings(&[
+                "snapshot",
+                "restore",
+                &file.display().to_string(),
+                "--name=test",
+                &format!("--data-dir={}", data.display()),
+                &format!("--initial-cluster=test={peer}"),
+                &format!("--initial-advertise-peer-urls={peer}"),
+            ]);
+            args.extend(bump.map(|by| format!("--bump-revision={by}")));
+            args.extend(bump.map(|_| "--mark-compacted".to_owned()));
+            run(&tool("etcdutl"), &args.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+        self.process = Self::spawn(&self.dir, self.port, self.peer_port);
+        self.wait_ready().await;
     }
 
     /// Starts it again on the same ports and data, after [`Process::kill9`].
@@ -248,6 +285,12 @@ impl S3Server {
         self.process.kill9();
         self.process = Self::spawn(&self.dir, self.port);
         wait_port(&mut self.process, "the S3 server", self.port).await;
+    }
+
+    /// True if the object `key` contains `needle`.
+    pub fn contains(&self, key: &str, needle: &[u8]) -> bool {
+        let bytes = std::fs::read(self.dir.join("s3/data").join(BUCKET).join(key)).unwrap_or_default();
+        bytes.windows(needle.len()).any(|window| window == needle)
     }
 
     /// Keys of all objects in the bucket and their lengths, read from the folder.

@@ -33,6 +33,7 @@ mod pressure;
 mod process;
 mod protocol;
 mod read_replica;
+mod recover;
 mod rolling;
 mod s3;
 mod s3_health;

@@ -7,7 +7,7 @@ use crate::process::{Process, free_port};
 use bytes::Bytes;
 use kafscale::metadata::admin;
 use kafscale::metadata::embedded::EmbeddedStore;
-use kafscale::metadata::etcd::{EtcdSettings, EtcdStore};
+use kafscale::metadata::etcd::{EtcdSettings, EtcdStore, WentBackHook};
 use kafscale::metadata::keys::Keys;
 use kafscale::metadata::model::CounterValue;
 use kafscale::metadata::{
@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
@@ -375,11 +376,21 @@ async fn dead_endpoints_are_skipped() {
     let error = EtcdStore::connect(settings(&[&dead])).await.unwrap_err();
     assert!(error.to_string().contains(&dead) && error.to_string().contains("refused"), "{error}");
 
-    let store: Store = Arc::new(connect(&[&dead, &first.endpoint(), &second.address()]).await);
+    let heard = Arc::new(AtomicU64::new(0));
+    let hears = heard.clone();
+    let hook: WentBackHook = Arc::new(move |_| {
+        hears.fetch_add(1, Ordering::Relaxed);
+    });
+    let all = settings(&[&dead, &first.endpoint(), &second.address()]);
+    let all = EtcdSettings { on_went_back: Some(hook), ..all };
+    let store: Store = Arc::new(EtcdStore::connect(all).await.unwrap());
     write(&store, vec![put("where", "first")]).await;
     first.process.kill9();
-    // Not one cluster, so the second does not know the key; that shows who answers.
-    wait_until("the second answers", READY_DEADLINE, async || matches!(store.get("where").await, Ok(None))).await;
+    // Not one cluster: the second answers, and is not taken for the one that it was.
+    let is_another = |error: &MetadataError| matches!(error, MetadataError::WentBack { .. });
+    wait_until("the second answers", READY_DEADLINE, async || store.get("where").await.is_err_and(|e| is_another(&e)))
+        .await;
+    assert!(heard.load(Ordering::Relaxed) > 0 && store.get_prefix("").await.is_err_and(|e| is_another(&e)));
 }
 
 #[tokio::test]

@@ -50,7 +50,8 @@ fn segment(
 fn checkpoint_of(writer: u64, nonce: u64, cluster_id: &str) -> Payload {
     let (cluster_id, writer, garbage) = (cluster_id.to_owned(), WriterId(writer), Vec::new());
     let (objects, partitions) = (Vec::new(), Vec::new());
-    let all = Checkpoint { cluster_id, writer, nonce, seq: Seq(4), revision_seen: 1, objects, partitions, garbage };
+    let (seq, revision_seen, catalog) = (Seq(4), 1, None);
+    let all = Checkpoint { cluster_id, writer, nonce, seq, revision_seen, objects, partitions, garbage, catalog };
     all.encode()
 }
 

@@ -141,8 +141,9 @@ async fn a_group_coordinator_that_panics_loses_neither_members_nor_offsets() {
     let cases = of_all.map(|name| vec![name]).into_iter();
     // Of one group; while it starts again, too; and while all start again.
     let others = [vec!["group.call"], vec!["group.call", "groups.recover"], vec!["group.call", "groups.reread"]];
-    for failpoints in
-        cases.chain(others).chain(["groups.gained", "groups.ready", "groups.look"].map(|after| vec!["groups.ask", after]))
+    for failpoints in cases
+        .chain(others)
+        .chain(["groups.gained", "groups.ready", "groups.look"].map(|after| vec!["groups.ask", after]))
     {
         let before = child.restarts().await + failpoints.len() as u64;
         for name in &failpoints {

@@ -2,7 +2,7 @@
 
 use crate::config::{self, Component, Report};
 use crate::control::commands::{self, DrainArgs, Target};
-use crate::{clock, node, sabotage, telemetry};
+use crate::{clock, node, recover, sabotage, telemetry};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -11,6 +11,8 @@ use std::process::ExitCode;
 pub mod exit {
     /// Wrong command line.
     pub const USAGE: u8 = 64;
+    /// The metadata store does not remember what brokers have done: it was restored from a backup. Or a recovery refuses.
+    pub const WENT_BACK: u8 = 65;
     /// A store that the process needs cannot be reached or refuses (start-up gate).
     pub const UNAVAILABLE: u8 = 69;
     /// A defect of the program; among others a panic on the commit path.
@@ -42,6 +44,19 @@ enum Command {
     Drain(Box<DrainArgs>),
     /// Print what a broker is and how it does.
     Status(Box<Target>),
+    /// Rebuild the metadata store from the object store after it was lost or restored from a backup. Without --write it only
+    /// prints what it would do. Stop all brokers first.
+    Recover {
+        /// Write what was planned.
+        #[arg(long)]
+        write: bool,
+        /// Write although something cannot be restored.
+        #[arg(long)]
+        force: bool,
+        /// The same as for the brokers.
+        #[command(flatten)]
+        args: Box<config::args::BrokerArgs>,
+    },
     /// Check the configuration and print what would be used, secrets redacted.
     CheckConfig {
         /// The component whose configuration is checked.
@@ -69,6 +84,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Broker(_) => start(Component::Broker, arguments),
         Command::Drain(args) => commands::drain(&args),
         Command::Status(target) => commands::status(&target),
+        Command::Recover { write, force, .. } => recover(arguments, recover::Options { write, force }),
         Command::CheckConfig { component, flags } => check_config(component, flags),
         Command::ConfigDocs => {
             print!("{}", config::docs::render());
@@ -107,6 +123,21 @@ fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
     let code = node::run(config.node);
     telemetry.shutdown();
     code
+}
+
+fn recover(arguments: &clap::ArgMatches, options: recover::Options) -> ExitCode {
+    let Report { warnings, outcome, .. } =
+        config::resolve(Component::Broker, arguments, &config::process_environment());
+    match outcome {
+        Ok(config) => {
+            print_problems(&warnings, &[]);
+            recover::run(config.node, options)
+        }
+        Err(errors) => {
+            print_problems(&warnings, &errors);
+            ExitCode::from(exit::CONFIG)
+        }
+    }
 }
 
 fn check_config(component: Component, flags: Vec<OsString>) -> ExitCode {

@@ -19,6 +19,7 @@ pub mod metadata;
 pub mod metrics;
 pub mod node;
 pub mod protocol;
+pub mod recover;
 pub mod rng;
 pub mod sabotage;
 pub mod storage;

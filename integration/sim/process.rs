@@ -174,7 +174,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
     let store: Arc<dyn ObjectStore> = Arc::new(RetryingStore::new(objects, RetryPolicy::default(), Default::default()));
     let clock_shift_ms: &'static AtomicI64 = Box::leak(Box::default());
     let (keys, layout, clock) = (world.keys.clone(), Layout::new("sim"), world.clock.shifted(clock_shift_ms));
-    let cluster_id = admin::ensure_cluster_id(&*metadata, &keys).await.map_err(|e| text(&e))?;
+    let cluster_id = admin::ensure_cluster(&*metadata, &keys).await.map_err(|e| text(&e))?.cluster_id;
     let ownership = Ownership::new(metadata.clone(), keys.clone());
     let writer = admin::allocate_writer_id(&*metadata, &keys).await.map_err(|e| text(&e))?;
     let live = LiveValue {
@@ -224,6 +224,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         ownership,
         registration,
         cluster_id,
+        generation: 0,
         flusher,
         shards: vec![Placement::Here],
         io: IoPool::current(),
@@ -245,6 +246,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         lease_ttl: LEASE_TTL,
         announcement: context.announcement.clone(),
         standing: context.standing.clone(),
+        stats: context.stats.clone(),
         clock,
         on_fatal: on_fatal.clone(),
     };

@@ -138,6 +138,11 @@ impl World {
         self.metadata.set_failures(metadata_failures);
     }
 
+    /// The metadata store, without faults of its own, and its keys.
+    pub fn metadata(&self) -> (Arc<dyn MetadataStore>, Keys) {
+        (self.metadata.inner.clone(), self.keys.clone())
+    }
+
     /// A partition of the topic.
     pub fn key(&self, partition: i32) -> PartitionKey {
         PartitionKey { topic: self.topic.get().expect("created first"), partition: PartitionIndex(partition) }

@@ -13,16 +13,16 @@ use crate::actors::writer::{PipelineBudget, WriterStats};
 use crate::broker::Directory;
 use crate::clock::Clock;
 use crate::ids::{LeaderEpoch, PartitionKey, WriterId};
-use crate::metadata::MetadataStore;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::PartitionValue;
 use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
+use crate::metadata::{MetadataStore, Revision};
 use crate::sabotage;
 use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use actix::Addr;
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use tokio::sync::oneshot;
 
@@ -54,6 +54,8 @@ pub struct NodeContext {
     pub registration: Registration,
     /// Cluster id.
     pub cluster_id: String,
+    /// How often the metadata store was rebuilt.
+    pub generation: u32,
     /// The WAL writer.
     pub flusher: Addr<Flusher>,
     /// Threads that connections are spread over; the first is [`Self::writer_shard`].
@@ -87,6 +89,11 @@ impl std::fmt::Debug for NodeContext {
 }
 
 impl NodeContext {
+    /// The highest revision of the metadata store at which this writer has written.
+    pub fn revision_seen(&self) -> Revision {
+        self.registration.revision.max(self.stats.revision.load(Ordering::Acquire))
+    }
+
     /// Owned partitions, by key.
     pub fn owned_partitions(&self) -> Vec<(PartitionKey, OwnedPartition)> {
         let owned = self.owned.read().expect("no panic under the lock");

@@ -61,7 +61,7 @@ pub async fn start(
     limits: MaintenanceLimits,
 ) -> Result<Arc<Mutex<Maintenance>>, LeadershipError> {
     let predecessors = seal_predecessors(context).await?;
-    let mut maintenance = Maintenance::new(context.clone(), limits);
+    let mut maintenance = Maintenance::new(context.clone(), limits, feed.clone());
     // What they had is free only for those whose image says that they are gone.
     let gone = |image: &ClusterImage| !predecessors.iter().any(|writer| image.is_live(*writer));
     feed.wait_until(SEALED_SEEN_WITHIN, gone).await;

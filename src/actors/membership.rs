@@ -5,12 +5,13 @@
 //! go on.
 
 use crate::actors::standing::Standing;
-use crate::actors::writer::Fatal;
+use crate::actors::writer::{Fatal, WriterStats};
 use crate::clock::Clock;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, LiveValue, WriterState};
-use crate::metadata::ownership::{Ownership, Registration};
+use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
 use crate::metadata::{Compare, LeaseId, MetadataError, MetadataStore, Op, Txn};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ pub struct Membership {
     pub announcement: Arc<Announcement>,
     /// Hears of renewals.
     pub standing: Arc<Standing>,
+    /// What was committed.
+    pub stats: Arc<WriterStats>,
     /// Time.
     pub clock: Clock,
     /// Ends the process when the writer is sealed.
@@ -84,10 +87,34 @@ impl Membership {
                     next = self.lease_ttl / 20; // another member of the store may answer
                 }
             }
+            if let Some(fatal) = self.disowned().await {
+                (self.on_fatal)(fatal);
+                return;
+            }
             let doubted = self.standing.is_doubted();
             if std::mem::replace(&mut was_doubted, doubted) != doubted {
                 tracing::warn!(doubted, "appends are refused while the broker's lease is in doubt");
             }
+        }
+    }
+
+    /// Reads the writer's own key: a broker without load would otherwise not notice for long that it was sealed, or that
+    /// the metadata store was replaced by an older one in which its lease lives.
+    async fn disowned(&self) -> Option<Fatal> {
+        let writer = self.registration.writer;
+        let written = self.stats.revision.load(Ordering::Acquire);
+        match self.ownership.writer(writer).await {
+            Ok(Some((value, at))) if value.state == WriterState::Active && value.nonce == self.registration.nonce => {
+                (at < written).then(|| {
+                    let message = format!("writer {writer} committed at revision {written}, the store says {at}");
+                    Fatal::WentBack(MetadataError::WentBack { message }.to_string())
+                })
+            }
+            Ok(_) => Some(Fatal::Fenced(format!("writer {writer} was sealed"))),
+            Err(OwnershipError::Metadata(error @ MetadataError::WentBack { .. })) => {
+                Some(Fatal::WentBack(error.to_string()))
+            }
+            Err(_) => None, // as unavailable as the renewal
         }
     }
 

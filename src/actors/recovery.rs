@@ -10,7 +10,7 @@ use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq, WriterId};
 use crate::metadata::model::{PartitionValue, WriterValue};
 use crate::protocol::batch::add_sequence;
 use crate::sabotage;
-use crate::storage::checkpoint::{Checkpoint, GarbageRecord, PartitionCheckpoint};
+use crate::storage::checkpoint::{Catalog, Checkpoint, GarbageRecord, PartitionCheckpoint};
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentEntry, SegmentIndex, Tail};
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
@@ -57,12 +57,15 @@ pub enum RecoveryError {
         message: String,
     },
     /// A writer in a partition's history is not in the metadata store.
-    #[error("writer {0} is named by a partition but unknown to the metadata store; was it restored from a backup?")]
+    #[error(
+        "writer {0} is named by a partition but unknown to the metadata store; if it was restored from a backup, stop all \
+         brokers and run `kafscale recover`"
+    )]
     UnknownWriter(WriterId),
     /// The metadata store is older than what objects say.
     #[error(
         "the metadata store is at revision {now} but {key} was written when it was at {seen}: it was restored from \
-         an older backup; do not start brokers before its heads are rebuilt"
+         an older backup; stop all brokers and run `kafscale recover`"
     )]
     RevisionWentBack {
         /// Present revision.
@@ -83,6 +86,8 @@ pub struct WriterLog {
     garbage: Vec<GarbageRecord>,
     tails: Vec<(Arc<ObjectRef>, SegmentIndex)>,
     uncommitted: Vec<ObjectKey>,
+    /// What the checkpoint says of topics and settings.
+    pub catalog: Option<Catalog>,
 }
 
 /// Loads writers' logs and replays partitions from them.
@@ -114,6 +119,7 @@ impl Recovery {
             garbage: Vec::new(),
             tails: Vec::new(),
             uncommitted: Vec::new(),
+            catalog: None,
         };
         let mut from = Seq(0);
         if let Some(pointer) = &value.checkpoint {
@@ -124,6 +130,7 @@ impl Recovery {
             from = checkpoint.seq;
             log.objects = checkpoint.object_refs();
             log.garbage = checkpoint.garbage;
+            log.catalog = checkpoint.catalog;
             log.partitions = checkpoint.partitions.into_iter().map(|p| (p.key, p)).collect();
             log.checkpoint_key = Some(key);
         }
@@ -258,6 +265,13 @@ impl WriterLog {
         &self.garbage
     }
 
+    /// The greatest producer id in the log, -1 if there is none.
+    pub fn producer_max(&self) -> i64 {
+        let ids = self.partitions.values().flat_map(|p| p.producers.iter().map(|p| p.id.0));
+        let extents = self.tails.iter().flat_map(|(_, index)| &index.extents);
+        ids.chain(extents.flat_map(|e| e.batches.iter().map(|b| b.producer_id.0))).max().unwrap_or(-1)
+    }
+
     /// Partitions that have something in the log, with repetitions.
     pub fn partitions(&self) -> impl Iterator<Item = PartitionKey> {
         let tails = self.tails.iter().flat_map(|(_, index)| index.extents.iter().map(|e| e.key));
@@ -379,6 +393,7 @@ mod tests {
             garbage: Vec::new(),
             tails: Vec::new(),
             uncommitted: Vec::new(),
+            catalog: None,
         }
     }
 

@@ -1,9 +1,10 @@
 //! What a writer's actors share: the bound on bytes that are not yet durable, counters, and how a fatal error ends the
 //! process.
 
+use crate::cli::exit;
 use crate::clock;
 use crate::metrics::{Bytes, Histogram, Seconds};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -67,6 +68,8 @@ pub struct WriterStats {
     pub retries: AtomicU64,
     /// Last committed slot.
     pub head: AtomicU64,
+    /// Revision of the metadata store of the last commit; 0 before the first.
+    pub revision: AtomicI64,
     /// Bytes of committed batches kept in memory for tailing readers, now.
     pub tail_bytes: AtomicU64,
     /// Checkpoints written.
@@ -140,13 +143,16 @@ pub enum Fatal {
     Fenced(String),
     /// Somebody else's object lies under our key.
     IdentityClash(String),
+    /// The metadata store does not remember what it has told us.
+    WentBack(String),
 }
 
 impl Fatal {
     /// The process's exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::CommitPathPanic(_) => 70,
+            Self::WentBack(_) => exit::WENT_BACK,
+            Self::CommitPathPanic(_) => exit::SOFTWARE,
             Self::Fenced(_) => 75,
             Self::IdentityClash(_) => 76,
         }
@@ -159,6 +165,7 @@ impl std::fmt::Display for Fatal {
             Self::CommitPathPanic(m) => write!(f, "the commit path panicked: {m}"),
             Self::Fenced(m) => write!(f, "{m}; this process stops, start it again to rejoin"),
             Self::IdentityClash(m) => write!(f, "identity clash: {m}"),
+            Self::WentBack(m) => write!(f, "{m}"),
         }
     }
 }

@@ -157,7 +157,7 @@ async fn connect(target: &Target) -> Result<(ControlClient<Channel>, StatusRespo
         (None, Some(wanted)) => {
             let (metadata, namespace) =
                 config::etcd(&target.etcd, &target.s3_namespace).map_err(CommandError::Config)?;
-            let store = node::open_metadata(metadata).await.map_err(|e| CommandError::Etcd(e.to_string()))?;
+            let store = node::open_metadata(metadata, None).await.map_err(|e| CommandError::Etcd(e.to_string()))?;
             find::control_address(&*store, &namespace, wanted).await?
         }
         (None, None) => unreachable!("one of the two is required"),

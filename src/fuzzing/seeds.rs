@@ -15,12 +15,14 @@ use crate::protocol::api::{APIS, Api};
 use crate::protocol::compression::{Codec, compress};
 use crate::protocol::guard::tests::populated;
 use crate::protocol::records::BatchBuilder;
-use crate::storage::checkpoint::{Checkpoint, ExtentRecord, GarbageRecord, ObjectRecord, PartitionCheckpoint};
+use crate::storage::checkpoint::{Catalog, Checkpoint, ExtentRecord, GarbageRecord, ObjectRecord};
+use crate::storage::checkpoint::{PartitionCheckpoint, TopicRecord};
 use crate::storage::segment::{self, Batches, ExtentInput, RawExtent, SegmentHeader};
 use crate::storage::testkit::{batch_bytes, partition, stored_batch};
 use crate::storage::{ObjectKey, Payload};
 use bytes::{BufMut, Bytes};
 use kafka_protocol::messages::ApiKey;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Target, name, bytes.
@@ -231,12 +233,18 @@ fn checkpoints() -> Vec<Seed> {
         objects: vec![ObjectRecord { key: "ns/wal/1".into(), level: 0, len: 300, created_ms: 5 }],
         partitions: vec![full.clone()],
         garbage: vec![GarbageRecord { key: "ns/wal/0".into(), since_ms: 4 }],
+        catalog: None,
     };
     let with = |partition: PartitionCheckpoint| {
         whole(&Checkpoint { partitions: vec![partition], ..checkpoint.clone() }.encode())
     };
     let good = whole(&checkpoint.encode());
     let empty = Checkpoint { objects: vec![], partitions: vec![], garbage: vec![], ..checkpoint.clone() };
+    let configs: BTreeMap<_, _> = [("retention.ms".to_owned(), "9".to_owned())].into();
+    let topic = TopicRecord { name: "orders".into(), id: partition(0).topic, partitions: 5, configs: configs.clone() };
+    let settings = [("default".to_owned(), configs)].into();
+    let catalog = Catalog { generation: 1, revision: 98, node: BrokerId(3), topics: vec![topic], settings };
+    let cataloged = Checkpoint { catalog: Some(catalog), ..checkpoint.clone() };
     let mut dangling = full.clone();
     dangling.extents[1].object = 1;
     let gap = PartitionCheckpoint { extents: vec![extent(3, 9, 96), extent(10, 12, 196)], ..full.clone() };
@@ -246,6 +254,7 @@ fn checkpoints() -> Vec<Seed> {
     vec![
         seed("checkpoint", "ok-one-partition", &good),
         seed("checkpoint", "ok-empty", whole(&empty.encode())),
+        seed("checkpoint", "ok-catalog", whole(&cataloged.encode())),
         seed("checkpoint", "bad-cut-off", &good[..good.len() - 1]),
         seed("checkpoint", "bad-dangling-object", with(dangling)),
         seed("checkpoint", "bad-gap", with(gap)),
@@ -323,7 +332,11 @@ fn metadata() -> Vec<Seed> {
         seed("metadata_key", "ok-broker-configs", keys.broker_configs(Some(BrokerId(7)))),
         seed("metadata_key", "ok-default-configs", keys.broker_configs(None)),
         seed("metadata_key", "bad-broker", format!("{}settings/-1", keys.root())),
-        seed("metadata_value", "ok-cluster", model::encode(&ClusterValue { v: FORMAT, cluster_id: "AAAA".into() })),
+        seed(
+            "metadata_value",
+            "ok-cluster",
+            model::encode(&ClusterValue { v: FORMAT, cluster_id: "AAAA".into(), generation: 0 }),
+        ),
         seed("metadata_value", "ok-counter", model::encode(&CounterValue { v: FORMAT, next: u64::MAX })),
         seed("metadata_value", "ok-writer", model::encode(&writer)),
         seed("metadata_value", "ok-live", model::encode(&live)),

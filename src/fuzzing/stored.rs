@@ -14,7 +14,7 @@ const SEGMENT_MAGIC: &[u8] = b"KFSSEGMT\0\x01";
 /// Last bytes of a segment.
 const FOOTER_MAGIC: &[u8] = b"KFSE";
 /// First bytes of a checkpoint.
-const CHECKPOINT_MAGIC: &[u8] = b"KFSCKPT1";
+const CHECKPOINT_MAGICS: [&[u8]; 2] = [b"KFSCKPT1", b"KFSCKPT2"];
 
 fn object() -> ObjectKey {
     ObjectKey::new("fuzz")
@@ -172,11 +172,13 @@ fn read_tail(tail: &Bytes, object_len: u64) -> bool {
 pub fn checkpoint(data: &[u8]) -> bool {
     let accepted = read_checkpoint(&Bytes::copy_from_slice(data));
     let body = data.get(16..).unwrap_or(data);
-    let mut sealed = CHECKPOINT_MAGIC.to_vec();
-    sealed.extend((body.len() as u32).to_be_bytes());
-    sealed.extend(crc32c(body).to_be_bytes());
-    sealed.extend(body);
-    read_checkpoint(&sealed.into());
+    for magic in CHECKPOINT_MAGICS {
+        let mut sealed = magic.to_vec();
+        sealed.extend((body.len() as u32).to_be_bytes());
+        sealed.extend(crc32c(body).to_be_bytes());
+        sealed.extend(body);
+        read_checkpoint(&sealed.into());
+    }
     accepted
 }
 

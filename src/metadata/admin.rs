@@ -303,12 +303,11 @@ impl Admin {
     }
 }
 
-/// The cluster's id, made up by whoever starts first: 22 characters of base64url, as Kafka's.
-pub async fn ensure_cluster_id(store: &dyn MetadataStore, keys: &Keys) -> Result<String, MetadataError> {
-    let proposed = ClusterValue { v: FORMAT, cluster_id: URL_SAFE_NO_PAD.encode(rng::uuid().as_bytes()) };
-    let value =
-        update::<ClusterValue>(store, &keys.cluster(), |found| Ok(found.is_none().then(|| proposed.clone()))).await?;
-    Ok(value.cluster_id)
+/// The cluster's identity, made up by whoever starts first: 22 characters of base64url, as Kafka's ids.
+pub async fn ensure_cluster(store: &dyn MetadataStore, keys: &Keys) -> Result<ClusterValue, MetadataError> {
+    let cluster_id = URL_SAFE_NO_PAD.encode(rng::uuid().as_bytes());
+    let proposed = ClusterValue { v: FORMAT, cluster_id, generation: 0 };
+    update::<ClusterValue>(store, &keys.cluster(), |found| Ok(found.is_none().then(|| proposed.clone()))).await
 }
 
 /// A writer id that nobody has or had.

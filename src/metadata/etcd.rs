@@ -10,7 +10,7 @@ use super::{Compare, Entry, LeaseId, MetadataError, MetadataStore, Op, Revision,
 use crate::actors::runtime::IoPool;
 use async_trait::async_trait;
 use bytes::Bytes;
-use connection::{Connection, Connections, MESSAGE_BYTES_MAX, header_revision};
+use connection::{Connection, Connections, MESSAGE_BYTES_MAX};
 use etcd_client::{CompareOp, GetOptions, KeyValue, PutOptions, TxnOp};
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +32,9 @@ const TOO_LARGE: &str = "message length too large";
 /// Keys per page of a prefix read, fewer where values are large.
 const PAGE_KEYS: i64 = 1000;
 
+/// Hears that etcd does not remember what it has told us ([`MetadataError::WentBack`]), before the call that noticed returns.
+pub type WentBackHook = Arc<dyn Fn(&MetadataError) + Send + Sync>;
+
 /// How to reach etcd.
 #[derive(Clone)]
 pub struct EtcdSettings {
@@ -47,19 +50,22 @@ pub struct EtcdSettings {
     pub tls_ca_pem: Option<Vec<u8>>,
     /// PEM certificate chain and private key that `https` members are shown.
     pub tls_identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+    /// For those who must not go on then, whatever they are doing.
+    pub on_went_back: Option<WentBackHook>,
 }
 
 impl EtcdSettings {
     /// Settings without authentication.
     pub fn new(endpoints: Vec<String>) -> Self {
-        let (request_timeout, tls_ca_pem, tls_identity_pem) = (REQUEST_TIMEOUT, None, None);
-        Self { endpoints, username: None, password: None, request_timeout, tls_ca_pem, tls_identity_pem }
+        let (username, password, request_timeout) = (None, None, REQUEST_TIMEOUT);
+        let (tls_ca_pem, tls_identity_pem, on_went_back) = (None, None, None);
+        Self { endpoints, username, password, request_timeout, tls_ca_pem, tls_identity_pem, on_went_back }
     }
 }
 
 impl fmt::Debug for EtcdSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoints, username, password, request_timeout, tls_ca_pem, tls_identity_pem } = self;
+        let Self { endpoints, username, password, request_timeout, tls_ca_pem, tls_identity_pem, .. } = self;
         f.debug_struct("EtcdSettings")
             .field("endpoints", endpoints)
             .field("username", username)
@@ -67,7 +73,7 @@ impl fmt::Debug for EtcdSettings {
             .field("request_timeout", request_timeout)
             .field("tls_ca_pem", &tls_ca_pem.is_some())
             .field("tls_identity_pem", &tls_identity_pem.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,8 +96,11 @@ impl EtcdStore {
 #[async_trait]
 impl MetadataStore for EtcdStore {
     async fn get(&self, key: &str) -> Result<Option<Entry>, MetadataError> {
+        let connections = &self.connections;
         let request = |connection: Arc<Connection>| async move {
+            let floor = connections.floor();
             let mut response = connection.kv().get(key, None).await?;
+            connections.revision_of(response.header(), floor)?;
             Ok(response.take_kvs().into_iter().next().map(entry))
         };
         self.connections.call(request).await
@@ -107,12 +116,13 @@ impl MetadataStore for EtcdStore {
             Op::Put(_, _, lease) => *lease,
             Op::Delete(_) => None,
         });
-        let txn = request(txn);
+        let (txn, connections) = (request(txn), &self.connections);
         let request = |connection: Arc<Connection>| {
             let txn = txn.clone();
             async move {
+                let floor = connections.floor();
                 let response = connection.kv().txn(txn).await?;
-                let revision = header_revision(response.header())?;
+                let revision = connections.revision_of(response.header(), floor)?;
                 Ok(match response.succeeded() {
                     true => TxnOutcome::Committed(revision),
                     false => TxnOutcome::Rejected(revision),
@@ -193,9 +203,10 @@ impl Connections {
         let request = |connection: Arc<Connection>| {
             let (key, options) = (key.clone(), options.clone());
             async move {
+                let floor = self.floor();
                 let mut response = connection.kv().get(key, Some(options)).await?;
                 let entries = response.take_kvs().into_iter().map(entry).collect();
-                Ok((entries, header_revision(response.header())?, response.more()))
+                Ok((entries, self.revision_of(response.header(), floor)?, response.more()))
             }
         };
         self.call(request).await

@@ -9,6 +9,7 @@
 //! | `live/{writer}` | `LiveValue`, bound to a lease | at start |
 //! | `p/{topic_id}/{partition}` | `PartitionValue` | claim, release, trim |
 //! | `t/{name}` | `TopicValue` | admin |
+//! | `recovering` | empty; there while `kafscale recover` writes | at its start, deleted at its end |
 //! | `settings/{node}`, `settings/default` | `BrokerConfigsValue`: what was changed at run time | admin |
 //! | `settings/group/{group}` | `BrokerConfigsValue`: the configs of a group | admin |
 //! | `c/{shard}` | `ShardValue`: who coordinates the groups of a shard | claim |
@@ -48,6 +49,21 @@ impl Keys {
     /// The cluster's identity.
     pub fn cluster(&self) -> String {
         format!("{}cluster", self.root)
+    }
+
+    /// There while the metadata store is being rebuilt from the object store: no broker may start.
+    pub fn recovering(&self) -> String {
+        format!("{}recovering", self.root)
+    }
+
+    /// Prefix of all writers' claim tokens.
+    pub fn fences(&self) -> String {
+        format!("{}f/", self.root)
+    }
+
+    /// Prefix of the configs that were changed at run time.
+    pub fn settings(&self) -> String {
+        format!("{}settings/", self.root)
     }
 
     /// Counter of writer ids.
@@ -113,15 +129,12 @@ impl Keys {
     /// The configs of a broker that were changed at run time; with `None` those of all brokers. They sort beside what
     /// else the cluster image is made of.
     pub fn broker_configs(&self, node: Option<BrokerId>) -> String {
-        match node {
-            Some(node) => format!("{}settings/{node}", self.root),
-            None => format!("{}settings/default", self.root),
-        }
+        format!("{}settings/{}", self.root, broker_settings(node))
     }
 
     /// The configs of a group. They outlive it.
     pub fn group_configs(&self, group: &str) -> String {
-        format!("{}settings/group/{}", self.root, escape(group))
+        format!("{}settings/{}", self.root, group_settings(group))
     }
 
     /// A deleted topic whose data may still exist.
@@ -192,6 +205,16 @@ impl Keys {
             _ => None,
         }
     }
+}
+
+/// The part of [`Keys::broker_configs`] behind `settings/`.
+pub fn broker_settings(node: Option<BrokerId>) -> String {
+    node.map_or_else(|| "default".to_owned(), |node| node.to_string())
+}
+
+/// The part of [`Keys::group_configs`] behind `settings/`.
+pub fn group_settings(group: &str) -> String {
+    format!("group/{}", escape(group))
 }
 
 // Each id has one spelling, so that no two keys mean the same thing.

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod model;
 pub mod ownership;
 pub mod placement;
+pub mod rollback;
 mod tree;
 pub mod watcher;
 
@@ -161,6 +162,12 @@ pub enum MetadataError {
     LeaseExpired {
         /// The lease.
         lease: LeaseId,
+    },
+    /// The store does not remember what it has told us: it was restored from a backup or replaced by another one.
+    #[error("the metadata store went back: {message}; stop all brokers and run `kafscale recover`")]
+    WentBack {
+        /// What it does not remember.
+        message: String,
     },
     /// A stored value cannot be read.
     #[error("metadata key {key} holds a value this version cannot read: {message}")]

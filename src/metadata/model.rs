@@ -18,6 +18,13 @@ pub struct ClusterValue {
     pub v: u32,
     /// Kafka's cluster id: 22 characters of base64url.
     pub cluster_id: String,
+    /// How often the metadata store was rebuilt from the object store.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub generation: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A counter from which ids are allocated by compare-and-swap.

@@ -3,8 +3,9 @@
 //! The ordering rules live here, in one place (`docs/storage.md`, "Ownership"):
 //!
 //! - A writer is `w/{id}` (head and fence in one key) plus `f/{id}` (its right to claim) plus `live/{id}` (a lease).
-//! - *Commit*: `IF mod(w/me) == r THEN put w/me {head}`. Only our own last revision can be `r`; once anybody else
-//!   wrote the key, this writer commits nothing more.
+//! - *Commit*: `IF mod(w/me) == r AND create(f/me) == C THEN put w/me {head}`. Only our own last revision can be `r`; once
+//!   anybody else wrote the key, this writer commits nothing more. The fence is there for metadata stores that were rebuilt,
+//!   whose revisions can repeat: a rebuilt store has no fence of an old writer.
 //! - *Seal*: `IF mod(w/X) == r [AND live/X absent] THEN w/X = FENCED, delete f/X`. The head read at `r` is final.
 //! - *Claim*: `IF mod(p) == r AND create(f/me) == C THEN p = {owner me, epoch + 1}`, only from nobody or a sealed
 //!   writer. A watch event or an image never grants anything.
@@ -93,7 +94,10 @@ impl Ownership {
             checkpoint: None,
         };
         let txn = Txn {
-            compares: vec![Compare::ModRevision(self.keys.writer(writer), 0)],
+            compares: vec![
+                Compare::ModRevision(self.keys.writer(writer), 0),
+                Compare::ModRevision(self.keys.recovering(), 0),
+            ],
             ops: vec![
                 Op::Put(self.keys.writer(writer), model::encode(&value), None),
                 Op::Put(self.keys.fence(writer), bytes::Bytes::new(), None),
@@ -104,10 +108,15 @@ impl Ownership {
             TxnOutcome::Committed(revision) => {
                 Ok(Registration { writer, nonce, fence_revision: revision, lease, value, revision })
             }
-            TxnOutcome::Rejected(_) => Err(MetadataError::Refused {
-                message: format!("writer id {writer} exists already; was the metadata store restored from a backup?"),
+            TxnOutcome::Rejected(_) if self.store.get(&self.keys.recovering()).await?.is_some() => {
+                let message = "`kafscale recover --write` is under way or was interrupted: let it finish, or run it \
+                               again"
+                    .to_owned();
+                Err(MetadataError::Refused { message }.into())
             }
-            .into()),
+            TxnOutcome::Rejected(_) => {
+                Err(MetadataError::WentBack { message: format!("writer id {writer} exists already") }.into())
+            }
         }
     }
 
@@ -179,7 +188,10 @@ impl Ownership {
         }
         let key = self.keys.writer(registration.writer);
         let txn = Txn {
-            compares: vec![Compare::ModRevision(key.clone(), registration.revision)],
+            compares: vec![
+                Compare::ModRevision(key.clone(), registration.revision),
+                Compare::CreateRevision(self.keys.fence(registration.writer), registration.fence_revision),
+            ],
             ops: vec![Op::Put(key, model::encode(&value), None)],
         };
         match self.store.txn(sabotage::fenced(Sabotage::CommitUnfenced, txn)).await? {
@@ -206,6 +218,11 @@ impl Ownership {
         };
         if value.nonce != registration.nonce || value.state != WriterState::Active {
             return Err(OwnershipError::Fenced { writer, head: value.head, node });
+        }
+        if revision < registration.revision {
+            let written = registration.revision;
+            let message = format!("writer {writer} committed at revision {written}, the store says {revision}");
+            return Err(MetadataError::WentBack { message }.into());
         }
         Ok((value == *wanted).then_some((value, revision)))
     }

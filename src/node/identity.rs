@@ -29,7 +29,12 @@ pub async fn probe(stores: &Stores, layout: &Layout, clock: Clock) -> Result<(),
 
 /// The cluster's id, agreed between metadata store and object store. A bucket that knows another cluster, or a cluster
 /// although the metadata store is empty, is refused: starting over would overwrite nothing but lose sight of the data.
-pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace: &str) -> Result<String, NodeError> {
+pub async fn establish(
+    stores: &Stores,
+    keys: &Keys,
+    layout: &Layout,
+    namespace: &str,
+) -> Result<ClusterValue, NodeError> {
     let metadata_failed = |e: crate::metadata::MetadataError| NodeError::new("the metadata store cannot be read", e);
     let store_failed = |e: StoreError| NodeError::new("the object store cannot be read", e);
     let known = stores.metadata.get(&keys.cluster()).await.map_err(metadata_failed)?;
@@ -45,13 +50,15 @@ pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace:
     if known.is_none()
         && let Some(found) = &found
     {
-        return Err(NodeError::unavailable(format!(
-            "the object store has data of cluster {} under {namespace}/ but the metadata store knows no cluster: restore \
-             the metadata store, or use another KAFSCALE_S3_NAMESPACE or an empty bucket for a new cluster",
+        return Err(NodeError::went_back(format!(
+            "the object store has data of cluster {} under {namespace}/ but the metadata store knows no cluster: rebuild \
+             the metadata store with `kafscale recover` or restore it, or use another KAFSCALE_S3_NAMESPACE or an empty \
+             bucket for a new cluster",
             found.cluster_id
         )));
     }
-    let cluster_id = admin::ensure_cluster_id(&*stores.metadata, keys).await.map_err(metadata_failed)?;
+    let cluster = admin::ensure_cluster(&*stores.metadata, keys).await.map_err(metadata_failed)?;
+    let cluster_id = cluster.cluster_id.as_str();
     match found {
         Some(found) if found.cluster_id == cluster_id => {}
         Some(found) => {
@@ -62,7 +69,7 @@ pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace:
             )));
         }
         None => {
-            let value = ClusterValue { v: model::FORMAT, cluster_id: cluster_id.clone() };
+            let value = ClusterValue { v: model::FORMAT, cluster_id: cluster_id.to_owned(), generation: 0 };
             let payload = Payload::new(vec![model::encode(&value)], crate::rng::u64());
             match stores.objects.create(&object, &payload).await {
                 Ok(()) | Err(StoreError::AlreadyExists { .. }) => {} // another broker of the new cluster was first
@@ -70,5 +77,5 @@ pub async fn establish(stores: &Stores, keys: &Keys, layout: &Layout, namespace:
             }
         }
     }
-    Ok(cluster_id)
+    Ok(cluster)
 }

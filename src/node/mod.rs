@@ -6,7 +6,8 @@
 
 mod identity;
 mod metrics;
-mod stores;
+mod rollback;
+pub(crate) mod stores;
 
 use crate::actors::compactor::plan::MergeLimits;
 use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
@@ -16,8 +17,9 @@ use crate::actors::drain::Drains;
 use crate::actors::flusher::state::FlushLimits;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
 use crate::actors::group::{self, GroupConfig};
-use crate::actors::leadership;
+use crate::actors::leadership::{self, LeadershipError};
 use crate::actors::membership::{Announcement, Membership};
+use crate::actors::recovery::RecoveryError;
 use crate::actors::runtime::{IoPool, Placement};
 use crate::actors::standing::Standing;
 use crate::actors::supervisor::{ActorRegistry, supervise_loop};
@@ -28,17 +30,20 @@ use crate::clock::Clock;
 use crate::config::{Component, ControlAddr, MetadataConfig, NodeConfig, StorageConfig};
 use crate::control::server::Service;
 use crate::http::{self, HttpState, Readiness};
+use crate::metadata::MetadataError;
 use crate::metadata::admin::{self, Admin};
+use crate::metadata::etcd::WentBackHook;
 use crate::metadata::keys::Keys;
-use crate::metadata::model::{self, LiveValue};
-use crate::metadata::ownership::{Ownership, Registration};
+use crate::metadata::model::{self, ClusterValue, LiveValue};
+use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
 use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
-use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use crate::storage::reader::{LogReader, ReaderLimits};
+use crate::storage::registered::Registered;
+use crate::storage::{ObjectStore, StoreError};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -82,6 +87,11 @@ impl NodeError {
 
     fn new(what: &str, error: impl std::fmt::Display) -> Self {
         Self::unavailable(format!("{what}: {error}"))
+    }
+
+    /// Metadata that is older than what brokers have done.
+    fn went_back(message: String) -> Self {
+        Self { message, exit_code: exit::WENT_BACK }
     }
 
     /// Something of this machine that is taken or cannot be made.
@@ -177,14 +187,17 @@ impl Node {
         let progress = |what: &str| state.readiness.fail("startup", what);
         let clock = Clock::system();
         progress("the metadata and object stores to answer");
-        let stores = Stores::open(&config, &io, clock).await?;
+        let hook: WentBackHook = Arc::new(|error| die(Fatal::WentBack(error.to_string())));
+        let stores = Stores::open(&config, &io, clock, Some(hook)).await?;
         let (keys, layout) = (Keys::new(&config.namespace), Layout::new(config.namespace.as_str()));
         progress("a probe object to be written to the object store");
         identity::probe(&stores, &layout, clock).await?;
         progress("the read replica to answer");
         stores.probe_replica(&layout, clock).await;
         progress("the cluster's identity to be read");
-        let cluster_id = identity::establish(&stores, &keys, &layout, &config.namespace).await?;
+        let cluster = identity::establish(&stores, &keys, &layout, &config.namespace).await?;
+        progress("the object store to be compared with the metadata store");
+        rollback::check(&stores, &keys, &layout).await?;
         progress("the writer to be registered in the metadata store");
         let port = if config.advertised_port == 0 { bound.port() } else { config.advertised_port };
         let live = LiveValue {
@@ -198,14 +211,15 @@ impl Node {
             draining: false,
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
-        let registration = register(&stores, &keys, &ownership, &live, config.lease_ttl).await?;
+        let registration =
+            register(&stores, &keys, &layout, &cluster.cluster_id, &ownership, &live, config.lease_ttl).await?;
         let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(die);
         let context = build_context(
             &config,
             &stores,
             keys,
             layout,
-            cluster_id,
+            cluster,
             ownership,
             registration,
             live,
@@ -219,9 +233,13 @@ impl Node {
         start_membership(&context, config.lease_ttl, &on_fatal);
         let feed = follow_cluster(&config, &context).await;
         progress("partitions to be taken over");
-        let maintenance = leadership::start(&context, &feed, maintenance_limits(&config))
-            .await
-            .map_err(|e| NodeError::new("partitions cannot be taken over", e))?;
+        let maintenance =
+            leadership::start(&context, &feed, maintenance_limits(&config)).await.map_err(|error| match error {
+                LeadershipError::Recovery(error @ RecoveryError::RevisionWentBack { .. }) => {
+                    NodeError::went_back(error.to_string())
+                }
+                error => NodeError::new("partitions cannot be taken over", error),
+            })?;
         let broker = start_loops(&config, &context, &stores, &maintenance, feed.clone(), on_fatal).await?;
         let drains = start_drains(&context, &broker, feed);
         let edge =
@@ -332,13 +350,28 @@ fn die(fatal: Fatal) {
 async fn register(
     stores: &Stores,
     keys: &Keys,
+    layout: &Layout,
+    cluster_id: &str,
     ownership: &Ownership,
     live: &LiveValue,
     lease_ttl: Duration,
 ) -> Result<Registration, NodeError> {
-    let failed = |e: &dyn std::fmt::Display| NodeError::new("the broker cannot register in the metadata store", e);
-    let writer = admin::allocate_writer_id(&*stores.metadata, keys).await.map_err(|e| failed(&e))?;
-    ownership.register(writer, crate::rng::u64(), live, lease_ttl).await.map_err(|e| failed(&e))
+    const CANNOT: &str = "the broker cannot register in the metadata store";
+    let writer = admin::allocate_writer_id(&*stores.metadata, keys).await.map_err(|e| NodeError::new(CANNOT, e))?;
+    let (nonce, key) = (crate::rng::u64(), layout.registered(writer));
+    let registered = Registered::new(cluster_id, live.node, writer, nonce);
+    match stores.objects.create(&key, &registered.encode()).await {
+        Ok(()) => {}
+        Err(StoreError::AlreadyExists { .. }) => {
+            let message = format!("it gives writer id {writer} away, which somebody had before (object {key})");
+            return Err(NodeError::went_back(MetadataError::WentBack { message }.to_string()));
+        }
+        Err(error) => return Err(NodeError::new("the writer's registration cannot be written", error)),
+    }
+    ownership.register(writer, nonce, live, lease_ttl).await.map_err(|error| match error {
+        OwnershipError::Metadata(error @ MetadataError::WentBack { .. }) => NodeError::went_back(error.to_string()),
+        error => NodeError::new(CANNOT, error),
+    })
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of a context, each of its own type
@@ -347,7 +380,7 @@ async fn build_context(
     stores: &Stores,
     keys: Keys,
     layout: Layout,
-    cluster_id: String,
+    cluster: ClusterValue,
     ownership: Ownership,
     registration: Registration,
     live: LiveValue,
@@ -361,7 +394,7 @@ async fn build_context(
     let flusher_config = FlusherConfig {
         limits: flush_limits(config),
         tail_bytes_max: config.cache_bytes / 4,
-        cluster_id: cluster_id.clone(),
+        cluster_id: cluster.cluster_id.clone(),
         store: stores.objects.clone(),
         layout: layout.clone(),
         ownership: ownership.clone(),
@@ -382,7 +415,8 @@ async fn build_context(
         keys,
         ownership,
         registration,
-        cluster_id,
+        cluster_id: cluster.cluster_id,
+        generation: cluster.generation,
         flusher,
         shards,
         io: io.clone(),
@@ -569,6 +603,7 @@ fn start_membership(context: &Arc<NodeContext>, lease_ttl: Duration, on_fatal: &
             lease_ttl,
             announcement: ctx.announcement.clone(),
             standing: ctx.standing.clone(),
+            stats: ctx.stats.clone(),
             clock: ctx.clock,
             on_fatal: on_fatal.clone(),
         };

@@ -7,7 +7,7 @@ use crate::clock::Clock;
 use crate::config::{MetadataConfig, NodeConfig, Secret, StorageConfig};
 use crate::metadata::MetadataStore;
 use crate::metadata::embedded::EmbeddedStore;
-use crate::metadata::etcd::{EtcdSettings, EtcdStore};
+use crate::metadata::etcd::{EtcdSettings, EtcdStore, WentBackHook};
 use crate::storage::layout::Layout;
 use crate::storage::local::LocalStore;
 use crate::storage::measured::{MeasuredStore, StoreStats};
@@ -43,11 +43,16 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens both stores on the I/O pool.
-    pub async fn open(config: &NodeConfig, io: &IoPool, clock: Clock) -> Result<Self, NodeError> {
+    /// Opens both stores on the I/O pool. `on_went_back` hears when the metadata store turns out to be an older one.
+    pub async fn open(
+        config: &NodeConfig,
+        io: &IoPool,
+        clock: Clock,
+        on_went_back: Option<WentBackHook>,
+    ) -> Result<Self, NodeError> {
         let (storage, metadata) = (config.storage.clone(), config.metadata.clone());
         let opened = io.spawn(async move {
-            let metadata = open_metadata(metadata).await?;
+            let metadata = open_metadata(metadata, on_went_back).await?;
             Ok::<_, NodeError>((metadata, open_objects(storage, clock).await?))
         });
         let (metadata, opened) = opened.await.map_err(|e| NodeError::new("opening the stores failed", e))??;
@@ -82,8 +87,11 @@ impl Stores {
     }
 }
 
-/// Opens a metadata store.
-pub async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataStore>, NodeError> {
+/// Opens a metadata store; `on_went_back` is told if it goes back in time.
+pub async fn open_metadata(
+    config: MetadataConfig,
+    on_went_back: Option<WentBackHook>,
+) -> Result<Arc<dyn MetadataStore>, NodeError> {
     let failed = |e| NodeError::new("the metadata store cannot be opened", e);
     match config {
         MetadataConfig::Embedded { path } => {
@@ -97,6 +105,7 @@ pub async fn open_metadata(config: MetadataConfig) -> Result<Arc<dyn MetadataSto
             let text = |s: &Secret| s.expose().to_owned();
             let settings = EtcdSettings {
                 username,
+                on_went_back,
                 password: password.as_ref().map(text),
                 tls_ca_pem: tls.ca_pem.map(String::into_bytes),
                 tls_identity_pem: tls.identity.map(|(chain, key)| (chain.into_bytes(), text(&key).into_bytes())),

@@ -1,20 +1,23 @@
 //! A writer's checkpoint: what a successor needs so that it replays only the WAL after it, and the manifest of what
 //! the writer's partitions consist of.
 //!
-//! Version 1: magic `KFSCKPT1` | body length u32 | CRC-32C of the body u32 (both big-endian) | body in postcard's
-//! format (<https://postcard.jamesmunns.com/wire-format>). The pointer to the newest checkpoint is in the writer's
-//! metadata key, so replacing it is one compare-and-swap; a checkpoint nobody points to is an orphan. `docs/storage-format.md`.
+//! Version 2: magic `KFSCKPT2` | body length u32 | CRC-32C of the body u32 (both big-endian) | body in postcard's
+//! format (<https://postcard.jamesmunns.com/wire-format>). Version 1 (`KFSCKPT1`) is the same without the catalog at the end
+//! of the body; it is still read. The pointer to the newest checkpoint is in the writer's metadata key, so replacing it is one
+//! compare-and-swap; a checkpoint nobody points to is an orphan. `docs/storage-format.md`.
 
 use super::{ObjectKey, Payload, StoreError, crc32c};
 use crate::actors::partition::producers::ProducerSnapshot;
 use crate::actors::partition::view::{EpochStart, Extent, ObjectRef};
-use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq, WriterId};
+use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, TopicId, WriterId};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-const MAGIC: &[u8; 8] = b"KFSCKPT1";
+const MAGIC: &[u8; 8] = b"KFSCKPT2";
+/// Without a catalog.
+const MAGIC_V1: &[u8; 8] = b"KFSCKPT1";
 const PREFIX_LEN: usize = 16;
 
 /// See the module's documentation.
@@ -36,6 +39,39 @@ pub struct Checkpoint {
     pub partitions: Vec<PartitionCheckpoint>,
     /// Objects that nothing refers to any more, to be deleted when old enough.
     pub garbage: Vec<GarbageRecord>,
+    /// What the cluster consists of, as the writer saw it; `None` in version 1. Written behind the other fields.
+    #[serde(skip)]
+    pub catalog: Option<Catalog>,
+}
+
+/// What the metadata store says of topics and settings. Brokers never read it; it is there for the day on which the metadata
+/// store is lost.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// How often the metadata store had been rebuilt: revisions of different generations cannot be compared.
+    pub generation: u32,
+    /// Revision of the metadata store at which it was so.
+    pub revision: i64,
+    /// The broker that saw it.
+    pub node: BrokerId,
+    /// Live topics, by name.
+    pub topics: Vec<TopicRecord>,
+    /// What was configured at run time, by the part of the metadata key behind `settings/`; of brokers only the one that
+    /// saw it.
+    pub settings: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// A topic in a catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRecord {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: TopicId,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Configs that differ from the defaults.
+    pub configs: BTreeMap<String, String>,
 }
 
 /// An object in a checkpoint.
@@ -135,9 +171,13 @@ impl ObjectTable {
 impl Checkpoint {
     /// Freezes the checkpoint into an object's payload.
     pub fn encode(&self) -> Payload {
-        let body = postcard::to_stdvec(self).expect("the checkpoint's types always serialize");
+        const SERIALIZES: &str = "the checkpoint's types always serialize";
+        let mut body = postcard::to_stdvec(self).expect(SERIALIZES);
+        if let Some(catalog) = &self.catalog {
+            body.extend(postcard::to_stdvec(catalog).expect(SERIALIZES));
+        }
         let mut bytes = BytesMut::with_capacity(PREFIX_LEN + body.len());
-        bytes.put_slice(MAGIC);
+        bytes.put_slice(if self.catalog.is_some() { MAGIC } else { MAGIC_V1 });
         bytes.put_u32(body.len() as u32);
         bytes.put_u32(crc32c(&body));
         bytes.put_slice(&body);
@@ -147,8 +187,8 @@ impl Checkpoint {
     /// Reads the object `key`; damage is an error, never a guess.
     pub fn decode(key: &ObjectKey, bytes: &Bytes) -> Result<Self, StoreError> {
         let corrupt = |message: &str| StoreError::Corrupt { key: key.clone(), message: message.to_owned() };
-        if bytes.len() < PREFIX_LEN || &bytes[..8] != MAGIC {
-            return Err(corrupt("not a checkpoint of version 1"));
+        if bytes.len() < PREFIX_LEN || (&bytes[..8] != MAGIC && &bytes[..8] != MAGIC_V1) {
+            return Err(corrupt("not a checkpoint of version 1 or 2"));
         }
         let (prefix, body) = bytes.split_at(PREFIX_LEN);
         let len = u32::from_be_bytes(prefix[8..12].try_into().expect("four bytes")) as usize;
@@ -156,7 +196,10 @@ impl Checkpoint {
         if body.len() != len || crc32c(body) != crc {
             return Err(corrupt("length or checksum differs"));
         }
-        let checkpoint: Self = postcard::from_bytes(body).map_err(|e| corrupt(&e.to_string()))?;
+        let (mut checkpoint, rest): (Self, _) = postcard::take_from_bytes(body).map_err(|e| corrupt(&e.to_string()))?;
+        if &prefix[..8] == MAGIC {
+            checkpoint.catalog = Some(postcard::from_bytes(rest).map_err(|e| corrupt(&e.to_string()))?);
+        }
         for partition in &checkpoint.partitions {
             checkpoint
                 .check(partition)
@@ -171,7 +214,8 @@ impl Checkpoint {
     /// Cluster id, writer, nonce, slot and revision, from the first bytes of a checkpoint, whose checksum cannot be
     /// compared then. `None` if they are not those of a checkpoint.
     pub fn origin(bytes: &[u8]) -> Option<(String, WriterId, u64, Seq, i64)> {
-        let body = bytes.strip_prefix(MAGIC)?.get(PREFIX_LEN - MAGIC.len()..)?;
+        let body =
+            bytes.strip_prefix(MAGIC).or_else(|| bytes.strip_prefix(MAGIC_V1))?.get(PREFIX_LEN - MAGIC.len()..)?;
         postcard::take_from_bytes(body).ok().map(|(origin, _)| origin)
     }
 
@@ -264,15 +308,42 @@ mod tests {
             objects: table.into_records(),
             partitions: vec![partition],
             garbage: vec![GarbageRecord { key: "ns/wal/0".into(), since_ms: 4 }],
+            catalog: None,
         }
+    }
+
+    fn with_catalog() -> Checkpoint {
+        let configs: BTreeMap<_, _> = [("retention.ms".to_owned(), "9".to_owned())].into();
+        let id = TopicId(uuid::Uuid::from_u128(9));
+        let catalog = Catalog {
+            generation: 1,
+            revision: 98,
+            node: BrokerId(3),
+            topics: vec![TopicRecord { name: "orders".into(), id, partitions: 5, configs: configs.clone() }],
+            settings: [("default".to_owned(), configs)].into(),
+        };
+        Checkpoint { catalog: Some(catalog), ..sample() }
+    }
+
+    fn hex(checkpoint: &Checkpoint) -> String {
+        checkpoint.encode().chunks.iter().flatten().map(|b| format!("{b:02x}")).collect()
     }
 
     #[test]
     fn the_format_is_what_it_was() {
-        let payload = sample().encode();
-        let hex: String = payload.chunks.iter().flatten().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, GOLDEN, "checkpoint bytes changed: a new format needs a new magic");
+        assert_eq!(hex(&sample()), GOLDEN, "checkpoint bytes changed: a new format needs a new magic");
+        let (v1, v2) = (hex(&sample()), hex(&with_catalog()));
+        // Magic, length and CRC differ; the body goes on.
+        assert_eq!(v2[..16], hex_of(MAGIC));
+        assert_eq!(v2[32..], format!("{}{GOLDEN_CATALOG}", &v1[32..]));
     }
+
+    fn hex_of(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    const GOLDEN_CATALOG: &str = "01c4010601066f726465727310000000000000000000000000000000090a010c726574656e74696f\
+        6e2e6d730139010764656661756c74010c726574656e74696f6e2e6d730139";
 
     const GOLDEN: &str = "4b4653434b5054310000006858e32b7e1641414141414141414141414141414141414141414141\
         07b4240bc60101086e732f77616c2f3100ac020a0110000000000000000000000000000000090806180104000206120060640e\
@@ -294,6 +365,14 @@ mod tests {
         }
         for len in 0..bytes.len() {
             assert!(Checkpoint::decode(&key, &bytes.slice(..len)).is_err(), "cut at {len}");
+        }
+        let bytes = with_catalog().encode().chunks[0].clone();
+        assert_eq!(Checkpoint::decode(&key, &bytes).unwrap(), with_catalog());
+        assert!(Checkpoint::origin(&bytes).is_some());
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.to_vec();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Checkpoint::decode(&key, &damaged.into()).is_err(), "bit {bit}");
         }
     }
 }

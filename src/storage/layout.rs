@@ -7,6 +7,7 @@
 //! | `{ns}/merged/{h}/{writer:016x}/{from:016x}-{to:016x}-{ulid}.kfs` | L1: a range of L0 merged, sorted by partition |
 //! | `{ns}/topics/{topic_id}/{partition}/{base:020}-{next:020}-{ulid}.kfs` | L2: one partition |
 //! | `{ns}/checkpoints/{writer:016x}-{nonce:016x}/{seq:016x}-{ulid}.ckpt` | a writer's checkpoint |
+//! | `{ns}/writers/{writer:016x}` | says that the writer id was given away, [`super::registered`] |
 //! | `{ns}/probe/{ulid}` | start-up probe, deleted at once |
 //!
 //! `{h}` is two hex digits that spread prefixes over the store's partitions.
@@ -62,6 +63,8 @@ pub enum ParsedKey {
         /// Makes the key unique.
         ulid: Ulid,
     },
+    /// A writer's registration.
+    Registered(WriterId),
     /// A start-up probe.
     Probe(Ulid),
 }
@@ -115,6 +118,21 @@ impl Layout {
         ObjectKey::new(format!("{ns}/checkpoints/{:016x}-{nonce:016x}/{:016x}-{ulid}.ckpt", writer.0, seq.0))
     }
 
+    /// Prefix of all checkpoints.
+    pub fn checkpoints(&self) -> String {
+        format!("{}/checkpoints/", self.namespace)
+    }
+
+    /// A writer's registration: written before the writer exists, so that its id is never given away twice.
+    pub fn registered(&self, writer: WriterId) -> ObjectKey {
+        ObjectKey::new(format!("{}/writers/{:016x}", self.namespace, writer.0))
+    }
+
+    /// Prefix of all registrations.
+    pub fn all_registered(&self) -> String {
+        format!("{}/writers/", self.namespace)
+    }
+
     /// A start-up probe object.
     pub fn probe(&self, ulid: Ulid) -> ObjectKey {
         ObjectKey::new(format!("{}/probe/{ulid}", self.namespace))
@@ -134,6 +152,7 @@ impl Layout {
             ParsedKey::Merged { writer, from, to, ulid } => self.merged(*writer, *from, *to, *ulid),
             ParsedKey::Segment { key, base, next, ulid } => self.segment(key, *base, *next, *ulid),
             ParsedKey::Checkpoint { writer, nonce, seq, ulid } => self.checkpoint(*writer, *nonce, *seq, *ulid),
+            ParsedKey::Registered(writer) => self.registered(*writer),
             ParsedKey::Probe(ulid) => self.probe(*ulid),
         }
     }
@@ -145,6 +164,7 @@ impl Layout {
         match parts[..] {
             ["cluster"] => Some(ParsedKey::Cluster),
             ["probe", ulid] => Some(ParsedKey::Probe(Ulid::from_string(ulid).ok()?)),
+            ["writers", writer] => Some(ParsedKey::Registered(WriterId(hex(writer)?))),
             ["wal", _, writer, slot] => {
                 let (writer, nonce) = writer.split_once('-')?;
                 let seq = Seq(hex(slot.strip_suffix(".kfs")?)?);
@@ -205,6 +225,7 @@ mod tests {
         prop_oneof![
             Just(ParsedKey::Cluster),
             ulid().prop_map(ParsedKey::Probe),
+            writer().prop_map(ParsedKey::Registered),
             (writer(), any::<u64>(), seq()).prop_map(|(writer, nonce, seq)| ParsedKey::Wal { writer, nonce, seq }),
             (writer(), seq(), seq(), ulid()).prop_map(|(writer, from, to, ulid)| ParsedKey::Merged {
                 writer,

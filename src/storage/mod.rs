@@ -14,6 +14,7 @@ pub mod local;
 pub mod measured;
 pub mod memory;
 pub mod reader;
+pub mod registered;
 pub mod replica;
 pub mod retry;
 pub mod s3;

@@ -12,6 +12,7 @@
 //!    checkpoint has it.
 //! 6. What other writers' checkpoints and WAL refer to is no garbage, whoever listed it.
 
+mod catalog;
 pub mod clean;
 pub mod clean_plan;
 mod cleaning;
@@ -29,8 +30,10 @@ use crate::actors::partition::view::{Extent, ObjectRef};
 use crate::actors::recovery::{self, RecoveryError, WriterLog};
 use crate::broker::{Broker, PartitionControl, RaiseError};
 use crate::ids::{Offset, PartitionKey, Seq, WriterId};
+use crate::metadata::image::ClusterImage;
 use crate::metadata::model::{CheckpointRef, WriterState};
 use crate::metadata::ownership::OwnershipError;
+use crate::metadata::watcher::ImageFeed;
 use crate::metadata::{MetadataError, Op, Revision, Txn};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, Batches, RawExtent, SegmentHeader};
@@ -58,6 +61,8 @@ pub struct MaintenanceLimits {
     pub checkpoint_batches: u64,
     /// Time after which a checkpoint is due if anything was flushed or merged.
     pub checkpoint_every: Duration,
+    /// Time after which a checkpoint is due if topics or settings changed, so that they can be restored from it.
+    pub catalog_every: Duration,
     /// Time between looks at merging and retention.
     pub look_every: Duration,
     /// Age at which garbage may be deleted, ms.
@@ -78,6 +83,7 @@ impl Default for MaintenanceLimits {
             checkpoint_flushes: 512,
             checkpoint_batches: 400_000,
             checkpoint_every: Duration::from_secs(300),
+            catalog_every: Duration::from_secs(10),
             look_every: Duration::from_secs(15),
             garbage_age_ms: 3_600_000,
             scrub_every: Duration::from_secs(6 * 3_600),
@@ -136,11 +142,14 @@ pub struct Maintenance {
     held: BTreeMap<PartitionKey, Held>,
     foreign: Foreign,
     compaction: Compaction,
+    feed: ImageFeed,
+    /// The image whose topics the last checkpoint has.
+    recorded: Option<Arc<ClusterImage>>,
 }
 
 impl Maintenance {
     /// Maintenance of a writer that has just registered.
-    pub fn new(context: Arc<NodeContext>, limits: MaintenanceLimits) -> Self {
+    pub fn new(context: Arc<NodeContext>, limits: MaintenanceLimits, feed: ImageFeed) -> Self {
         let last_at = context.clock.monotonic();
         Self {
             context,
@@ -155,6 +164,8 @@ impl Maintenance {
             held: BTreeMap::new(),
             foreign: Foreign::default(),
             compaction: Compaction::default(),
+            feed,
+            recorded: None,
         }
     }
 
@@ -197,15 +208,17 @@ impl Maintenance {
         }
         garbage.sort_by(|a, b| a.key.cmp(&b.key).then(a.since_ms.cmp(&b.since_ms)));
         garbage.dedup_by(|later, earlier| later.key == earlier.key);
+        let image = self.feed.current();
         let checkpoint = Checkpoint {
             cluster_id: context.cluster_id.clone(),
             writer: registration.writer,
             nonce: registration.nonce,
             seq,
-            revision_seen: registration.revision,
+            revision_seen: context.revision_seen(),
             objects,
             partitions,
             garbage,
+            catalog: Some(catalog::of(&image, registration.value.node, context.generation)),
         };
         let ulid = crate::rng::ulid(now_ms);
         let key = context.layout.checkpoint(registration.writer, registration.nonce, seq, ulid);
@@ -222,6 +235,7 @@ impl Maintenance {
         self.last_at = context.clock.monotonic();
         self.last_batches = batches;
         self.rearranged = false;
+        self.recorded = Some(image);
         Ok(())
     }
 
@@ -233,12 +247,21 @@ impl Maintenance {
     /// Writes a checkpoint if one is due.
     pub async fn checkpoint_if_due(&mut self) -> Result<(), MaintenanceError> {
         let flushes = self.flushes_since_checkpoint();
-        let aged = self.context.clock.monotonic() - self.last_at >= self.limits.checkpoint_every;
-        if flushes >= self.limits.checkpoint_flushes || (aged && (flushes > 0 || self.rearranged)) {
+        let age = self.context.clock.monotonic() - self.last_at;
+        let aged = age >= self.limits.checkpoint_every;
+        let news = age >= self.limits.catalog_every && self.catalog_changed();
+        if flushes >= self.limits.checkpoint_flushes || (aged && (flushes > 0 || self.rearranged)) || news {
             self.checkpoint().await
         } else {
             Ok(())
         }
+    }
+
+    /// True if this writer looks after the catalog and the last checkpoint's is out of date.
+    fn catalog_changed(&self) -> bool {
+        let image = self.feed.current();
+        let same = |before: &Arc<ClusterImage>| before.has_same_topics(&image) && before.has_same_groups(&image);
+        self.is_controller(&image) && !self.recorded.as_ref().is_some_and(same)
     }
 
     /// Merges small extents if enough have gathered. Returns how many objects were written.
@@ -273,7 +296,7 @@ impl Maintenance {
             writer: registration.writer,
             nonce: registration.nonce,
             seq: head,
-            revision_seen: registration.revision,
+            revision_seen: context.revision_seen(),
         };
         let ulid = crate::rng::ulid(context.clock.wall_ms());
         let key = match &runs[..] {

@@ -105,6 +105,8 @@ impl Facts {
         let orphan = match kind {
             ParsedKey::Cluster => false,
             ParsedKey::Probe(_) => true,
+            // The newest stays, since it is not older than itself: it tells that its id was given away.
+            ParsedKey::Registered(writer) => self.is_gone(*writer),
             ParsedKey::Wal { writer, .. } => self.is_gone(*writer),
             ParsedKey::Merged { writer, .. } if *writer == self.me => self.alone,
             ParsedKey::Merged { writer, .. } => self.is_gone(*writer),
@@ -125,6 +127,7 @@ impl Facts {
                 (origin.writer, origin.nonce, origin.seq) == (*writer, *nonce, *seq)
             }
             ParsedKey::Merged { writer, to, .. } => (origin.writer, origin.seq) == (*writer, *to),
+            ParsedKey::Registered(writer) => origin.writer == *writer,
             ParsedKey::Segment { .. } => true,
             ParsedKey::Cluster | ParsedKey::Probe(_) => false,
         };

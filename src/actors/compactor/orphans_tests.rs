@@ -56,6 +56,7 @@ fn key(kind: &ParsedKey) -> ObjectKey {
         ParsedKey::Merged { writer, from, to, ulid } => layout.merged(*writer, *from, *to, *ulid),
         ParsedKey::Segment { key, base, next, ulid } => layout.segment(key, *base, *next, *ulid),
         ParsedKey::Checkpoint { writer, nonce, seq, ulid } => layout.checkpoint(*writer, *nonce, *seq, *ulid),
+        ParsedKey::Registered(writer) => layout.registered(*writer),
         ParsedKey::Probe(ulid) => layout.probe(*ulid),
     }
 }
@@ -107,6 +108,12 @@ fn who_may_need_what() {
         (checkpoint(3, NONCE), Err(Reason::Referenced)),
         (wal(1, 1), Ok(())),
         (checkpoint(1, NONCE), Ok(())),
+        // Registrations of writers of the past; ours says that ids up to it were given away.
+        (ParsedKey::Registered(WriterId(3)), Ok(())),
+        (ParsedKey::Registered(WriterId(1)), Ok(())),
+        (ParsedKey::Registered(WriterId(4)), needed),
+        (ParsedKey::Registered(ME), needed),
+        (ParsedKey::Registered(WriterId(6)), needed),
         // Newer than we are: it registered after we looked.
         (wal(6, 1), needed),
         (merged(6), needed),
@@ -172,6 +179,8 @@ fn an_object_must_say_what_its_key_says() {
         (segment(0), origin(5, NONCE, 0), true),
         (segment(0), origin(4, 99, 0), true),
         (segment(0), origin(6, 99, 0), false),
+        (ParsedKey::Registered(WriterId(3)), origin(3, 99, 0), true),
+        (ParsedKey::Registered(WriterId(3)), origin(2, 99, 0), false),
         (ParsedKey::Cluster, origin(5, NONCE, 0), false),
     ];
     for (kind, origin, expected) in cases {
@@ -199,6 +208,8 @@ fn may_refer(
         ParsedKey::Merged { writer, .. } => *writer <= reader && (active || read),
         ParsedKey::Segment { key, .. } => partitions.get(key).is_some_and(is_read),
         ParsedKey::Cluster => true,
+        // Nobody reads it; the newest has to stay.
+        ParsedKey::Registered(writer) => *writer >= ME,
         ParsedKey::Probe(_) => false,
     }
 }
@@ -210,6 +221,7 @@ fn kinds() -> impl Strategy<Value = ParsedKey> {
         Just(ParsedKey::Probe(ulid())),
         (id(), 1u64..20).prop_map(|(w, seq)| wal(w, seq)),
         id().prop_map(merged),
+        id().prop_map(|w| ParsedKey::Registered(WriterId(w))),
         (id(), prop_oneof![Just(NONCE), Just(99)]).prop_map(|(w, nonce)| checkpoint(w, nonce)),
         (0i32..4).prop_map(segment),
     ]

@@ -7,9 +7,11 @@
 use super::orphans::{Facts, Origin};
 use super::{Maintenance, MaintenanceError};
 use crate::actors::context::NodeContext;
+use crate::ids::Seq;
 use crate::metadata::MetadataError;
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord};
 use crate::storage::layout::ParsedKey;
+use crate::storage::registered::{REGISTERED_LEN_MAX, Registered};
 use crate::storage::segment::{self, HEADER_LEN};
 use crate::storage::{Listed, ObjectKey, StoreError};
 use futures::{StreamExt, TryStreamExt};
@@ -132,7 +134,11 @@ impl Maintenance {
 
 /// What the object's first bytes say, if they say anything.
 async fn read_origin(context: Arc<NodeContext>, kind: ParsedKey, object: Listed) -> Result<Option<Origin>, StoreError> {
-    let len = object.len.min(Checkpoint::ORIGIN_LEN_MAX.max(HEADER_LEN as u64));
+    let len_max = match kind {
+        ParsedKey::Registered(_) => REGISTERED_LEN_MAX,
+        _ => Checkpoint::ORIGIN_LEN_MAX.max(HEADER_LEN as u64),
+    };
+    let len = object.len.min(len_max);
     match context.store.get_range(&object.key, 0..len).await {
         Ok(bytes) => Ok(origin(&kind, &object.key, &bytes)),
         Err(error) if error.is_retriable() => Err(error),
@@ -144,6 +150,11 @@ fn origin(kind: &ParsedKey, key: &ObjectKey, bytes: &[u8]) -> Option<Origin> {
     if matches!(kind, ParsedKey::Checkpoint { .. }) {
         let (cluster_id, writer, nonce, seq, revision_seen) = Checkpoint::origin(bytes)?;
         return Some(Origin { cluster_id, writer, nonce, seq, revision_seen });
+    }
+    if matches!(kind, ParsedKey::Registered(_)) {
+        let found = Registered::decode(key, bytes).ok()?;
+        let (writer, nonce) = (found.writer, found.nonce()?);
+        return Some(Origin { cluster_id: found.cluster_id, writer, nonce, seq: Seq(0), revision_seen: 0 });
     }
     let header = segment::parse_header(key, bytes).ok()?;
     let (writer, nonce, seq) = (header.writer, header.nonce, header.seq);

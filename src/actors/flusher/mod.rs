@@ -441,6 +441,9 @@ async fn commit(
                 let covered = sealed >= head && checkpoint.is_none();
                 return if covered { Ok((wanted, registration.revision, Some(fatal))) } else { Err(fatal) };
             }
+            Err(OwnershipError::Metadata(error @ MetadataError::WentBack { .. })) => {
+                return Err(Fatal::WentBack(error.to_string()));
+            }
             Err(OwnershipError::Metadata(error)) => {
                 tracing::warn!(%error, %head, wait_ms, "commit has no known outcome yet; trying again");
             }
@@ -493,6 +496,7 @@ impl Handler<CommitDone> for Flusher {
         self.committing = false;
         self.config.registration.value = done.value;
         self.config.registration.revision = done.revision;
+        self.config.stats.revision.store(done.revision, Ordering::Release);
         self.config.stats.commits.fetch_add(1, Ordering::Relaxed);
         if let Some(told) = self.checkpoint_done.take() {
             let _gone = told.send(());

@@ -211,8 +211,8 @@ async fn an_exhausted_counter_is_an_error() {
 async fn everybody_agrees_on_the_cluster_id() {
     for applied in [false, true] {
         let store = LosesAnswers::new(1..2, applied);
-        let first = ensure_cluster_id(&*store, &keys()).await.unwrap();
-        assert_eq!(first.len(), 22);
-        assert_eq!(ensure_cluster_id(&*store, &keys()).await.unwrap(), first);
+        let first = ensure_cluster(&*store, &keys()).await.unwrap();
+        assert_eq!(first.cluster_id.len(), 22);
+        assert_eq!(ensure_cluster(&*store, &keys()).await.unwrap(), first);
     }
 }

@@ -9,7 +9,7 @@ use etcd_client::{
     Certificate, Client, ConnectOptions, Error, GetOptions, Identity, KvClient, ResponseHeader, TlsOptions,
 };
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,6 +65,10 @@ pub(super) struct Connections {
     connecting: tokio::sync::Mutex<()>,
     /// The endpoint to try next.
     next: AtomicUsize,
+    /// The highest revision that a linearizable answer had: no later one can be lower.
+    revision_seen: AtomicI64,
+    /// The id of etcd's cluster, 0 before the first answer: it never changes while the data lives.
+    etcd_cluster: AtomicU64,
 }
 
 impl fmt::Debug for Connections {
@@ -80,7 +84,34 @@ impl Connections {
             return Err(MetadataError::Refused { message });
         }
         let (current, connecting) = (Mutex::new(None), tokio::sync::Mutex::new(()));
-        Ok(Self { settings, current, connecting, next: AtomicUsize::new(0) })
+        let (next, revision_seen, etcd_cluster) = Default::default();
+        Ok(Self { settings, current, connecting, next, revision_seen, etcd_cluster })
+    }
+
+    /// What a linearizable request that is sent now will see at least; for [`Self::revision_of`].
+    pub(super) fn floor(&self) -> Revision {
+        self.revision_seen.load(Ordering::Acquire)
+    }
+
+    /// The revision of a linearizable answer to a request that was sent at `floor`. A lower one means that the store does
+    /// not remember what it has told us: it was restored from a backup, or it is another one.
+    pub(super) fn revision_of(&self, header: Option<&ResponseHeader>, floor: Revision) -> Result<Revision, Failure> {
+        let header = header.ok_or_else(|| Failure::from_words("an answer without a header".to_owned()))?;
+        let (revision, cluster) = (header.revision(), header.cluster_id());
+        let known = self.etcd_cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire);
+        let message = match known {
+            Err(known) if known != cluster => format!("etcd was cluster {known:x} and is cluster {cluster:x} now"),
+            _ if revision < floor => format!("etcd was at revision {floor} and is at {revision} now"),
+            _ => {
+                self.revision_seen.fetch_max(revision, Ordering::AcqRel);
+                return Ok(revision);
+            }
+        };
+        let error = MetadataError::WentBack { message };
+        if let Some(hook) = &self.settings.on_went_back {
+            hook(&error);
+        }
+        Err(Failure { error, reconnect: false, reauthenticate: false })
     }
 
     pub(super) fn request_timeout(&self) -> Duration {
@@ -311,12 +342,6 @@ pub(super) fn text(error: &Error) -> String {
     words
 }
 
-/// The revision of an answer.
-pub(super) fn header_revision(header: Option<&ResponseHeader>) -> Result<Revision, Failure> {
-    let revision = header.map(ResponseHeader::revision);
-    revision.ok_or_else(|| Failure::from_words("an answer without a header".to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,6 +369,7 @@ mod tests {
                 MetadataError::Unavailable { .. } => "unavailable",
                 MetadataError::LeaseExpired { .. } => "lease",
                 MetadataError::Malformed { .. } => "malformed",
+                MetadataError::WentBack { .. } => "went back",
             };
             assert_eq!((kind, failure.reauthenticate), (expected, reauthenticate), "{words}");
         }

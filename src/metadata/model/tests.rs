@@ -29,7 +29,10 @@ fn values_are_stored_as_ever() {
         BrokerConfigsValue { v: 1, configs: [("log.retention.ms".to_owned(), "5".to_owned())].into() },
         r#"{"v":1,"configs":{"log.retention.ms":"5"}}"#,
     );
-    golden(ClusterValue { v: 1, cluster_id: "a".repeat(22) }, r#"{"v":1,"cluster_id":"aaaaaaaaaaaaaaaaaaaaaa"}"#);
+    let cluster = ClusterValue { v: 1, cluster_id: "a".repeat(22), generation: 0 };
+    golden(cluster.clone(), r#"{"v":1,"cluster_id":"aaaaaaaaaaaaaaaaaaaaaa"}"#);
+    let rebuilt = ClusterValue { generation: 2, ..cluster };
+    golden(rebuilt, r#"{"v":1,"cluster_id":"aaaaaaaaaaaaaaaaaaaaaa","generation":2}"#);
     golden(CounterValue { v: 1, next: 1001 }, r#"{"v":1,"next":1001}"#);
     golden(
         WriterValue {

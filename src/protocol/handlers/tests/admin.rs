@@ -221,21 +221,24 @@ fn describing_configs() {
         assert!(results[0].configs.iter().all(|c| c.documentation.is_some() && !c.read_only));
         assert!(results[2].configs.iter().all(|c| c.documentation.is_some()));
         let changeable = results[2].configs.iter().filter(|c| !c.read_only).map(|c| c.name.as_str());
-        assert_eq!(changeable.collect::<Vec<_>>(), [
-            "compression.type",
-            "log.cleaner.delete.retention.ms",
-            "log.cleaner.max.compaction.lag.ms",
-            "log.cleaner.min.cleanable.ratio",
-            "log.cleaner.min.compaction.lag.ms",
-            "log.cleanup.policy",
-            "log.message.timestamp.after.max.ms",
-            "log.message.timestamp.before.max.ms",
-            "log.message.timestamp.type",
-            "log.retention.bytes",
-            "log.retention.ms",
-            "log.roll.ms",
-            "message.max.bytes",
-        ]);
+        assert_eq!(
+            changeable.collect::<Vec<_>>(),
+            [
+                "compression.type",
+                "log.cleaner.delete.retention.ms",
+                "log.cleaner.max.compaction.lag.ms",
+                "log.cleaner.min.cleanable.ratio",
+                "log.cleaner.min.compaction.lag.ms",
+                "log.cleanup.policy",
+                "log.message.timestamp.after.max.ms",
+                "log.message.timestamp.before.max.ms",
+                "log.message.timestamp.type",
+                "log.retention.bytes",
+                "log.retention.ms",
+                "log.roll.ms",
+                "message.max.bytes",
+            ]
+        );
         let plain = DescribeConfigsRequest::default().with_resources(vec![resource(2, "t", Some(vec![]))]);
         let configs = &bed.call(1, &plain).await.results[0].configs;
         assert_eq!(configs.len(), topic_count, "no keys are all keys");
