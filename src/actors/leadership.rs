@@ -416,9 +416,9 @@ async fn give_away(
     Ok(())
 }
 
-/// Follows the image. Returns when `feed` ends.
+/// Follows the image, for ever.
 pub async fn run(context: Arc<NodeContext>, maintenance: Arc<Mutex<Maintenance>>, feed: ImageFeed) {
-    let mut revisions = feed.subscribe();
+    let mut publications = feed.subscribe();
     let mut broken = BTreeMap::new();
     loop {
         let image = feed.current();
@@ -431,10 +431,7 @@ pub async fn run(context: Arc<NodeContext>, maintenance: Arc<Mutex<Maintenance>>
             }
         };
         // Also without news: a claim that failed is tried again.
-        let news = tokio::time::timeout(wait, revisions.changed()).await;
-        if matches!(news, Ok(Err(_))) {
-            return;
-        }
+        let _in_time = tokio::time::timeout(wait, publications.changed()).await;
     }
 }
 

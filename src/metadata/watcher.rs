@@ -11,8 +11,9 @@ use crate::protocol::config_defaults::Defaults;
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 /// Events applied to one copy of the image.
 const BATCH_EVENTS_MAX: usize = 4096;
@@ -24,7 +25,39 @@ const WARNINGS_MAX: usize = 1000;
 #[derive(Debug, Clone)]
 pub struct ImageFeed {
     image: Arc<ArcSwap<ClusterImage>>,
-    revision: Arc<watch::Sender<Revision>>,
+    published: Arc<Published>,
+}
+
+/// How often an image was published. Not tokio's `watch`, which wakes those who wait in random order: a simulation could not
+/// be repeated.
+#[derive(Debug, Default)]
+struct Published {
+    count: AtomicU64,
+    more: Notify,
+}
+
+/// See [`ImageFeed::subscribe`].
+#[derive(Debug)]
+pub struct Publications {
+    published: Arc<Published>,
+    seen: u64,
+}
+
+impl Publications {
+    /// Waits until an image was published after the last one that this has told of. Those who wait are woken in the order in
+    /// which they came. Cancel safe.
+    pub async fn changed(&mut self) {
+        loop {
+            let mut more = std::pin::pin!(self.published.more.notified());
+            more.as_mut().enable(); // what is published from here on is heard of
+            let count = self.published.count.load(Ordering::Acquire);
+            if count != self.seen {
+                self.seen = count;
+                return;
+            }
+            more.await;
+        }
+    }
 }
 
 impl Default for ImageFeed {
@@ -36,8 +69,7 @@ impl Default for ImageFeed {
 impl ImageFeed {
     /// A feed that publishes into `image`.
     pub fn new(image: Arc<ArcSwap<ClusterImage>>) -> Self {
-        let revision = image.load().revision;
-        Self { image, revision: Arc::new(watch::Sender::new(revision)) }
+        Self { image, published: Arc::default() }
     }
 
     /// A feed whose topics fall back to `defaults`.
@@ -55,17 +87,18 @@ impl ImageFeed {
         self.image.load_full()
     }
 
-    /// Revisions of published images; `changed()` of the receiver waits for the next one.
-    pub fn subscribe(&self) -> watch::Receiver<Revision> {
-        self.revision.subscribe()
+    /// Tells when an image is published, from now on.
+    pub fn subscribe(&self) -> Publications {
+        let seen = self.published.count.load(Ordering::Acquire);
+        Publications { published: self.published.clone(), seen }
     }
 
     /// Waits until `ready` holds for the image, for at most `timeout`. Returns whether it does.
     pub async fn wait_until(&self, timeout: Duration, ready: impl Fn(&ClusterImage) -> bool) -> bool {
-        let mut revisions = self.subscribe();
+        let mut publications = self.subscribe();
         let wait = async {
             while !ready(&self.image.load()) {
-                revisions.changed().await.expect("we hold the sender");
+                publications.changed().await;
             }
         };
         tokio::time::timeout(timeout, wait).await.is_ok()
@@ -77,9 +110,9 @@ impl ImageFeed {
     }
 
     fn publish(&self, image: ClusterImage) {
-        let revision = image.revision;
         self.image.store(Arc::new(image));
-        self.revision.send_replace(revision);
+        self.published.count.fetch_add(1, Ordering::AcqRel);
+        self.published.more.notify_waiters();
     }
 }
 

@@ -340,9 +340,10 @@ impl Drop for CoordinatorShards {
 
 /// Tells the actor when it has to look: groups without a coordinator wait for nobody's tick.
 async fn follow(feed: ImageFeed, shards: Addr<CoordinatorShards>) {
-    let mut revisions = feed.subscribe();
+    let mut publications = feed.subscribe();
     let mut seen = feed.current();
-    while revisions.changed().await.is_ok() {
+    loop {
+        publications.changed().await;
         let image = feed.current();
         if !image.has_same_coordinators(&seen) {
             shards.do_send(Look);

@@ -236,11 +236,12 @@ impl Bed {
             standing: standing.clone(),
             groups,
         });
-        let mut revisions = feed.subscribe();
+        let mut publications = feed.subscribe();
         tokio::task::spawn_local(async move { watcher::run(store, keys, feed).await });
         let (leader, led) = (broker.clone(), partitions.clone());
         tokio::task::spawn_local(async move {
-            while revisions.changed().await.is_ok() {
+            loop {
+                publications.changed().await;
                 lead_everything(&leader.image, &leader.directory, &led);
             }
         });
