@@ -91,3 +91,18 @@ async fn a_watch_of_some_keys_is_told_of_no_others() {
     }
     assert!(watch.try_recv().is_err(), "nothing else came");
 }
+
+#[tokio::test]
+async fn the_revision_survives_whatever_came_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metadata.redb");
+    let delete = || Txn { compares: vec![], ops: vec![Op::Delete("a".to_owned())] };
+    for last in [put("a", "1", None), put("b", "1", None), delete(), put("a", "2", None)] {
+        let store = EmbeddedStore::open(&path).unwrap();
+        let (_, before) = store.get_prefix("").await.unwrap();
+        assert_eq!(store.txn(last).await.unwrap(), TxnOutcome::Committed(before + 1));
+        drop(store);
+        let (_, after) = EmbeddedStore::open(&path).unwrap().get_prefix("").await.unwrap();
+        assert_eq!(after, before + 1);
+    }
+}
