@@ -55,7 +55,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How often it looks whether all are gone.
 const DRAIN_LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
-const LOCAL_INTERVAL_MS: u64 = 50;
+const LOCAL_INTERVAL_MS: u64 = 55;
 /// How often a folder is looked after.
 const LOCAL_LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How much is gathered in a folder before it is merged.
