@@ -136,8 +136,8 @@ fn dev_shards(cores: usize) -> usize {
 }
 
 /// Memory grows by 4 KiB at a time, not by huge pages of 2 MiB. A virtual machine whose host takes back what is free pays up
-/// to 4 ms for each huge page it has not had lately, and memory that is used here and there counts whole ones. What a
-/// broker gains by them is less than 5 % of the CPU at full speed.
+/// to 4 ms for each huge page it has not had lately, and memory that is used here and there counts whole ones. Where huge
+/// pages pay, they are asked for (`storage/local/write.rs`).
 fn take_small_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay as they are");
