@@ -104,6 +104,10 @@ impl MetadataStore for EmbeddedStore {
     }
 
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent> {
+        self.watch_some(prefix, prefix, "")
+    }
+
+    fn watch_some(&self, prefix: &str, first: &str, except: &str) -> mpsc::Receiver<WatchEvent> {
         let (sender, receiver) = mpsc::channel(WATCH_EVENTS_MAX);
         let mut state = self.shared.state();
         state.last_watcher += 1;
@@ -111,7 +115,9 @@ impl MetadataStore for EmbeddedStore {
         let snapshot = state.snapshot(prefix);
         sender.try_send(snapshot).expect("the queue is empty and we hold its receiver");
         state.watchers.retain(|watcher| !watcher.sender.is_closed());
-        state.watchers.push(Watcher { id, prefix: prefix.to_owned(), sender, behind: false });
+        let except = (!except.is_empty()).then(|| except.to_owned());
+        let (prefix, first) = (prefix.to_owned(), first.to_owned());
+        state.watchers.push(Watcher { id, prefix, first, except, sender, behind: false });
         receiver
     }
 
@@ -158,9 +164,20 @@ struct Lease {
 struct Watcher {
     id: u64,
     prefix: String,
+    /// Changes of smaller keys, and of those that begin like this, are none of its business: whoever watches is woken for
+    /// each, and a writer's head moves with every flush.
+    first: String,
+    except: Option<String>,
     sender: mpsc::Sender<WatchEvent>,
     /// Its queue overflowed; it gets a snapshot as soon as it has room again.
     behind: bool,
+}
+
+impl Watcher {
+    fn wants(&self, key: &str) -> bool {
+        let excepted = self.except.as_ref().is_some_and(|except| key.starts_with(except));
+        key.starts_with(&self.prefix) && *key >= *self.first && !excepted
+    }
 }
 
 #[derive(Debug)]
@@ -229,10 +246,13 @@ impl Shared {
             let _ = sender.send(answer);
             return receiver;
         }
-        let mut state = self.state();
-        state.queue.push((request, sender));
-        if !state.committing {
-            state.committing = true;
+        let begins = {
+            let mut state = self.state();
+            state.queue.push((request, sender));
+            !std::mem::replace(&mut state.committing, true)
+        };
+        // Not under the lock, for which the thread that is woken would have to wait.
+        if begins {
             let drain = Drain { shared: Some(self.clone()) };
             drop(tokio::task::spawn_blocking(move || drain.run()));
         }
@@ -293,7 +313,7 @@ impl Shared {
                     WatchEvent::Delete { key, .. } => key,
                     WatchEvent::Snapshot { .. } => continue,
                 };
-                if key.starts_with(&watcher.prefix) {
+                if watcher.wants(key) {
                     self.deliver(watcher, event.clone());
                 }
             }

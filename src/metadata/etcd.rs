@@ -134,10 +134,11 @@ impl MetadataStore for EtcdStore {
     }
 
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent> {
-        self.watch_from(prefix, prefix)
+        self.watch_some(prefix, prefix, "")
     }
 
-    fn watch_from(&self, prefix: &str, first: &str) -> mpsc::Receiver<WatchEvent> {
+    /// etcd watches one range: what is in the middle of it is reported.
+    fn watch_some(&self, prefix: &str, first: &str, _: &str) -> mpsc::Receiver<WatchEvent> {
         let (sender, receiver) = mpsc::channel(watch::EVENTS_MAX);
         let keys = KeyRange { first: first.to_owned(), end: prefix_end(prefix) };
         self.pool.spawn(watch::run(self.connections.clone(), keys, sender));

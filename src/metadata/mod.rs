@@ -197,9 +197,9 @@ pub trait MetadataStore: Send + Sync + fmt::Debug + 'static {
     /// receiver gets a new snapshot, never an unbounded queue.
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent>;
 
-    /// The same for the keys below `prefix` from `first` on. A store may report the others, too.
-    fn watch_from(&self, prefix: &str, first: &str) -> mpsc::Receiver<WatchEvent> {
-        let _unused = first;
+    /// The same for the keys below `prefix` from `first` on, except those below `except`. A store may report the others, too.
+    fn watch_some(&self, prefix: &str, first: &str, except: &str) -> mpsc::Receiver<WatchEvent> {
+        let _unused = (first, except);
         self.watch(prefix)
     }
 

@@ -118,7 +118,7 @@ impl ImageFeed {
 
 /// Follows the cluster until the store ends the watch. Safe to start again at any time: a watch opens with a snapshot.
 pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
-    let mut watch = store.watch_from(keys.root(), &keys.image_first());
+    let mut watch = store.watch_some(keys.root(), &keys.image_first(), &keys.writers());
     // The watch, not this function, keeps going; holding the store here would keep it alive for its own watcher.
     drop(store);
     let mut events = Vec::new();

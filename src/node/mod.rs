@@ -60,7 +60,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
-const LOCAL_INTERVAL_MS: u64 = 50;
+const LOCAL_INTERVAL_MS: u64 = 55;
 /// How often a folder is looked after.
 const LOCAL_LOOK_EVERY: Duration = Duration::from_secs(3);
 /// How much is gathered in a folder before it is merged.
@@ -108,6 +108,10 @@ impl NodeError {
 /// Runs the node until it is asked to stop.
 pub fn run(config: NodeConfig) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = if config.component == Component::Dev { dev_shards(cores) } else { cores };
+    if config.component == Component::Dev {
+        take_small_pages();
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(cores).thread_name("io").enable_all().build();
     let runtime = match runtime {
@@ -119,7 +123,7 @@ pub fn run(config: NodeConfig) -> ExitCode {
     };
     let io = runtime.block_on(async { IoPool::current() });
     let outcome = actix_rt::System::new().block_on(async move {
-        let shards = (0..cores).map(|_| Placement::Arbiter(actix_rt::Arbiter::new().handle())).collect();
+        let shards = (0..shards).map(|_| Placement::Arbiter(actix_rt::Arbiter::new().handle())).collect();
         let node = Node::start(config, io, shards).await?;
         node.until_signalled().await;
         node.stop().await;
@@ -132,6 +136,21 @@ pub fn run(config: NodeConfig) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// The clients of `kafscale dev` run on the same machine and take their part of it. And a request whose connection is on
+/// the writer's thread wakes nobody on its way, which is most of what a small one costs.
+fn dev_shards(cores: usize) -> usize {
+    (cores / 2).max(1)
+}
+
+/// Memory grows by 4 KiB at a time, not by huge pages of 2 MiB. A virtual machine whose host takes back what is free pays up
+/// to 4 ms for each huge page it has not had lately, and memory that is used here and there counts whole ones. Where huge
+/// pages pay, they are asked for (`storage/local/write.rs`).
+fn take_small_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay as they are");
     }
 }
 

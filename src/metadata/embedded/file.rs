@@ -3,8 +3,11 @@
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | `entries` | the key | create revision, mod revision, lease (0: none), value |
-//! | `meta` | `format` | 1 |
-//! | `meta` | `revision` | the store's revision |
+//! | `meta` | `format` | 2 |
+//! | `meta` | `revision` | the store's revision, unless an entry has a greater one |
+//!
+//! The last commit's revision is that of one of its entries, unless it only deleted. So a writer's head, which moves with
+//! every flush, is one table's change. Format 1 had every revision in `meta`, too.
 
 use super::unavailable;
 use crate::metadata::MetadataError;
@@ -16,7 +19,9 @@ use std::path::{Path, PathBuf};
 
 const ENTRIES: TableDefinition<&str, (i64, i64, i64, &[u8])> = TableDefinition::new("entries");
 const META: TableDefinition<&str, i64> = TableDefinition::new("meta");
-const FORMAT: i64 = 1;
+const FORMAT: i64 = 2;
+/// What this version turns into [`FORMAT`] as it opens it.
+const FORMAT_BEFORE: i64 = 1;
 
 /// Reads come from the tree in memory, so redb needs little.
 const CACHE_BYTES: usize = 8 << 20;
@@ -88,7 +93,11 @@ fn commit(database: &Database, staged: &Staged) -> Result<(), redb::Error> {
                 None => entries.remove(key)?,
             };
         }
-        write.open_table(META)?.insert("revision", staged.revision())?;
+        let revision = staged.revision();
+        let is_in_entry = staged.changes().any(|(_, change)| change.is_some_and(|s| s.mod_revision == revision));
+        if !is_in_entry {
+            write.open_table(META)?.insert("revision", revision)?;
+        }
     }
     write.commit()?;
     Ok(())
@@ -96,7 +105,7 @@ fn commit(database: &Database, staged: &Staged) -> Result<(), redb::Error> {
 
 fn load(database: &Database) -> Result<(i64, Tree), redb::Error> {
     let read = database.begin_read()?;
-    let Some((format, revision)) = load_meta(&read)? else {
+    let Some((mut format, mut revision)) = load_meta(&read)? else {
         let write = database.begin_write()?;
         {
             write.open_table(ENTRIES)?;
@@ -107,12 +116,19 @@ fn load(database: &Database) -> Result<(i64, Tree), redb::Error> {
         write.commit()?;
         return Ok((FORMAT, Tree::new(BTreeMap::new(), 1)));
     };
+    if format == FORMAT_BEFORE {
+        let write = database.begin_write()?;
+        write.open_table(META)?.insert("format", FORMAT)?;
+        write.commit()?;
+        format = FORMAT;
+    }
     let mut entries = BTreeMap::new();
     if format == FORMAT {
         for item in read.open_table(ENTRIES)?.iter()? {
             let (key, value) = item?;
             let (create_revision, mod_revision, lease, value) = value.value();
             let value = Bytes::copy_from_slice(value);
+            revision = revision.max(mod_revision);
             entries.insert(key.value().to_owned(), Stored { value, create_revision, mod_revision, lease });
         }
     }

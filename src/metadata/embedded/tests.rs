@@ -76,3 +76,33 @@ async fn after_a_failed_commit_the_file_decides() {
     assert!(matches!(watch.recv().await, Some(WatchEvent::Snapshot { entries, .. }) if entries.len() == 1));
     assert!(matches!(watch.recv().await, Some(WatchEvent::Put(entry)) if entry.value == "3"));
 }
+
+#[tokio::test]
+async fn a_watch_of_some_keys_is_told_of_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(folder.path().join("metadata.redb")).unwrap();
+    let mut watch = store.watch_some("r/", "r/b", "r/w/");
+    assert!(matches!(watch.recv().await, Some(WatchEvent::Snapshot { .. })));
+    for key in ["r/a", "r/b", "r/w/1", "s", "r/x"] {
+        store.txn(put(key, "1", None)).await.unwrap();
+    }
+    for expected in ["r/b", "r/x"] {
+        assert!(matches!(watch.recv().await, Some(WatchEvent::Put(entry)) if entry.key == expected), "{expected}");
+    }
+    assert!(watch.try_recv().is_err(), "nothing else came");
+}
+
+#[tokio::test]
+async fn the_revision_survives_whatever_came_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metadata.redb");
+    let delete = || Txn { compares: vec![], ops: vec![Op::Delete("a".to_owned())] };
+    for last in [put("a", "1", None), put("b", "1", None), delete(), put("a", "2", None)] {
+        let store = EmbeddedStore::open(&path).unwrap();
+        let (_, before) = store.get_prefix("").await.unwrap();
+        assert_eq!(store.txn(last).await.unwrap(), TxnOutcome::Committed(before + 1));
+        drop(store);
+        let (_, after) = EmbeddedStore::open(&path).unwrap().get_prefix("").await.unwrap();
+        assert_eq!(after, before + 1);
+    }
+}

@@ -6,7 +6,8 @@
 //! cannot do this is noticed at the first attempt and written to in the ordinary way.
 
 use bytes::Bytes;
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::thread::{disable_transparent_huge_pages, transparent_huge_pages_are_disabled};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, IoSlice, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -20,6 +21,8 @@ const DIRECT_LEN_MIN: usize = 128 * 1024;
 const ALIGNMENT: usize = 4096;
 /// Most that one system call writes directly.
 const BUFFER_LEN_MAX: usize = 8 * 1024 * 1024;
+/// Buffers from this length on are worth huge pages.
+const HUGE_LEN_MIN: usize = 2 * 1024 * 1024;
 /// Buffers kept for the next write; as many as uploads are in flight usually.
 const BUFFERS_MAX: usize = 4;
 
@@ -40,19 +43,51 @@ impl Buffer {
     /// `len` bytes of whatever was there.
     fn aligned(&mut self, len: usize) -> &mut [u8] {
         if self.memory.len() < len + ALIGNMENT {
-            self.memory = vec![0; len + ALIGNMENT];
+            self.memory = fresh(len.next_power_of_two() + ALIGNMENT);
         }
         let start = self.memory.as_ptr().align_offset(ALIGNMENT);
         &mut self.memory[start..start + len]
     }
 }
 
+/// Memory for a buffer. Large ones get huge pages even where the process does without (`kafscale dev`): a request to the disk
+/// consists of a limited number of pages, and at full speed small ones cost a tenth of the throughput and more.
+fn fresh(len: usize) -> Vec<u8> {
+    if len < HUGE_LEN_MIN {
+        return vec![0; len];
+    }
+    let without = transparent_huge_pages_are_disabled().unwrap_or(false);
+    if without {
+        // Should this or the other one fail, then pages are not of the size that suits best, and nothing else.
+        let _ = disable_transparent_huge_pages(false);
+    }
+    let mut memory = vec![0; len];
+    memory.iter_mut().step_by(ALIGNMENT).for_each(|byte| *byte = 1); // now, while it matters
+    if without {
+        let _ = disable_transparent_huge_pages(true);
+    }
+    memory
+}
+
 impl Writer {
+    /// The smallest buffer that `len` bytes fit into, or else the largest, which will grow. So large buffers serve large
+    /// files: each that grows is memory that the system has to clear first.
+    fn take_buffer(&self, len: usize) -> Buffer {
+        let mut buffers = self.buffers.lock().expect("no panic under the lock");
+        let wanted = len.min(BUFFER_LEN_MAX);
+        let rank = |i: &usize| {
+            let len = buffers[*i].memory.len();
+            if len >= wanted + ALIGNMENT { (0, len) } else { (1, usize::MAX - len) }
+        };
+        let best = (0..buffers.len()).min_by_key(rank);
+        best.map(|i| buffers.swap_remove(i)).unwrap_or_default()
+    }
+
     /// Creates the file at `path` with `chunks` and `trailer` in it; they are on disk when this returns.
     pub fn write(&self, path: &Path, chunks: &[Bytes], trailer: &[u8]) -> io::Result<()> {
         let len = chunks.iter().map(Bytes::len).sum::<usize>() + trailer.len();
         if len >= DIRECT_LEN_MIN && !self.direct_unsupported.load(Ordering::Relaxed) {
-            let mut buffer = self.buffers.lock().expect("no panic under the lock").pop().unwrap_or_default();
+            let mut buffer = self.take_buffer(len);
             let written = write_direct(path, chunks, trailer, len, &mut buffer);
             let mut buffers = self.buffers.lock().expect("no panic under the lock");
             if buffers.len() < BUFFERS_MAX {
@@ -101,8 +136,8 @@ fn write_direct(path: &Path, chunks: &[Bytes], trailer: &[u8], len: usize, buffe
         file.write_all_at(&buffer[..blocks], position)?;
     }
     if blocks < filled {
-        let ordinary = OpenOptions::new().write(true).open(path)?;
-        ordinary.write_all_at(&buffer[blocks..filled], position + blocks as u64)?;
+        fcntl_setfl(&file, OFlags::empty())?; // no longer directly
+        file.write_all_at(&buffer[blocks..filled], position + blocks as u64)?;
     }
     file.sync_data()
 }
@@ -151,5 +186,27 @@ mod tests {
             }
         }
         assert!(direct.buffers.lock().unwrap().len() <= BUFFERS_MAX);
+    }
+
+    #[test]
+    fn large_buffers_serve_large_files() {
+        let writer = Writer::default();
+        let take = |len: usize| {
+            let mut buffer = writer.take_buffer(len);
+            let grown_from = buffer.memory.len();
+            buffer.aligned(len.min(BUFFER_LEN_MAX));
+            (grown_from, buffer)
+        };
+        let give = |buffer| writer.buffers.lock().unwrap().push(buffer);
+        let (small, large) = (300_000, 2 * BUFFER_LEN_MAX);
+        let buffers = [take(large).1, take(small).1];
+        buffers.into_iter().for_each(give);
+        for len in [small, large, small + 1, BUFFER_LEN_MAX, large] {
+            let (before, buffer) = take(len);
+            assert_eq!(before, buffer.memory.len(), "a buffer for {len} bytes did not grow");
+            assert_eq!(before > BUFFER_LEN_MAX, len >= BUFFER_LEN_MAX, "{len}");
+            give(buffer);
+        }
+        assert_eq!(writer.buffers.lock().unwrap().len(), 2);
     }
 }
