@@ -424,7 +424,7 @@ async fn large_values_are_read_in_smaller_pages_and_a_watch_can_start_behind_the
     let (entries, _) = store.get_prefix("all/").await.unwrap();
     assert_eq!(entries.len(), 81);
     assert!(entries.windows(2).all(|w| w[0].key < w[1].key));
-    let (mut watch, mut seen) = (store.watch_from("all/", "all/b"), Seen::default());
+    let (mut watch, mut seen) = (store.watch_some("all/", "all/b", ""), Seen::default());
     seen.until(&mut watch, |seen| seen.snapshots == 1).await;
     let last = write(&store, vec![put("all/a00", "2"), put("all/c", "3")]).await;
     seen.until(&mut watch, |seen| seen.revision >= last).await;
