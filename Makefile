@@ -42,6 +42,7 @@ test-tools: ## Test our own Go tools
 PROOF = @scripts/setup.sh test && KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --release --locked --test integration -- --nocapture
 
 sim: export SEEDS ?= 1000
+sim: export SEED ?= $(shell od -An -N3 -tu4 /dev/urandom | tr -d ' ')
 sim: ## Simulate faults and crashes under paused time (SEEDS=1000, SEED=)
 	$(PROOF) sim::
 

@@ -18,6 +18,7 @@
 //! - `tests.rs`: seeds, determinism, and defects that have to be found.
 
 mod brokers;
+mod burial;
 mod check;
 mod clients;
 mod faults;

@@ -60,6 +60,9 @@ const EVENTS: [&str; 27] = [
     "client: a read failed",
 ];
 
+/// Where `make test` begins: a change is judged by the same seeds each time, new ones are `make sim`'s.
+const FIRST_SEED: u64 = 1;
+
 /// Runs seeds on as many threads as there are cores, until one fails.
 fn run(first: u64, count: u64) -> Outcome {
     let (next, failed) = (AtomicU64::new(first), AtomicBool::new(false));
@@ -110,7 +113,7 @@ fn give_way() {
 fn seeds() {
     kafscale::sabotage::choose(&kafscale::config::process_environment());
     let seeds = size("SEEDS", 500);
-    let first = size("SEED", kafscale::rng::u64() >> 40);
+    let first = size("SEED", FIRST_SEED);
     eprintln!("simulation: SEEDS={seeds} SEED={first}");
     if seeds == 1 {
         tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).init();
@@ -134,7 +137,7 @@ fn events_of(seed: u64) -> Outcome {
 
 #[test]
 fn a_seed_decides_everything() {
-    let first = size("SEED", kafscale::rng::u64() >> 40);
+    let first = size("SEED", FIRST_SEED);
     for seed in first..first + size("SEEDS", SEEDS_TWICE).min(SEEDS_TWICE) {
         let (one, two) = (events_of(seed), events_of(seed));
         let differs = one.lines.iter().zip(&two.lines).position(|(a, b)| a != b);

@@ -10,7 +10,7 @@ use crate::ids::{BrokerId, PartitionKey, TopicId, WriterId};
 use crate::protocol::config_defaults::{Configs, Defaults};
 use crate::protocol::group_config::GroupOverrides;
 use crate::protocol::topic_config::TopicConfig;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A topic of the image.
@@ -113,6 +113,11 @@ impl ClusterImage {
     /// A partition's ownership, as last seen.
     pub fn partition(&self, key: &PartitionKey) -> Option<&Arc<PartitionValue>> {
         self.partitions.get(key)
+    }
+
+    /// Topics of which somebody has claimed partitions.
+    pub fn topics_of_partitions(&self) -> BTreeSet<TopicId> {
+        self.partitions.keys().map(|key| key.topic).collect()
     }
 
     /// Live writers and their brokers.
@@ -318,6 +323,10 @@ impl<K: ShardKey, V: Clone> Sharded<K, V> {
         if self.get(key).is_some() {
             self.shard_mut(key).remove(key);
         }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &K> {
+        self.shards.iter().flat_map(|shard| shard.keys())
     }
 
     fn shard_mut(&mut self, key: &K) -> &mut HashMap<K, V> {

@@ -12,6 +12,7 @@
 //!    checkpoint has it.
 //! 6. What other writers' checkpoints and WAL refer to is no garbage, whoever listed it.
 
+mod burial;
 mod catalog;
 pub mod clean;
 pub mod clean_plan;
@@ -29,12 +30,12 @@ use crate::actors::partition::TakeSnapshot;
 use crate::actors::partition::view::{Extent, ObjectRef};
 use crate::actors::recovery::{self, RecoveryError, WriterLog};
 use crate::broker::{Broker, PartitionControl, RaiseError};
-use crate::ids::{Offset, PartitionKey, Seq, WriterId};
+use crate::ids::{Offset, PartitionKey, Seq};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::model::{CheckpointRef, WriterState};
 use crate::metadata::ownership::OwnershipError;
 use crate::metadata::watcher::ImageFeed;
-use crate::metadata::{MetadataError, Op, Revision, Txn};
+use crate::metadata::{MetadataError, Revision};
 use crate::storage::checkpoint::{Checkpoint, GarbageRecord, ObjectTable};
 use crate::storage::segment::{self, Batches, RawExtent, SegmentHeader};
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
@@ -45,7 +46,7 @@ use futures::{StreamExt, TryStreamExt};
 use held::Held;
 use plan::{Merge, MergeLimits, Run};
 use scrub::Scrub;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -421,45 +422,6 @@ impl Maintenance {
         keys.extend(self.known.iter().cloned());
         keys.extend(self.held.values().flat_map(|held| held.seed.extents.iter().map(|e| e.object.key.clone())));
         keys
-    }
-
-    /// Finishes the deletion of topics. Each broker forgets the partitions it had, once a checkpoint without them is
-    /// committed; the `controller` those that have no owner, and the tombstone when nothing is left.
-    pub async fn bury_topics(&mut self, controller: bool) -> Result<(), MaintenanceError> {
-        let context = self.context.clone();
-        let (tombstones, _) = context.metadata.get_prefix(&context.keys.deleted_topics()).await?;
-        let parsed = tombstones.iter().filter_map(|e| context.keys.parse(&e.key));
-        let topics: BTreeSet<_> = parsed
-            .filter_map(|k| match k {
-                crate::metadata::keys::ParsedKey::Deleted(topic) => Some(topic),
-                _ => None,
-            })
-            .collect();
-        if topics.is_empty() || context.owned_partitions().iter().any(|(key, _)| topics.contains(&key.topic)) {
-            return Ok(());
-        }
-        self.held.retain(|key, _| !topics.contains(&key.topic));
-        self.checkpoint().await?;
-        let me = context.registration.writer;
-        let writers = context.ownership.writers().await?;
-        let active = |w: WriterId| writers.get(&w).is_some_and(|(v, _)| v.state == WriterState::Active);
-        for topic in topics {
-            let partitions = context.ownership.partitions_of(topic).await?;
-            let mine = |owner: Option<WriterId>| match owner {
-                Some(owner) if owner == me => true,
-                Some(owner) => controller && !active(owner),
-                None => controller,
-            };
-            let count = partitions.len();
-            let gone: Vec<_> =
-                partitions.into_iter().filter(|(_, (v, _))| mine(v.owner)).map(|(key, (_, r))| (key, r)).collect();
-            let all = gone.len() == count && context.ownership.forget_partitions(&context.registration, &gone).await?;
-            if controller && all {
-                let ops = vec![Op::Delete(context.keys.deleted(topic))]; // last: until then it is tried again
-                context.metadata.txn(Txn { compares: Vec::new(), ops }).await?;
-            }
-        }
-        Ok(())
     }
 }
 
