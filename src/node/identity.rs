@@ -37,7 +37,6 @@ pub async fn establish(
 ) -> Result<ClusterValue, NodeError> {
     let metadata_failed = |e: crate::metadata::MetadataError| NodeError::new("the metadata store cannot be read", e);
     let store_failed = |e: StoreError| NodeError::new("the object store cannot be read", e);
-    let known = stores.metadata.get(&keys.cluster()).await.map_err(metadata_failed)?;
     let object = layout.cluster();
     let found = match stores.objects.get_suffix(&object, 4_096).await {
         Ok((bytes, _)) => Some(
@@ -47,6 +46,8 @@ pub async fn establish(
         Err(StoreError::NotFound { .. }) => None,
         Err(error) => return Err(store_failed(error)),
     };
+    // After the object, which is written last: several brokers of a new cluster may be starting.
+    let known = stores.metadata.get(&keys.cluster()).await.map_err(metadata_failed)?;
     if known.is_none()
         && let Some(found) = &found
     {
