@@ -27,10 +27,10 @@ pub async fn keys(world: &World) -> BTreeSet<ObjectKey> {
 /// Forgets and deletes all that can be: writers and topics of the past, and objects that nothing refers to.
 pub async fn clean_up(last: &Process) {
     tokio::time::sleep(2 * LEASE_TTL).await;
-    last.maintenance.lock().await.forget_writers().await.expect("no faults");
     for _ in 0..2 {
         let mut maintenance = last.maintenance.lock().await;
         maintenance.bury_topics(true).await.expect("no faults");
+        maintenance.forget_writers().await.expect("no faults"); // partitions of deleted topics name them no more
         while !maintenance.scrub_page().await.expect("no faults") {}
         drop(maintenance);
         tokio::time::sleep(Duration::from_secs(60)).await;
