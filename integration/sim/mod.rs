@@ -24,6 +24,7 @@ mod clients;
 mod faults;
 mod link;
 mod process;
+mod takeover;
 mod tests;
 mod trace;
 mod world;
