@@ -78,6 +78,8 @@ impl Membership {
             crate::failpoint::hit("membership.renew");
             let asked = self.clock.monotonic();
             let renewed = self.renew().await;
+            // While the store does not answer there is nothing to read there, and no time to lose.
+            let may_answer = !matches!(renewed, Err(MetadataError::Unavailable { .. }));
             next = self.lease_ttl * 3 / 10;
             match renewed {
                 Ok(true) => self.standing.renewed(asked),
@@ -87,7 +89,8 @@ impl Membership {
                     next = self.lease_ttl / 20; // another member of the store may answer
                 }
             }
-            if let Some(fatal) = self.disowned().await {
+            let disowned = if may_answer { self.disowned().await } else { None };
+            if let Some(fatal) = disowned {
                 (self.on_fatal)(fatal);
                 return;
             }

@@ -4,17 +4,17 @@
 //! sealed predecessors left, first checkpoint, and only then the first connection is served. Whatever fails on the way
 //! ends the process with a message that says what to do; nothing falls back.
 
+mod control;
 mod identity;
+mod limits;
 mod metrics;
 mod rollback;
 pub(crate) mod stores;
 
-use crate::actors::compactor::plan::MergeLimits;
-use crate::actors::compactor::{self, Maintenance, MaintenanceLimits};
+use crate::actors::compactor::{self, Maintenance};
 use crate::actors::context::NodeContext;
 use crate::actors::controller;
 use crate::actors::drain::Drains;
-use crate::actors::flusher::state::FlushLimits;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
 use crate::actors::group::{self, GroupConfig};
 use crate::actors::leadership::{self, LeadershipError};
@@ -27,8 +27,7 @@ use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use crate::broker::{Broker, BrokerSettings};
 use crate::cli::exit;
 use crate::clock::Clock;
-use crate::config::{Component, ControlAddr, MetadataConfig, NodeConfig, StorageConfig};
-use crate::control::server::Service;
+use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
 use crate::http::{self, HttpState, Readiness};
 use crate::metadata::MetadataError;
 use crate::metadata::admin::{self, Admin};
@@ -44,6 +43,7 @@ use crate::storage::layout::Layout;
 use crate::storage::reader::{LogReader, ReaderLimits};
 use crate::storage::registered::Registered;
 use crate::storage::{ObjectStore, StoreError};
+use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -59,18 +59,6 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// What a file is worth in time under a steady trickle, ms: a flush costs about 1 ms of CPU in creating and syncing.
-const LOCAL_INTERVAL_MS: u64 = 55;
-/// How often a folder is looked after.
-const LOCAL_LOOK_EVERY: Duration = Duration::from_secs(3);
-/// How much is gathered in a folder before it is merged.
-const LOCAL_MERGE_BYTES: u64 = 16 << 20;
-/// Up to this interval the time of a PUT is most of the latency, and what the interval allows is better spent on sending
-/// segments twice than on sending them earlier.
-const TWICE_INTERVAL_MS_MAX: u64 = 100;
-/// Uploads in flight to a store with request latency.
-const UPLOADS_MAX: usize = 8;
-
 /// Why the node did not start or run; `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -139,21 +127,6 @@ pub fn run(config: NodeConfig) -> ExitCode {
     }
 }
 
-/// The clients of `kafscale dev` run on the same machine and take their part of it. And a request whose connection is on
-/// the writer's thread wakes nobody on its way, which is most of what a small one costs.
-fn dev_shards(cores: usize) -> usize {
-    (cores / 2).max(1)
-}
-
-/// Memory grows by 4 KiB at a time, not by huge pages of 2 MiB. A virtual machine whose host takes back what is free pays up
-/// to 4 ms for each huge page it has not had lately, and memory that is used here and there counts whole ones. Where huge
-/// pages pay, they are asked for (`storage/local/write.rs`).
-fn take_small_pages() {
-    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
-        tracing::debug!(%error, "huge pages stay as they are");
-    }
-}
-
 /// A running broker.
 pub struct Node {
     context: Arc<NodeContext>,
@@ -178,7 +151,7 @@ impl Node {
         let http = http::spawn(config.metrics_addr, state.clone()).map_err(|e| NodeError::resource(e.to_string()))?;
         let listeners = server::bind(config.listen, shards.len()).map_err(|e| NodeError::resource(e.to_string()))?;
         let bound = listeners[0].local_addr().map_err(|e| NodeError::new("cannot read the listener's address", e))?;
-        let control = config.control_addr.as_ref().map(|control| bind_control(&config, control)).transpose()?;
+        let control = config.control_addr.as_ref().map(|control| control::bind(&config, control)).transpose()?;
         let timeout = config.startup_timeout;
         let waiting = state.clone();
         let start = Self::start_bound(config, io, shards, listeners, bound, control, http, state);
@@ -267,7 +240,7 @@ impl Node {
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);
         let control_shutdown = CancellationToken::new();
-        let control = control.map(|(listener, _)| serve_control(&context, &drains, listener, &control_shutdown));
+        let control = control.map(|(listener, _)| control::serve(&context, &drains, listener, &control_shutdown));
         state.readiness.pass("startup");
         announce(&config, bound);
         Ok(Self {
@@ -474,50 +447,6 @@ async fn start_flusher(shard: &Placement, mut config: FlusherConfig, files: bool
     addr.await.expect("the shard runs")
 }
 
-/// A folder has no price per request, so that smaller merged files do: what they are made of is still in memory then.
-fn maintenance_limits(config: &NodeConfig) -> MaintenanceLimits {
-    let limits = MaintenanceLimits::default();
-    if !matches!(config.storage, StorageConfig::Local { .. }) {
-        return limits;
-    }
-    let merge =
-        MergeLimits { window_bytes: LOCAL_MERGE_BYTES, segment_bytes_min: LOCAL_MERGE_BYTES / 8, ..limits.merge };
-    MaintenanceLimits { merge, look_every: LOCAL_LOOK_EVERY, ..limits }
-}
-
-/// A request to S3 costs money, a file in a folder costs system calls and syncs, memory costs nothing: the same rule
-/// bounds all three, with the configured interval for the first and a short one for the second.
-fn flush_limits(config: &NodeConfig) -> FlushLimits {
-    let interval_ms = (config.flush_interval.as_millis() as u64).max(1);
-    let charged = FlushLimits {
-        segment_bytes: config.segment_bytes,
-        interval_ms,
-        linger_ms: 3,
-        stall_ms: 8,
-        full_ms: 1,
-        lone_ms: None,
-        uploads_max: UPLOADS_MAX,
-        burst: 4,
-        cost_bounded: true,
-        twice: interval_ms <= TWICE_INTERVAL_MS_MAX,
-    };
-    match config.storage {
-        StorageConfig::S3 { .. } => charged,
-        StorageConfig::Local { .. } => FlushLimits {
-            interval_ms: interval_ms.min(LOCAL_INTERVAL_MS),
-            linger_ms: 1,
-            stall_ms: 2,
-            lone_ms: Some(8),
-            uploads_max: 3,
-            twice: false,
-            ..charged
-        },
-        StorageConfig::Memory => {
-            FlushLimits { linger_ms: 0, uploads_max: 2, cost_bounded: false, twice: false, ..charged }
-        }
-    }
-}
-
 async fn start_loops(
     config: &NodeConfig,
     context: &Arc<NodeContext>,
@@ -573,41 +502,12 @@ async fn start_loops(
     Ok(broker)
 }
 
-/// Listens for the control plane, and says how others reach it: at the host that is listened on, or, if that is a wildcard, at
-/// the one that clients are told.
-fn bind_control(config: &NodeConfig, control: &ControlAddr) -> Result<(Arc<TcpListener>, String), NodeError> {
-    let failed = |e: std::io::Error| {
-        let hint = "free it, set KAFSCALE_CONTROL_ADDR, or set that to off";
-        NodeError::resource(format!("cannot listen on {} for the control plane: {e}; {hint}", control.listen))
-    };
-    let listener = TcpListener::bind(control.listen).map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
-    let host = if control.listen.ip().is_unspecified() { &config.advertised_host } else { &control.host };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    Ok((Arc::new(listener), format!("{host}:{port}")))
-}
-
 /// Ready to give everything away.
 fn start_drains(context: &Arc<NodeContext>, broker: &Arc<Broker>, feed: ImageFeed) -> Arc<Drains> {
     let drains = Drains::new(context.clone(), broker.groups.clone(), feed);
     let running = drains.clone();
     supervise_loop("drain", &context.registry, &context.io, move || running.clone().run());
     drains
-}
-
-fn serve_control(
-    context: &Arc<NodeContext>,
-    drains: &Arc<Drains>,
-    listener: Arc<TcpListener>,
-    shutdown: &CancellationToken,
-) -> SocketAddr {
-    let bound = listener.local_addr().expect("it was bound");
-    let (service, shutdown) = (Service::new(context.clone(), drains.clone()), shutdown.clone());
-    supervise_loop("control", &context.registry, &context.io, move || {
-        service.clone().serve(listener.clone(), shutdown.clone())
-    });
-    tracing::info!(%bound, "serving the control plane");
-    bound
 }
 
 /// Keeps the lease alive from now on.

@@ -58,7 +58,7 @@ struct Pass {
 impl Maintenance {
     /// Does one step of compaction. True if there is more to do now.
     pub async fn compact(&mut self, image: &ClusterImage) -> Result<bool, MaintenanceError> {
-        let now_ms = self.context.clock.wall_ms();
+        let now_ms = self.context.clock.settled_ms(); // tombstones go for their age
         let Some(mut pass) = self.compaction.pass.take().or_else(|| self.most_urgent(image, now_ms)) else {
             return Ok(false);
         };
