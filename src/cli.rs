@@ -2,7 +2,7 @@
 
 use crate::config::{self, Component, Report};
 use crate::control::commands::{self, DrainArgs, Target};
-use crate::{clock, node, recover, sabotage, telemetry};
+use crate::{clock, node, operator, recover, sabotage, telemetry};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -66,6 +66,8 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "FLAGS")]
         flags: Vec<OsString>,
     },
+    /// Print the definitions of the custom resources, for `kubectl apply --server-side -f -`.
+    Crd,
     /// Print docs/configuration.md.
     #[command(hide = true)]
     ConfigDocs,
@@ -86,6 +88,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Status(target) => commands::status(&target),
         Command::Recover { write, force, .. } => recover(arguments, recover::Options { write, force }),
         Command::CheckConfig { component, flags } => check_config(component, flags),
+        Command::Crd => {
+            print!("{}", operator::crd::definitions().each_ref().map(operator::crd::yaml).join("---\n"));
+            ExitCode::SUCCESS
+        }
         Command::ConfigDocs => {
             print!("{}", config::docs::render());
             ExitCode::SUCCESS

@@ -18,6 +18,7 @@ pub mod ids;
 pub mod metadata;
 pub mod metrics;
 pub mod node;
+pub mod operator;
 pub mod protocol;
 pub mod recover;
 pub mod rng;
