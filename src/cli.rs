@@ -1,5 +1,6 @@
 //! The command line: parses it, checks the configuration, and hands over to the component. Decides nothing else.
 
+use crate::config::operator::OperatorConfig;
 use crate::config::{self, Component, Report};
 use crate::control::commands::{self, DrainArgs, Target};
 use crate::{clock, node, operator, recover, sabotage, telemetry};
@@ -40,6 +41,8 @@ enum Command {
     Dev(Box<config::args::DevArgs>),
     /// Run one broker against S3 and etcd.
     Broker(Box<config::args::BrokerArgs>),
+    /// Run the Kubernetes operator.
+    Operator(Box<config::operator::OperatorArgs>),
     /// Let a broker give everything to the others, before it is stopped; or let it take work again.
     Drain(Box<DrainArgs>),
     /// Print what a broker is and how it does.
@@ -84,6 +87,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Dev(_) => start(Component::Dev, arguments),
         Command::Broker(_) => start(Component::Broker, arguments),
+        Command::Operator(_) => operate(arguments),
         Command::Drain(args) => commands::drain(&args),
         Command::Status(target) => commands::status(&target),
         Command::Recover { write, force, .. } => recover(arguments, recover::Options { write, force }),
@@ -106,7 +110,27 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
     let environment = config::process_environment();
-    let Report { warnings, outcome, .. } = config::resolve(component, arguments, &environment);
+    let report = config::resolve(component, arguments, &environment);
+    let log = |config: &config::ProcessConfig| (config.log_level, config.otlp_endpoint.clone());
+    run_with(component, report, &environment, log, |config| node::run(config.node))
+}
+
+fn operate(arguments: &clap::ArgMatches) -> ExitCode {
+    let environment = config::process_environment();
+    let report = config::operator::resolve(arguments, &environment);
+    let log = |config: &OperatorConfig| (config.log_level, config.otlp_endpoint.clone());
+    run_with(Component::Operator, report, &environment, log, operator::run)
+}
+
+/// Runs a component until it ends, or says what is wrong with its configuration.
+fn run_with<C>(
+    component: Component,
+    report: Report<C>,
+    environment: &config::Environment,
+    log: impl FnOnce(&C) -> (tracing::Level, Option<String>),
+    run: impl FnOnce(C) -> ExitCode,
+) -> ExitCode {
+    let Report { warnings, outcome, .. } = report;
     let config = match outcome {
         Ok(config) => config,
         Err(errors) => {
@@ -114,7 +138,8 @@ fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
             return ExitCode::from(exit::CONFIG);
         }
     };
-    let telemetry = match telemetry::init(config.log_level, config.otlp_endpoint.as_deref(), component.name()) {
+    let (level, otlp_endpoint) = log(&config);
+    let telemetry = match telemetry::init(level, otlp_endpoint.as_deref(), component.name()) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("error: {error}");
@@ -124,9 +149,9 @@ fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    sabotage::choose(&environment);
-    clock::start(&environment);
-    let code = node::run(config.node);
+    sabotage::choose(environment);
+    clock::start(environment);
+    let code = run(config);
     telemetry.shutdown();
     code
 }
@@ -153,7 +178,14 @@ fn check_config(component: Component, flags: Vec<OsString>) -> ExitCode {
         Err(error) => return usage(&error),
     };
     let (_, arguments) = matches.subcommand().expect("the component is the subcommand");
-    let report = config::resolve(component, arguments, &config::process_environment());
+    let environment = config::process_environment();
+    match component {
+        Component::Operator => show(&config::operator::resolve(arguments, &environment)),
+        Component::Dev | Component::Broker => show(&config::resolve(component, arguments, &environment)),
+    }
+}
+
+fn show<C>(report: &Report<C>) -> ExitCode {
     let name_width = report.settings.iter().map(|s| s.name.len()).max().unwrap_or(0);
     let shown = |setting: &config::Setting| setting.value.clone().unwrap_or_else(|| "(unset)".to_owned());
     let value_width = report.settings.iter().map(|s| shown(s).len()).max().unwrap_or(0);

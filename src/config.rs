@@ -8,6 +8,7 @@
 pub mod args;
 pub mod docs;
 mod groups;
+pub mod operator;
 mod s3;
 mod tls;
 mod topic_defaults;
@@ -36,17 +37,20 @@ pub enum Component {
     Dev,
     /// One broker against S3 and etcd.
     Broker,
+    /// The Kubernetes operator.
+    Operator,
 }
 
 impl Component {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Dev, Self::Broker];
+    pub const ALL: [Self; 3] = [Self::Dev, Self::Broker, Self::Operator];
 
     /// The command's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Broker => "broker",
+            Self::Operator => "operator",
         }
     }
 
@@ -56,6 +60,7 @@ impl Component {
         match self {
             Self::Dev => args::DevArgs::augment_args(command),
             Self::Broker => args::BrokerArgs::augment_args(command),
+            Self::Operator => operator::OperatorArgs::augment_args(command),
         }
     }
 }
@@ -248,15 +253,15 @@ pub struct Setting {
     pub source: String,
 }
 
-/// The outcome of [`resolve`].
+/// The outcome of [`resolve`] and [`operator::resolve`].
 #[derive(Debug)]
-pub struct Report {
+pub struct Report<C = ProcessConfig> {
     /// Every setting of the component.
     pub settings: Vec<Setting>,
     /// What the user should know but what does not stop the start.
     pub warnings: Vec<String>,
     /// The configuration, or every error in it.
-    pub outcome: Result<ProcessConfig, Vec<ConfigError>>,
+    pub outcome: Result<C, Vec<ConfigError>>,
 }
 
 /// The environment of a process: names and values, unreadable ones replaced by what can be shown.
@@ -267,21 +272,33 @@ pub fn process_environment() -> Environment {
     std::env::vars_os().map(|(k, v)| (k.to_string_lossy().into_owned(), v.to_string_lossy().into_owned())).collect()
 }
 
-/// Checks the parsed arguments of `component` and the names in `environment`.
+/// Checks the parsed arguments of `dev` or `broker` and the names in `environment`.
 pub fn resolve(component: Component, matches: &ArgMatches, environment: &Environment) -> Report {
+    let mut report = report(component, matches, environment, |check| match component {
+        Component::Dev => validate::dev(check, &parsed(matches)),
+        Component::Broker => validate::broker(check, &parsed(matches), environment),
+        Component::Operator => unreachable!("the operator has a configuration of its own"),
+    });
+    if let Ok(config) = &mut report.outcome {
+        config.node.shown = shown(&config.node, &report.settings);
+    }
+    report
+}
+
+/// Collects what `checked` and the checks of names find.
+fn report<C>(
+    component: Component,
+    matches: &ArgMatches,
+    environment: &Environment,
+    checked: impl FnOnce(&mut validate::Check) -> Option<C>,
+) -> Report<C> {
     let mut check = validate::Check::default();
     check.names(component, environment);
     check.empties(component, matches);
-    let config = match component {
-        Component::Dev => validate::dev(&mut check, &parsed(matches)),
-        Component::Broker => validate::broker(&mut check, &parsed(matches), environment),
-    };
+    let config = checked(&mut check);
     let settings = settings(component, matches, &check.derived);
     let outcome = match config {
-        Some(mut config) if check.errors.is_empty() => {
-            config.node.shown = shown(&config.node, &settings);
-            Ok(config)
-        }
+        Some(config) if check.errors.is_empty() => Ok(config),
         _ => Err(check.errors),
     };
     Report { settings, warnings: check.warnings, outcome }

@@ -22,6 +22,11 @@ pub fn render() -> String {
     let mut page = HEAD.to_owned();
     section(&mut page, Component::Dev, "Everything in one process; objects and metadata in one folder.");
     section(&mut page, Component::Broker, "One broker; objects in S3, metadata in etcd.");
+    section(
+        &mut page,
+        Component::Operator,
+        "The Kubernetes operator. What a KafscaleCluster resource says goes before what stands here.",
+    );
     page.push_str(
         "\n## Not implemented yet\n\nThese variables of the operations guide are known; a process that is given one says that it has \
          no effect.\n\n| variable | meaning |\n| --- | --- |\n",

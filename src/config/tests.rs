@@ -160,13 +160,13 @@ fn memory_replaces_the_bucket_and_says_so() {
 
 #[test]
 fn variables_of_later_versions_are_known_and_reported() {
-    let environment = [("KAFSCALE_TRACE_KAFKA", "true"), ("KAFSCALE_OPERATOR_LEADER_KEY", "x"), ("HOME", "/root")];
+    let environment = [("KAFSCALE_TRACE_KAFKA", "true"), ("KAFSCALE_UI_USERNAME", "x"), ("HOME", "/root")];
     let report = report(Component::Broker, &BROKER, &environment);
     assert_eq!(
         report.warnings,
         [
             "KAFSCALE_TRACE_KAFKA is not implemented yet and has no effect",
-            "KAFSCALE_OPERATOR_LEADER_KEY is not implemented yet and has no effect"
+            "KAFSCALE_UI_USERNAME is not implemented yet and has no effect"
         ]
     );
     node(report);

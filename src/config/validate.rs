@@ -102,7 +102,7 @@ impl Check {
                     component: component.name(),
                     advice: match component {
                         Component::Dev => ", or start `kafscale broker`",
-                        Component::Broker => "",
+                        Component::Broker | Component::Operator => "",
                     },
                 },
                 None => ConfigError::Unknown { name: name.clone(), suggestion: most_similar(name) },
@@ -318,14 +318,7 @@ fn common(check: &mut Check, args: &CommonArgs, addresses: Addresses<'_>) -> Opt
     let groups = groups::checked(check, args);
     let auto_create_topics = check.parse("KAFSCALE_AUTO_CREATE_TOPICS", &args.auto_create_topics, values::boolean);
     let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
-    let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, |text| {
-        let url = values::url(text)?;
-        if url.starts_with("http://") {
-            Ok(url)
-        } else {
-            Err("only http:// (OTLP/gRPC without TLS) is supported".into())
-        }
-    });
+    let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, values::plain_url);
     let (advertised_host, advertised_port) = advertised?;
     Some(Common {
         listen: broker_addr?.0,

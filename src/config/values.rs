@@ -160,3 +160,63 @@ fn service_link_hint(text: &str) -> Option<String> {
             .to_owned()
     })
 }
+
+/// A quantity of Kubernetes, such as 10Gi.
+pub fn quantity(text: &str) -> Result<String, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = &text[number.len()..];
+    let known = matches!(unit, "" | "k" | "M" | "G" | "T" | "Ki" | "Mi" | "Gi" | "Ti");
+    if known && number.parse::<f64>().is_ok_and(|n| n > 0.0 && n.is_finite()) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a quantity such as 10Gi".to_owned())
+    }
+}
+
+/// A prefix of object keys; slashes at its ends are dropped.
+pub fn object_prefix(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/');
+    let prefix = text.trim_matches('/');
+    if !prefix.is_empty() && prefix.len() <= 256 && prefix.chars().all(legal) && !prefix.contains("//") {
+        Ok(prefix.to_owned())
+    } else {
+        Err("expected up to 256 letters, digits, '.', '_', '-' and single '/', for example etcd-snapshots".to_owned())
+    }
+}
+
+/// Cron's five fields, or a word such as @hourly; what is inside of a field is Kubernetes' to judge.
+pub fn cron(text: &str) -> Result<String, String> {
+    let words = ["@hourly", "@daily", "@weekly", "@monthly", "@yearly", "@annually", "@midnight"];
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '*' | '/' | ',' | '-' | '?');
+    let fields = text.split_ascii_whitespace();
+    if words.contains(&text) || (fields.clone().count() == 5 && fields.flat_map(str::chars).all(legal)) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected cron's five fields, for example '0 * * * *' for every hour".to_owned())
+    }
+}
+
+/// A name as Kubernetes gives to namespaces and Leases.
+pub fn kubernetes_name(text: &str) -> Result<String, String> {
+    let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let ends = text.starts_with('-') || text.ends_with('-');
+    if !text.is_empty() && text.len() <= 63 && text.chars().all(legal) && !ends {
+        Ok(text.to_owned())
+    } else {
+        Err("expected up to 63 small letters, digits and '-', as in names of Kubernetes".to_owned())
+    }
+}
+
+/// When nodes pull an image.
+pub fn pull_policy(text: &str) -> Result<String, String> {
+    match text {
+        "Always" | "IfNotPresent" | "Never" => Ok(text.to_owned()),
+        _ => Err("expected Always, IfNotPresent or Never".to_owned()),
+    }
+}
+
+/// A URL of a server without TLS.
+pub fn plain_url(text: &str) -> Result<String, String> {
+    let url = url(text)?;
+    if url.starts_with("http://") { Ok(url) } else { Err("only http:// (OTLP/gRPC without TLS) is supported".into()) }
+}

@@ -5,3 +5,14 @@
 //! says is compared and corrected.
 
 pub mod crd;
+pub mod view;
+
+use crate::cli::exit;
+use crate::config::operator::OperatorConfig;
+use std::process::ExitCode;
+
+/// Runs the operator until it is told to stop.
+pub fn run(_config: OperatorConfig) -> ExitCode {
+    eprintln!("error: this version has no operator yet");
+    ExitCode::from(exit::SOFTWARE)
+}
