@@ -14,7 +14,7 @@ use std::time::Duration;
 const BROKERS: usize = 3;
 
 /// Three brokers as an operator would run them: variables from fields, a secret and a config map, probes, a hook.
-fn brokers(etcd: &str, s3: &str) -> String {
+fn brokers(etcd: &str) -> String {
     format!(
         "apiVersion: v1
 kind: ConfigMap
@@ -84,7 +84,7 @@ async fn brokers_behind_pods_serve_clients_and_one_that_is_deleted_is_drained_an
     label_pods(&ns, "app", "broker").await;
     let replacements = [("s3.example.test", s3.address())];
     let kubelet = Kubelet::start(&ns, &[("kafscale:test", Image::kafscale())], &replacements).await;
-    ns.apply(&brokers(&etcd.endpoint(), &s3.address())).await.unwrap();
+    ns.apply(&brokers(&etcd.endpoint())).await.unwrap();
     ns.wait_rollout("statefulset/broker").await;
     let addresses: Vec<String> =
         (0..BROKERS).map(|n| format!("{}:9092", kubelet.address(&format!("broker-{n}")))).collect();
@@ -139,7 +139,7 @@ async fn a_broker_that_cannot_reach_its_store_or_dies_is_not_ready() {
     let replacements = [("s3.example.test", s3.address())];
     let kubelet = Kubelet::start(&ns, &[("kafscale:test", Image::kafscale())], &replacements).await;
     etcd.process.pause();
-    ns.apply(&brokers(&etcd.endpoint(), &s3.address())).await.unwrap();
+    ns.apply(&brokers(&etcd.endpoint())).await.unwrap();
     ns.wait_object("pod/broker-0", "running, but not ready by its probe", |p| {
         let container = &p["status"]["containerStatuses"][0];
         let message = p["status"]["conditions"].to_string();
