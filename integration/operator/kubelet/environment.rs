@@ -193,8 +193,8 @@ pub(super) fn field_value(pod: &Pod, ip: Ipv4Addr, field: &ObjectFieldSelector) 
 
 /// A limit or request of the container, in units of the divisor, rounded up. Without a limit it is what the node has.
 fn resource_value(pod: &Pod, container: &Container, field: &ResourceFieldSelector) -> Result<String, String> {
-    let containers = pod.spec.iter().flat_map(|s| &s.containers);
-    let named = containers.filter(|c| Some(&c.name) == field.container_name.as_ref()).next_back();
+    let mut containers = pod.spec.iter().flat_map(|s| &s.containers);
+    let named = containers.rfind(|c| Some(&c.name) == field.container_name.as_ref());
     let resources = named.unwrap_or(container).resources.clone().unwrap_or_default();
     let (kind, name) = field.resource.split_once('.').ok_or_else(|| format!("resource {}", field.resource))?;
     let values = if kind == "limits" { resources.limits } else { resources.requests };
