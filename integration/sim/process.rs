@@ -237,6 +237,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         announcement,
         health: Arc::new(S3Health::new(HealthLimits::default())),
         ahead: Default::default(),
+        urgency: Default::default(),
         owned: Default::default(),
     });
     let member = Membership {

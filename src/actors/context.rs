@@ -1,6 +1,7 @@
 //! What the actors of one broker share, and how its partitions are started and stopped.
 
 use crate::actors::ahead::Ahead;
+use crate::actors::compactor::urgency::Urgency;
 use crate::actors::flusher::{Flusher, Quiesce};
 use crate::actors::membership::Announcement;
 use crate::actors::partition::handle::PartitionRef;
@@ -84,6 +85,8 @@ pub struct NodeContext {
     pub health: Arc<S3Health>,
     /// What has been read of writers that are about to give partitions away.
     pub ahead: Arc<Ahead>,
+    /// Whether a takeover waits for the maintenance.
+    pub urgency: Urgency,
     /// Owned partitions.
     pub owned: RwLock<BTreeMap<PartitionKey, OwnedPartition>>,
 }

@@ -461,7 +461,10 @@ async fn step(
     let mut maintenance = match maintenance.try_lock() {
         Ok(maintenance) => maintenance,
         Err(_) if wanted.is_empty() && unwanted.is_empty() => return Ok(()), // the rest has time
-        Err(_) => maintenance.lock().await,
+        Err(_) => {
+            let _waiting = context.urgency.wait();
+            maintenance.lock().await
+        }
     };
     let claims = maintenance.claiming();
     claim_held(context, &mut maintenance, claims).await?;

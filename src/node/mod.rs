@@ -421,6 +421,7 @@ async fn build_context(
         announcement,
         health: stores.health.clone(),
         ahead: Default::default(),
+        urgency: Default::default(),
         owned: Default::default(),
     })
 }

@@ -256,29 +256,26 @@ impl ObjectStore for S3Store {
 
     async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), StoreError> {
         let request = self.client.get_object().bucket(&self.bucket).key(key.as_str()).range(format!("bytes=-{len}"));
-        let get = async {
-            let output = match request.send().await {
-                Ok(output) => output,
-                Err(error) => match failure(&error) {
-                    // No bytes were asked for, or the object has none.
-                    failure if failure.status == 416 => return self.empty_suffix(key, len).await,
-                    failure => return Err(failure.classify(Some(key))),
-                },
-            };
-            let (first, object_len) = match output.content_range().and_then(parse_content_range) {
-                Some(range) => range,
-                // Some servers send a whole short object without saying that it is a range.
-                None => (0, output.content_length.unwrap_or(0).max(0) as u64),
-            };
-            let expected = object_len.min(len);
-            if object_len.checked_sub(first) != Some(expected) {
-                let message = format!("the last {len} bytes were asked for, those from {first} came");
-                return Err(StoreError::Corrupt { key: key.clone(), message });
-            }
-            let bytes = collect(key, output.body, output.content_length, expected).await?;
-            Ok((bytes, object_len))
+        let output = match within(attempt_timeout(0), request.send()).await? {
+            Ok(output) => output,
+            Err(error) => match failure(&error) {
+                // No bytes were asked for, or the object has none.
+                failure if failure.status == 416 => return self.empty_suffix(key, len).await,
+                failure => return Err(failure.classify(Some(key))),
+            },
         };
-        within(attempt_timeout(len), get).await?
+        let (first, object_len) = match output.content_range().and_then(parse_content_range) {
+            Some(range) => range,
+            // Some servers send a whole short object without saying that it is a range.
+            None => (0, output.content_length.unwrap_or(0).max(0) as u64),
+        };
+        let expected = object_len.min(len);
+        if object_len.checked_sub(first) != Some(expected) {
+            let message = format!("the last {len} bytes were asked for, those from {first} came");
+            return Err(StoreError::Corrupt { key: key.clone(), message });
+        }
+        let body = collect(key, output.body, output.content_length, expected);
+        Ok((within(attempt_timeout(expected), body).await??, object_len))
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {

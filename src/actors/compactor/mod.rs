@@ -23,6 +23,7 @@ pub mod keys;
 pub mod orphans;
 pub mod plan;
 pub mod scrub;
+pub mod urgency;
 
 use crate::actors::context::NodeContext;
 use crate::actors::flusher::PointToCheckpoint;
@@ -279,6 +280,7 @@ impl Maintenance {
     }
 
     /// Merges small extents if enough have gathered. Returns how many objects were written.
+    /// Leaves it, to be done later, when a takeover waits.
     pub async fn merge(&mut self) -> Result<usize, MaintenanceError> {
         let partitions: Vec<_> = self.context.directory.all();
         let extents: Vec<_> = partitions
@@ -293,16 +295,21 @@ impl Maintenance {
                 Merge::Merged(runs) => (1, runs),
                 Merge::Segment(run) => (2, vec![run]),
             };
-            self.write_merged(level, runs).await?;
+            let context = self.context.clone();
+            let raw = tokio::select! {
+                biased;
+                () = context.urgency.called() => return Ok(written),
+                raw = self.read_runs(&runs) => raw?,
+            };
+            self.write_merged(level, runs, raw).await?;
             written += 1;
         }
         Ok(written)
     }
 
-    async fn write_merged(&mut self, level: u8, runs: Vec<Run>) -> Result<(), MaintenanceError> {
+    async fn write_merged(&mut self, level: u8, runs: Vec<Run>, raw: Vec<RawExtent>) -> Result<(), MaintenanceError> {
         let context = self.context.clone();
         let registration = &context.registration;
-        let raw = self.read_runs(&runs).await?;
         let head = Seq(context.stats.head.load(Ordering::Acquire));
         let header = SegmentHeader {
             cluster_id: context.cluster_id.clone(),

@@ -20,6 +20,8 @@ pub struct MergeLimits {
     pub window_bytes: u64,
     /// Small WAL extents that start a merge, by number.
     pub window_extents: usize,
+    /// Small WAL extents of one partition in one merged object, by number: each may be a request.
+    pub run_extents_max: usize,
     /// Age of the oldest small WAL extent that starts a merge, ms.
     pub window_age_ms: i64,
     /// Least length of a segment of its own, bytes.
@@ -36,6 +38,7 @@ impl Default for MergeLimits {
             small_bytes: 1 << 20,
             window_bytes: 64 << 20,
             window_extents: 200_000,
+            run_extents_max: 2_000,
             window_age_ms: 600_000,
             segment_bytes_min: 8 << 20,
             segment_bytes_max: 64 << 20,
@@ -75,18 +78,30 @@ pub enum Merge {
     Segment(Run),
 }
 
-/// Neighbouring extents of `level` that are small, as runs of at most `bytes_max` bytes.
-pub fn small_runs(key: PartitionKey, extents: &[Extent], level: u8, small_bytes: u64, bytes_max: u64) -> Vec<Run> {
+/// Neighbouring extents of `level` that are small, as runs of at most `bytes_max` bytes and `extents_max` extents.
+pub fn small_runs(
+    key: PartitionKey,
+    extents: &[Extent],
+    level: u8,
+    small_bytes: u64,
+    (bytes_max, extents_max): (u64, usize),
+) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    let mut open = false;
+    let (mut open, mut run_bytes) = (false, 0);
     for extent in extents {
         if extent.object.level != level || extent.len >= small_bytes {
             open = false;
             continue;
         }
         match runs.last_mut() {
-            Some(run) if open && run.bytes() + extent.len <= bytes_max => run.extents.push(extent.clone()),
-            _ => runs.push(Run { key, extents: vec![extent.clone()] }),
+            Some(run) if open && run_bytes + extent.len <= bytes_max && run.extents.len() < extents_max => {
+                run.extents.push(extent.clone());
+                run_bytes += extent.len;
+            }
+            _ => {
+                runs.push(Run { key, extents: vec![extent.clone()] });
+                run_bytes = extent.len;
+            }
         }
         open = true;
     }
@@ -98,9 +113,15 @@ pub fn merges(partitions: &[(PartitionKey, Vec<Extent>)], limits: &MergeLimits, 
     let mut planned = Vec::new();
     let (mut wal, mut tiers): (Vec<Run>, Vec<Run>) = (Vec::new(), Vec::new());
     for (key, extents) in partitions {
-        wal.extend(small_runs(*key, extents, 0, limits.small_bytes, limits.segment_bytes_max));
+        wal.extend(small_runs(
+            *key,
+            extents,
+            0,
+            limits.small_bytes,
+            (limits.segment_bytes_max, limits.run_extents_max),
+        ));
         // A level-1 extent may be as large as a segment's minimum.
-        for run in small_runs(*key, extents, 1, limits.segment_bytes_min, limits.segment_bytes_max) {
+        for run in small_runs(*key, extents, 1, limits.segment_bytes_min, (limits.segment_bytes_max, usize::MAX)) {
             let aged = now_ms - run.oldest_ms() >= limits.merged_age_ms;
             if run.bytes() >= limits.segment_bytes_min || aged {
                 planned.push(Merge::Segment(run));
@@ -210,6 +231,7 @@ mod tests {
         small_bytes: 100,
         window_bytes: 1_000,
         window_extents: 50,
+        run_extents_max: 20,
         window_age_ms: 10_000,
         segment_bytes_min: 500,
         segment_bytes_max: 2_000,
@@ -230,6 +252,13 @@ mod tests {
         let partitions = vec![(key(0), extents(&[(0, 10, 0), (0, 10, 0)]))];
         assert!(merges(&partitions, &LIMITS, 9_999).is_empty());
         assert_eq!(describe(&merges(&partitions, &LIMITS, 10_000)), [(1, vec![(0, 2)])]);
+    }
+
+    #[test]
+    fn a_merge_reads_a_bounded_number_of_objects() {
+        let tiny = extents(&[(0, 1, 0); 50]);
+        let planned = merges(&[(key(0), tiny)], &LIMITS, 0);
+        assert_eq!(describe(&planned), [(1, vec![(0, 20)]), (1, vec![(0, 20)]), (1, vec![(0, 10)])]);
     }
 
     #[test]
