@@ -43,12 +43,22 @@ pub fn settings() -> Vec<Row> {
         at("console.image.useLatest", "true", PULL, "Always"),
         with(login, row("console.auth.username", "u", SECRET, "/data/KAFSCALE_UI_USERNAME", "dQ==")),
         with(login, row("console.auth.password", "p", SECRET, "/data/KAFSCALE_UI_PASSWORD", "cA==")),
-        at("console.auth.existingSecret", "login", "env KAFSCALE_UI_PASSWORD", "{name: login, key: KAFSCALE_UI_PASSWORD}"),
+        at(
+            "console.auth.existingSecret",
+            "login",
+            "env KAFSCALE_UI_PASSWORD",
+            "{name: login, key: KAFSCALE_UI_PASSWORD}",
+        ),
         with(own, at("console.auth.usernameKey", "user", "env KAFSCALE_UI_USERNAME", "{name: login, key: user}")),
         with(own, at("console.auth.passwordKey", "pass", "env KAFSCALE_UI_PASSWORD", "{name: login, key: pass}")),
         with(
             "operator: {etcdEndpoints: ['http://other:2379']}",
-            at("console.etcdEndpoints", "['http://a:1', 'http://b:2']", "env KAFSCALE_CONSOLE_ETCD_ENDPOINTS", "http://a:1,http://b:2"),
+            at(
+                "console.etcdEndpoints",
+                "['http://a:1', 'http://b:2']",
+                "env KAFSCALE_CONSOLE_ETCD_ENDPOINTS",
+                "http://a:1,http://b:2",
+            ),
         ),
         at(
             "console.etcdAuth.existingSecret",
@@ -56,8 +66,14 @@ pub fn settings() -> Vec<Row> {
             "env KAFSCALE_CONSOLE_ETCD_PASSWORD",
             "{name: e, key: KAFSCALE_CONSOLE_ETCD_PASSWORD}",
         ),
-        with(etcd, at("console.etcdAuth.usernameKey", "u", "env KAFSCALE_CONSOLE_ETCD_USERNAME", "{name: etcd-login, key: u}")),
-        with(etcd, at("console.etcdAuth.passwordKey", "p", "env KAFSCALE_CONSOLE_ETCD_PASSWORD", "{name: etcd-login, key: p}")),
+        with(
+            etcd,
+            at("console.etcdAuth.usernameKey", "u", "env KAFSCALE_CONSOLE_ETCD_USERNAME", "{name: etcd-login, key: u}"),
+        ),
+        with(
+            etcd,
+            at("console.etcdAuth.passwordKey", "p", "env KAFSCALE_CONSOLE_ETCD_PASSWORD", "{name: etcd-login, key: p}"),
+        ),
         at(
             "console.brokerMetricsUrl",
             "http://demo:9093/metrics",
@@ -70,13 +86,25 @@ pub fn settings() -> Vec<Row> {
         row("console.service.type", "LoadBalancer", SERVICE, "/spec/type", "LoadBalancer"),
         row("console.service.port", "8443", SERVICE, "/spec/ports/0/port", "8443"),
         with(balancer, row("console.service.nodePort", "30080", SERVICE, "/spec/ports/0/nodePort", "30080")),
-        with(balancer, row("console.service.loadBalancerIP", "192.0.2.1", SERVICE, "/spec/loadBalancerIP", "192.0.2.1")),
+        with(
+            balancer,
+            row("console.service.loadBalancerIP", "192.0.2.1", SERVICE, "/spec/loadBalancerIP", "192.0.2.1"),
+        ),
         with(balancer, row("console.service.loadBalancerClass", "nlb", SERVICE, "/spec/loadBalancerClass", "nlb")),
         with(
             balancer,
-            row("console.service.loadBalancerSourceRanges", "[10.0.0.0/8]", SERVICE, "/spec/loadBalancerSourceRanges", "[10.0.0.0/8]"),
+            row(
+                "console.service.loadBalancerSourceRanges",
+                "[10.0.0.0/8]",
+                SERVICE,
+                "/spec/loadBalancerSourceRanges",
+                "[10.0.0.0/8]",
+            ),
         ),
-        with(balancer, row("console.service.externalTrafficPolicy", "Local", SERVICE, "/spec/externalTrafficPolicy", "Local")),
+        with(
+            balancer,
+            row("console.service.externalTrafficPolicy", "Local", SERVICE, "/spec/externalTrafficPolicy", "Local"),
+        ),
         row("console.service.annotations", "{a/b: c}", SERVICE, "/metadata/annotations/a~1b", "c"),
         row("console.ingress.enabled", "true", INGRESS, "/spec/rules/0/host", "kafscale.local"),
         with(ingress, row("console.ingress.className", "traefik", INGRESS, "/spec/ingressClassName", "traefik")),
@@ -93,14 +121,32 @@ pub fn settings() -> Vec<Row> {
         ),
         with(
             ingress,
-            row("console.ingress.tls", "[{hosts: [a.b], secretName: cert}]", INGRESS, "/spec/tls/0", "{hosts: [a.b], secretName: cert}"),
+            row(
+                "console.ingress.tls",
+                "[{hosts: [a.b], secretName: cert}]",
+                INGRESS,
+                "/spec/tls/0",
+                "{hosts: [a.b], secretName: cert}",
+            ),
         ),
         with(
             "console: {httpRoute: {parentRefs: [{name: gateway}]}}",
-            row("console.httpRoute.enabled", "true", ROUTE, "/spec/rules/0/backendRefs/0", "{name: kafscale-console, port: 80}"),
+            row(
+                "console.httpRoute.enabled",
+                "true",
+                ROUTE,
+                "/spec/rules/0/backendRefs/0",
+                "{name: kafscale-console, port: 80}",
+            ),
         ),
-        with(route, row("console.httpRoute.parentRefs", "[{name: other}]", ROUTE, "/spec/parentRefs", "[{name: other}]")),
-        with(route, row("console.httpRoute.hostnames", "[ui.example.com]", ROUTE, "/spec/hostnames", "[ui.example.com]")),
+        with(
+            route,
+            row("console.httpRoute.parentRefs", "[{name: other}]", ROUTE, "/spec/parentRefs", "[{name: other}]"),
+        ),
+        with(
+            route,
+            row("console.httpRoute.hostnames", "[ui.example.com]", ROUTE, "/spec/hostnames", "[ui.example.com]"),
+        ),
         with(route, row("console.httpRoute.annotations", "{a/b: c}", ROUTE, "/metadata/annotations/a~1b", "c")),
     ]
 }
@@ -112,7 +158,13 @@ pub fn pods() -> Vec<Row> {
     vec![
         row("console.serviceAccount.create", "false", "ServiceAccount/kafscale-console", "/kind", "null"),
         at("console.serviceAccount.name", "ui", "/spec/template/spec/serviceAccountName", "ui"),
-        row("console.serviceAccount.annotations", "{a/b: c}", "ServiceAccount/kafscale-console", "/metadata/annotations/a~1b", "c"),
+        row(
+            "console.serviceAccount.annotations",
+            "{a/b: c}",
+            "ServiceAccount/kafscale-console",
+            "/metadata/annotations/a~1b",
+            "c",
+        ),
         at("console.extraEnv", "[{name: TZ, value: UTC}]", "env TZ", "UTC"),
         at(
             "console.extraEnvFrom",
@@ -127,7 +179,12 @@ pub fn pods() -> Vec<Row> {
             "/spec/template/spec/containers/0/volumeMounts/1/mountPath",
             "/ca",
         ),
-        at("console.resources", "{limits: {memory: 1Gi}}", "/spec/template/spec/containers/0/resources/limits/memory", "1Gi"),
+        at(
+            "console.resources",
+            "{limits: {memory: 1Gi}}",
+            "/spec/template/spec/containers/0/resources/limits/memory",
+            "1Gi",
+        ),
         at("console.tmpSizeLimit", "1Gi", "/spec/template/spec/volumes/0/emptyDir/sizeLimit", "1Gi"),
         at("console.podLabels", "{tier: web}", "/spec/template/metadata/labels/tier", "web"),
         at("console.podAnnotations", "{a/b: c}", "/spec/template/metadata/annotations/a~1b", "c"),

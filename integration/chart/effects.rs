@@ -27,13 +27,7 @@ pub struct Row {
 }
 
 /// A row whose value needs nothing else.
-pub fn row(
-    value: &'static str,
-    set: &'static str,
-    at: &'static str,
-    place: &'static str,
-    is: &'static str,
-) -> Row {
+pub fn row(value: &'static str, set: &'static str, at: &'static str, place: &'static str, is: &'static str) -> Row {
     Row { value, with: "", set, at, place, is }
 }
 

@@ -16,7 +16,10 @@ fn one_version_is_everywhere() {
     let text = case("defaults").text().expect("it renders");
     let image = format!("image: ghcr.io/kafscale/kafscale:v{}\n", env!("CARGO_PKG_VERSION"));
     assert_eq!(text.matches(&image).count(), 2, "operator and console");
-    assert!(read("Makefile").contains(&format!("IMAGE ?= {}", values::defaults()["operator"]["image"]["repository"].as_str().expect("text"))));
+    assert!(read("Makefile").contains(&format!(
+        "IMAGE ?= {}",
+        values::defaults()["operator"]["image"]["repository"].as_str().expect("text")
+    )));
 }
 
 #[test]
@@ -24,7 +27,10 @@ fn the_image_is_built_with_the_rust_version_of_the_crate_and_does_not_run_as_roo
     let recipe = read("Dockerfile");
     assert!(recipe.contains(&format!("ARG RUST_VERSION={}.", env!("CARGO_PKG_RUST_VERSION"))));
     let user = recipe.lines().filter_map(|line| line.strip_prefix("USER ")).next_back().expect("a user");
-    assert!(user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{user}: Kubernetes has to see a number");
+    assert!(
+        user.split(':').all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)),
+        "{user}: Kubernetes has to see a number"
+    );
 }
 
 #[test]

@@ -139,7 +139,8 @@ fn the_index_of_variables_names_values_that_exist() {
 fn every_condition_has_a_page() {
     use ConditionType::*;
     let index = read("docs/runbooks/README.md");
-    let conditions = [Ready, Progressing, Degraded, EtcdAvailable, EtcdSnapshot, EtcdSnapshotAccess, S3Access, SecretsReady, Paused];
+    let conditions =
+        [Ready, Progressing, Degraded, EtcdAvailable, EtcdSnapshot, EtcdSnapshotAccess, S3Access, SecretsReady, Paused];
     for condition in conditions {
         let name = condition.name();
         assert!(read(&format!("docs/runbooks/{name}.md")).starts_with(&format!("# {name}\n\n**Meaning.**")), "{name}");

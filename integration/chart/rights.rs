@@ -65,11 +65,17 @@ fn the_role_is_what_the_operator_needs() {
     let mut grant = |verbs: &[&str], resources: &[&str]| {
         wanted.extend(resources.iter().flat_map(|resource| verbs.iter().map(move |verb| format!("{verb} {resource}"))));
     };
-    grant(&["get", "list", "watch", "patch", "update"], &["kafscale.io/kafscaleclusters", "kafscale.io/kafscaletopics"]);
+    grant(
+        &["get", "list", "watch", "patch", "update"],
+        &["kafscale.io/kafscaleclusters", "kafscale.io/kafscaletopics"],
+    );
     grant(&["get", "patch", "update"], &["kafscale.io/kafscaleclusters/status", "kafscale.io/kafscaletopics/status"]);
     grant(&["patch", "update"], &["kafscale.io/kafscaleclusters/finalizers", "kafscale.io/kafscaletopics/finalizers"]);
     grant(&all, &["apps/statefulsets", "/services", "/configmaps", "/serviceaccounts", "policy/poddisruptionbudgets"]);
-    grant(&all, &["networking.k8s.io/networkpolicies", "batch/cronjobs", "batch/jobs", "autoscaling/horizontalpodautoscalers"]);
+    grant(
+        &all,
+        &["networking.k8s.io/networkpolicies", "batch/cronjobs", "batch/jobs", "autoscaling/horizontalpodautoscalers"],
+    );
     grant(&["get", "list", "watch", "patch", "delete"], &["/pods", "/persistentvolumeclaims"]);
     grant(&["create"], &["/pods/eviction"]);
     grant(&["create", "patch"], &["events.k8s.io/events"]);
@@ -81,13 +87,20 @@ fn the_role_is_what_the_operator_needs() {
 fn every_binding_binds_a_role_that_is_there_to_the_operator() {
     for name in CASES {
         let manifests = case(name).manifests();
-        for binding in manifests.iter().filter(|m| m["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding"))) {
+        for binding in manifests.iter().filter(|m| m["kind"].as_str().is_some_and(|kind| kind.ends_with("RoleBinding")))
+        {
             let role = title(binding).replace("Binding", "");
             assert!(find(&manifests, &role).is_some(), "{name}: {role}");
             assert_eq!(role.rsplit('/').next(), binding["roleRef"]["name"].as_str(), "{name}");
             let subject = &binding["subjects"][0];
-            assert_eq!((&subject["kind"], &subject["namespace"]), (&json!("ServiceAccount"), &json!("kafscale")), "{name}");
-            assert!(find(&manifests, &format!("ServiceAccount/{}", subject["name"].as_str().expect("a name"))).is_some());
+            assert_eq!(
+                (&subject["kind"], &subject["namespace"]),
+                (&json!("ServiceAccount"), &json!("kafscale")),
+                "{name}"
+            );
+            assert!(
+                find(&manifests, &format!("ServiceAccount/{}", subject["name"].as_str().expect("a name"))).is_some()
+            );
         }
     }
 }

@@ -10,7 +10,8 @@ use std::process::Command;
 const RULES: &str = "helm/kafscale/files/rules/operator.yaml";
 
 fn promtool(args: &[&str]) -> String {
-    let output = Command::new(tool("promtool")).args(args).current_dir(repository("")).output().expect("promtool starts");
+    let output =
+        Command::new(tool("promtool")).args(args).current_dir(repository("")).output().expect("promtool starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     text
@@ -38,7 +39,8 @@ fn the_guides_alerts_are_there_with_a_runbook_each() {
     assert_eq!(names, ["KafscaleSnapshotAccessFailed", "KafscaleSnapshotStale", "KafscaleSnapshotNeverSucceeded"]);
     for alert in alerts() {
         let url = alert["annotations"]["runbook_url"].as_str().expect("a runbook");
-        let page = url.strip_prefix("https://github.com/kafscale/kafscale/blob/main/").expect("a page of this repository");
+        let page =
+            url.strip_prefix("https://github.com/kafscale/kafscale/blob/main/").expect("a page of this repository");
         let name = alert["alert"].as_str().expect("a name");
         assert_eq!(page, format!("docs/runbooks/{name}.md"));
         assert!(read(page).starts_with(&format!("# {name}\n")), "{page}");

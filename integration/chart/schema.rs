@@ -33,8 +33,8 @@ fn mistakes_are_refused_with_their_place() {
         ("operator: {podSecurityContext: {runAsNonroot: true}}", "runAsNonroot"),
         ("operator: {extraEnv: [{name: A, valeu: b}]}", "valeu"),
         ("operator: {extraEnv: [{name: A, value: 1}]}", "value"),
-        ("operator: {podLabels: {app.kubernetes.io/component: x}}", "podLabels"),
-        ("commonLabels: {helm.sh/chart: x}", "commonLabels"),
+        ("operator: {podLabels: {app.kubernetes.io/component: x}}", "app.kubernetes.io/component"),
+        ("commonLabels: {helm.sh/chart: x}", "helm.sh/chart"),
         ("operator: {affinity: {podAffinty: {}}}", "podAffinty"),
         ("operator: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone}]}", "whenUnsatisfiable"),
         ("console: {auth: {user: admin}}", "user"),
@@ -61,7 +61,10 @@ fn contradictions_are_refused_with_what_to_do() {
         ("console: {auth: {password: secret}}", "set both username and password"),
         ("console: {auth: {username: a, password: b, existingSecret: c}}", "either existingSecret"),
         ("console: {httpRoute: {enabled: true}}", "name the Gateway"),
-        ("operator: {extraEnv: [{name: KAFSCALE_LOG_LEVEL, value: debug}]}", "the chart sets KAFSCALE_LOG_LEVEL itself"),
+        (
+            "operator: {extraEnv: [{name: KAFSCALE_LOG_LEVEL, value: debug}]}",
+            "the chart sets KAFSCALE_LOG_LEVEL itself",
+        ),
         ("console: {extraEnv: [{name: A, value: b}, {name: A, value: c}]}", "console.extraEnv"),
     ];
     for (yaml, advice) in contradictions {
@@ -73,7 +76,8 @@ fn contradictions_are_refused_with_what_to_do() {
 #[test]
 fn a_cluster_that_is_too_old_is_refused() {
     for helm in Helm::BOTH {
-        let error = Render::new().helm(helm).flag("--kube-version").flag("1.25.16").text().expect_err("1.25 is too old");
+        let error =
+            Render::new().helm(helm).flag("--kube-version").flag("1.25.16").text().expect_err("1.25 is too old");
         assert!(error.contains("1.26"), "{error}");
         for version in ["1.26.0", "1.27.3-eks-a5565ad", "1.36.3"] {
             Render::new().helm(helm).flag("--kube-version").flag(version).manifests();
@@ -113,14 +117,18 @@ fn the_schema_knows_the_values_and_no_others() {
 fn open(schema: &Value, place: &str, found: &mut Vec<String>) {
     match schema {
         Value::Object(map) => {
-            if map.get("type").is_some_and(|kind| kind == "object") && map.get("additionalProperties") != Some(&false.into()) {
+            if map.get("type").is_some_and(|kind| kind == "object")
+                && map.get("additionalProperties") != Some(&false.into())
+            {
                 found.push(place.to_owned());
             }
             for (key, schema) in map {
                 open(schema, &format!("{place}/{key}"), found);
             }
         }
-        Value::Array(items) => items.iter().enumerate().for_each(|(i, item)| open(item, &format!("{place}/{i}"), found)),
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(i, item)| open(item, &format!("{place}/{i}"), found))
+        }
         _ => {}
     }
 }

@@ -23,7 +23,8 @@ fn doubles(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(map) => {
             for (field, value) in map {
-                if let (Some((_, keys)), Some(items)) = (KEYED.iter().find(|(name, _)| name == field), value.as_array()) {
+                if let (Some((_, keys)), Some(items)) = (KEYED.iter().find(|(name, _)| name == field), value.as_array())
+                {
                     let mut seen = BTreeSet::new();
                     for item in items {
                         let key = keys.iter().map(|key| item[*key].to_string()).collect::<String>();
@@ -76,7 +77,8 @@ fn services_select_the_pods_of_one_component() {
     let selectors = ["/spec/selector/matchLabels", "/spec/podSelector/matchLabels", "/spec/selector"];
     let kinds = ["Service", "PodDisruptionBudget", "NetworkPolicy", "Deployment"];
     for object in manifests.iter().filter(|m| kinds.iter().any(|kind| m["kind"] == *kind)) {
-        let selector = selectors.iter().find_map(|at| object.pointer(at)).and_then(Value::as_object).expect("a selector");
+        let selector =
+            selectors.iter().find_map(|at| object.pointer(at)).and_then(Value::as_object).expect("a selector");
         let selected = templates.iter().filter(|template| {
             let labels = &template["spec"]["template"]["metadata"]["labels"];
             selector.iter().all(|(key, value)| labels[key] == *value)
@@ -89,7 +91,10 @@ fn services_select_the_pods_of_one_component() {
 fn names_stay_legal_whatever_the_release_is_called() {
     let long = "a".repeat(53);
     for release in ["kafscale", "k", "prod-kafscale-eu", &long] {
-        let manifests = Render::new().release(release, "kafscale").values(&read("integration/chart/values/everything.yaml")).manifests();
+        let manifests = Render::new()
+            .release(release, "kafscale")
+            .values(&read("integration/chart/values/everything.yaml"))
+            .manifests();
         for manifest in &manifests {
             let name = manifest["metadata"]["name"].as_str().expect("a name");
             assert!(name.len() <= 63 && !name.ends_with('-') && !name.contains("--"), "{name}");
@@ -120,7 +125,9 @@ fn definitions_are_what_the_program_prints_and_stay_when_the_release_goes() {
 #[test]
 fn a_budget_says_about_unready_pods_what_the_version_understands() {
     let place = "/spec/unhealthyPodEvictionPolicy";
-    for (version, wanted) in [("1.26.15", Value::Null), ("1.27.0", "AlwaysAllow".into()), ("1.36.3", "AlwaysAllow".into())] {
+    for (version, wanted) in
+        [("1.26.15", Value::Null), ("1.27.0", "AlwaysAllow".into()), ("1.36.3", "AlwaysAllow".into())]
+    {
         let manifests = Render::new().flag("--kube-version").flag(version).manifests();
         let budget = manifests.iter().find(|m| m["kind"] == "PodDisruptionBudget").expect("a budget");
         assert_eq!(budget.pointer(place).cloned().unwrap_or_default(), wanted, "{version}");
@@ -131,7 +138,8 @@ fn a_budget_says_about_unready_pods_what_the_version_understands() {
 fn another_release_with_the_same_values_shares_no_cluster_wide_name() {
     let values = read("integration/chart/values/cluster-scope.yaml");
     let names = |namespace: &str| -> BTreeSet<String> {
-        let manifests = Render::new().release("kafscale", namespace).values(&values).set("crds.install=false").manifests();
+        let manifests =
+            Render::new().release("kafscale", namespace).values(&values).set("crds.install=false").manifests();
         let cluster_wide = manifests.iter().filter(|m| m["metadata"]["namespace"].is_null());
         cluster_wide.map(title).collect()
     };
@@ -164,7 +172,9 @@ fn notes_name_what_was_installed() {
     ] {
         assert!(usual.contains(part), "{part}: {usual}");
     }
-    let other = notes("{operator: {etcdEndpoints: ['http://etcd:2379']}, watchNamespaces: [blue], console: {auth: {existingSecret: x}}, crds: {install: false}}");
+    let other = notes(
+        "{operator: {etcdEndpoints: ['http://etcd:2379']}, watchNamespaces: [blue], console: {auth: {existingSecret: x}}, crds: {install: false}}",
+    );
     for (part, there) in [
         ("http://etcd:2379", true),
         ("kubectl -n blue apply", true),
