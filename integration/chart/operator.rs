@@ -190,6 +190,7 @@ pub fn around() -> Vec<Row> {
     let monitor = "operator: {metrics: {serviceMonitor: {enabled: true}}}";
     let rule = "operator: {metrics: {prometheusRule: {enabled: true}}}";
     let from = "[{namespaceSelector: {matchLabels: {name: monitoring}}}]";
+    let peer = "{namespaceSelector: {matchLabels: {name: monitoring}}}";
     let egress = "[{to: [{ipBlock: {cidr: 10.0.0.0/8}}]}]";
     let first_runbook = "/spec/groups/0/rules/0/annotations/runbook_url";
     vec![
@@ -278,10 +279,10 @@ pub fn around() -> Vec<Row> {
             "/spec/policyTypes",
             "[Ingress, Egress]",
         ),
-        with(policy, row("networkPolicy.metricsFrom", from, POLICY, "/spec/ingress/0/from", from)),
+        with(policy, row("networkPolicy.metricsFrom", from, POLICY, "/spec/ingress/0/from/0", peer)),
         with(
             policy,
-            row("networkPolicy.consoleFrom", from, "NetworkPolicy/kafscale-console", "/spec/ingress/0/from", from),
+            row("networkPolicy.consoleFrom", from, "NetworkPolicy/kafscale-console", "/spec/ingress/0/from/0", peer),
         ),
         with(policy, row("networkPolicy.apiServerPorts", "[16443]", POLICY, "/spec/egress/1/ports/0/port", "16443")),
         with(policy, row("networkPolicy.etcdPorts", "[12379]", POLICY, "/spec/egress/1/ports/2/port", "12379")),

@@ -61,6 +61,7 @@ fn contradictions_are_refused_with_what_to_do() {
         ("console: {auth: {password: secret}}", "set both username and password"),
         ("console: {auth: {username: a, password: b, existingSecret: c}}", "either existingSecret"),
         ("console: {httpRoute: {enabled: true}}", "name the Gateway"),
+        ("operator: {leaderKey: /kafscale/leader}", "it is the name of a Lease"),
         (
             "operator: {extraEnv: [{name: KAFSCALE_LOG_LEVEL, value: debug}]}",
             "the chart sets KAFSCALE_LOG_LEVEL itself",

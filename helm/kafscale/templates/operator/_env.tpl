@@ -2,6 +2,9 @@
 {{- define "kafscale.operator.env" -}}
 {{- $operator := .Values.operator -}}
 {{- $snapshot := $operator.etcdSnapshot -}}
+{{- if and (not $operator.etcdEndpoints) (not (regexMatch "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$" $operator.leaderKey)) -}}
+{{- fail "operator.leaderKey: without operator.etcdEndpoints it is the name of a Lease, which has lower-case letters, digits, '-' and '.'" -}}
+{{- end -}}
 - name: KAFSCALE_OPERATOR_NAMESPACE
   valueFrom:
     fieldRef:
