@@ -207,13 +207,6 @@ pub fn around() -> Vec<Row> {
         ),
         row("imagePullSecrets", "[ghcr]", CONSOLE, "/spec/template/spec/imagePullSecrets", "[{name: ghcr}]"),
         row(
-            "imagePullSecrets",
-            "[ghcr, {name: other}]",
-            OPERATOR,
-            "env KAFSCALE_OPERATOR_IMAGE_PULL_SECRETS",
-            "ghcr,other",
-        ),
-        row(
             "global.imageRegistry",
             "example.com/mirror",
             OPERATOR,

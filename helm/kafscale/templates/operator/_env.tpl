@@ -2,9 +2,6 @@
 {{- define "kafscale.operator.env" -}}
 {{- $operator := .Values.operator -}}
 {{- $snapshot := $operator.etcdSnapshot -}}
-{{- if and (not $operator.etcdEndpoints) (not (regexMatch "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$" $operator.leaderKey)) -}}
-{{- fail "operator.leaderKey: without operator.etcdEndpoints it is the name of a Lease, which has lower-case letters, digits, '-' and '.'" -}}
-{{- end -}}
 - name: KAFSCALE_OPERATOR_NAMESPACE
   valueFrom:
     fieldRef:
@@ -21,7 +18,6 @@
   value: {{ include "kafscale.pullPolicy" $operator.brokerImage | quote }}
 {{- /* A list, since the order of a map would be that of the alphabet. */}}
 {{- $variables := list
-  (list "KAFSCALE_OPERATOR_IMAGE_PULL_SECRETS" (include "kafscale.pullSecretNames" . | fromJsonArray | join ","))
   (list "KAFSCALE_OPERATOR_WATCH_NAMESPACES" (include "kafscale.watchNamespacesVariable" .))
   (list "KAFSCALE_OPERATOR_LEADER_KEY" $operator.leaderKey)
   (list "KAFSCALE_OPERATOR_ETCD_ENDPOINTS" (join "," $operator.etcdEndpoints))
