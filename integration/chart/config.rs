@@ -63,7 +63,9 @@ fn defaults_of_the_chart_are_those_of_the_operator() {
 #[test]
 fn every_setting_of_the_operator_has_a_value_of_the_chart() {
     let template = read("helm/kafscale/templates/operator/_env.tpl");
-    for name in settings(&BTreeMap::new()).expect("it needs nothing").keys().filter(|name| name.starts_with("KAFSCALE_")) {
+    for name in
+        settings(&BTreeMap::new()).expect("it needs nothing").keys().filter(|name| name.starts_with("KAFSCALE_"))
+    {
         assert!(template.contains(name), "{name}");
     }
 }
