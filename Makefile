@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
+.PHONY: help dev release test test-unit test-broker test-operator test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -22,7 +22,7 @@ release: ## Build the optimised program
 	cargo build --release --locked --bin kafscale
 	@echo "built $(CARGO_TARGET_DIR)/release/kafscale"
 
-test: ## Run every test; installs etcd, an S3 server and Kafka clients first
+test: ## Run every test; installs etcd, an S3 server, Kubernetes and Kafka clients first
 	@scripts/setup.sh test
 	$(MAKE) --no-print-directory test-tools
 	KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --locked --no-fail-fast
@@ -34,6 +34,12 @@ test-unit: ## Run the tests that need no other program
 test-broker: ## Run the tests of the real binary (TEST=name for some of them)
 	@scripts/setup.sh test
 	KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --locked --test integration -- $(TEST)
+
+test-operator: ## Run the tests on a Kubernetes control plane (TEST=name for some of them)
+	@scripts/setup.sh test
+	@cargo test --locked --test integration --no-run
+	@names="$$(cargo test --quiet --locked --test integration -- --list | sed -n 's/^\(operator::.*$(TEST).*\): test$$/\1/p')" && \
+		[ -n "$$names" ] && KAFSCALE_TOOLS=$(KAFSCALE_TOOLS) cargo test --locked --test integration -- --exact $$names
 
 test-tools: ## Test our own Go tools
 	cd tools/s3-latency && go vet ./... && go test -v ./...

@@ -94,6 +94,11 @@ impl Report {
         assert!(self.violations.is_empty(), "the history is not that of a log:\n{self}");
     }
 
+    /// How many violations are of one of `kinds`.
+    pub fn count(&self, kinds: &[Kind]) -> usize {
+        self.violations.iter().filter(|violation| kinds.contains(&violation.kind)).count()
+    }
+
     fn add(&mut self, kind: Kind, detail: String) {
         self.violations.push(Violation { kind, detail });
     }

@@ -1,13 +1,18 @@
 //! Several brokers on one etcd and one bucket: they share the partitions out, and whoever dies, is stopped or joins, clients
-//! lose nothing. CI kills a few; `make chaos-cluster KILLS=1000` is the full size.
+//! lose nothing, producers and members of a group alike; and how long a partition goes without acks when its leader is killed.
+//! CI kills a few; `make chaos-cluster KILLS=1000` is the full size, says every 50 kills how far it is, and ends with one line
+//! that begins with `cluster:`.
 
+use crate::checker::{Kind, Report};
 use crate::client::{Client, Connection, text};
 use crate::group_client::Member;
 use crate::harness::{Backend, Broker, Stack, s3_envs, size, wait_until};
-use crate::workload::{Plan, Rng, Workload};
+use crate::rolling::quantile;
+use crate::workload::{AckTimes, Plan, Rng, Workload};
 use kafka_protocol::messages::FindCoordinatorRequest;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use tokio::time::Instant;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Brokers of a cluster.
@@ -65,26 +70,97 @@ pub async fn leaders(address: &str, topic: &str) -> BTreeMap<i32, BTreeSet<i32>>
     leaders
 }
 
+/// A broker that was killed.
+struct Kill {
+    at: Instant,
+    /// When it was ready again.
+    back: Instant,
+    /// What it led.
+    led: BTreeSet<i32>,
+}
+
+/// How long partitions went without acks.
+#[derive(Default)]
+struct Outages {
+    /// After one kill.
+    once: Vec<Duration>,
+    /// While one broker after the other was killed.
+    in_a_row: Vec<Duration>,
+}
+
+impl Outages {
+    /// The longest time without an ack of each partition that a killed broker led, between the last ack before the kill and
+    /// the first one after the broker was back.
+    fn of(kills: &[Kill], acks: &AckTimes) -> Self {
+        let acks = acks.lock().expect("no panic under the lock");
+        let mut outages = Self::default();
+        for kill in kills {
+            for times in kill.led.iter().filter_map(|partition| acks.get(partition)) {
+                let begin = times.partition_point(|t| *t <= kill.at).saturating_sub(1);
+                let gaps = times[begin..].windows(2).take_while(|gap| gap[0] <= kill.back);
+                let Some(gap) = gaps.max_by_key(|gap| gap[1] - gap[0]) else { continue };
+                let met = kills.iter().filter(|other| gap[0] <= other.at && other.at <= gap[1]).count();
+                let of = if met > 1 { &mut outages.in_a_row } else { &mut outages.once };
+                of.push(gap[1] - gap[0]);
+            }
+        }
+        outages.once.sort();
+        outages.in_a_row.sort();
+        outages
+    }
+}
+
+impl std::fmt::Display for Outages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let of = |times: &[Duration]| {
+            let [p50, p99, max] = [50, 99, 100].map(|percent| quantile(times, percent).as_millis());
+            format!("p50 {p50} ms, p99 {p99} ms, max {max} ms of {}", times.len())
+        };
+        write!(f, "a partition without acks after SIGKILL: {}", of(&self.once))?;
+        write!(f, " (when another broker was killed meanwhile: {})", of(&self.in_a_row))
+    }
+}
+
+/// What was promised, in one line.
+fn verdict(report: &Report) -> String {
+    use Kind::{BecameOutOfRange, CommittedOffsetWentBack, Duplicate, Hole, LostWrite, PollOrder, Reordered};
+    let [lost, twice, reordered, back] = [
+        report.count(&[LostWrite, Hole, BecameOutOfRange]),
+        report.count(&[Duplicate]),
+        report.count(&[Reordered, PollOrder]),
+        report.count(&[CommittedOffsetWentBack]),
+    ];
+    let all = report.violations.len();
+    format!(
+        "{} records acked, {lost} lost, {twice} duplicated, {reordered} reordered, {back} committed offsets went back, \
+         {all} violations in all",
+        report.acked_values
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_brokers_share_partitions_out_and_survive_kills() {
     let (kills, seed) = (size("KILLS", 4), size("SEED", kafscale::rng::u64() >> 32));
     eprintln!("cluster: {kills} kills, SEED={seed}");
-    let mut rng = Rng(seed);
+    let (mut rng, started) = (Rng(seed), kafscale::clock::monotonic());
     let mut cluster = Cluster::start("cluster-kills", "20").await;
     let addresses = cluster.addresses();
-    let plan = Plan { partitions: 6, producers: 6, pause: Duration::from_millis(20), ..Plan::new("ledger", seed) };
+    let pause = Duration::from_millis(20);
+    let plan = Plan { partitions: 6, producers: 6, pause, members: 2, ..Plan::new("ledger", seed) };
     let load = Workload::start_on(&addresses, plan).await;
     load.wait_acks(20).await;
     let shares = leaders(&addresses[0], "ledger").await;
     assert_eq!(shares.iter().map(|(node, p)| (*node, p.len())).collect::<Vec<_>>(), [(1, 2), (2, 2), (3, 2)]);
-    let mut longest = Vec::new();
+    wait_until("the group commits", DEADLINE, async || load.commits() > 0).await;
+    let (mut killed, mut moved) = (Vec::new(), 0);
     for kill in 1..=kills {
         let victim = rng.below(BROKERS as u64) as usize;
         load.wait_acks(1 + rng.below(100)).await;
-        load.fault("kill", true);
-        cluster.broker(victim).kill9();
-        let killed = kafscale::clock::monotonic();
         let (node, alive) = (victim as i32 + 1, addresses[(victim + 1) % BROKERS].clone());
+        let led = leaders(&alive, "ledger").await.remove(&node).unwrap_or_default();
+        load.fault("kill", true);
+        let at = kafscale::clock::monotonic();
+        cluster.broker(victim).kill9();
         // Sometimes it comes back before anybody has noticed, sometimes the others have taken over.
         if rng.below(4) > 0 {
             wait_until("the others lead what it led", DEADLINE, async || {
@@ -92,13 +168,16 @@ async fn three_brokers_share_partitions_out_and_survive_kills() {
                 !now.is_empty() && !now.contains_key(&node) && !now.contains_key(&-1)
             })
             .await;
-            longest.push(killed.elapsed());
+            moved += 1;
         }
         cluster.broker(victim).relaunch();
         cluster.broker(victim).wait_ready().await;
         load.fault("kill", false);
-        if kill % 10 == 0 {
-            eprintln!("{kill} kills, {} batches acked", load.acks());
+        killed.push(Kill { at, back: kafscale::clock::monotonic(), led });
+        if kill % 50 == 0 {
+            let outages = Outages::of(&killed, &load.ack_times());
+            let (minutes, acks, commits) = (started.elapsed().as_secs() / 60, load.acks(), load.commits());
+            eprintln!("{kill} of {kills} kills, {minutes} min, {acks} batches and {commits} commits acked; {outages}");
         }
     }
     load.wait_acks(20).await;
@@ -106,12 +185,13 @@ async fn three_brokers_share_partitions_out_and_survive_kills() {
         leaders(&addresses[0], "ledger").await.values().map(BTreeSet::len).eq([2, 2, 2])
     })
     .await;
+    let (acks, commits) = (load.ack_times(), load.commits());
     let report = load.finish().await;
-    longest.sort();
-    let p99 = longest.get((longest.len() * 99).div_ceil(100).saturating_sub(1));
     eprintln!(
-        "cluster, {kills} kills, SEED={seed}: {report}; others lead after a kill: p99 {p99:?} of {}",
-        longest.len()
+        "cluster: {kills} kills ({moved} times the others took over, else it was back first), {commits} commits of a group, \
+         {}; {}; SEED={seed}",
+        verdict(&report),
+        Outages::of(&killed, &acks)
     );
     report.assert_clean();
 }

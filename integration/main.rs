@@ -30,6 +30,7 @@ mod history;
 mod ledger;
 mod matrix;
 mod metadata;
+mod operator;
 mod pressure;
 mod process;
 mod protocol;

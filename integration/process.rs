@@ -173,6 +173,12 @@ impl Drop for Process {
     }
 }
 
+/// Sends a signal to the process group of a child of which only the number is known, e.g. one that a task owns.
+pub fn signal_group(pid: u32, signal: i32) {
+    // Safety: plain system call.
+    unsafe { libc::kill(-(pid as i32), signal) };
+}
+
 /// User and system CPU time of a process so far, ms; 0 if it is gone.
 pub fn cpu_ms(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -158,7 +158,8 @@ async fn commit(addresses: Vec<String>, group: String, acks: Acks, stop: Arc<Ato
     }
 }
 
-fn quantile(sorted: &[Duration], percent: usize) -> Duration {
+/// The time that `percent` of all are not above; zero if there are none.
+pub fn quantile(sorted: &[Duration], percent: usize) -> Duration {
     sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 

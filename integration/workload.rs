@@ -17,6 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Requests in flight per producer, as real idempotent producers have.
 const IN_FLIGHT_MAX: usize = 5;
@@ -80,6 +81,9 @@ impl Plan {
     }
 }
 
+/// When batches were acked, by partition.
+pub type AckTimes = Arc<Mutex<HashMap<i32, Vec<Instant>>>>;
+
 #[derive(Debug)]
 struct Shared {
     /// One or several brokers of a cluster.
@@ -88,6 +92,10 @@ struct Shared {
     history: History,
     ids: AtomicU64,
     acks: AtomicU64,
+    /// When batches were acked, by partition.
+    ack_times: AckTimes,
+    /// Commits of the group that were acked.
+    commits: AtomicU64,
     /// Batches sent again after a failure.
     resent: AtomicU64,
     stop: AtomicBool,
@@ -127,6 +135,8 @@ impl Workload {
             history: History::new(),
             ids: AtomicU64::new(1),
             acks: AtomicU64::new(0),
+            ack_times: AckTimes::default(),
+            commits: AtomicU64::new(0),
             resent: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             stop_consumers: AtomicBool::new(false),
@@ -136,13 +146,25 @@ impl Workload {
         });
         let producers = (0..producers).map(|id| tokio::spawn(produce(shared.clone(), id))).collect();
         let consumers = (0..partitions).map(|p| tokio::spawn(consume(shared.clone(), p))).collect();
-        let members = (0..members).map(|id| tokio::spawn(groups::read_as_member(shared.clone(), id))).collect();
+        let watched = (members > 0).then(|| tokio::spawn(groups::watch_commits(shared.clone())));
+        let members = (0..members).map(|id| tokio::spawn(groups::read_as_member(shared.clone(), id)));
+        let members = members.chain(watched).collect();
         Self { shared, producers, consumers, members }
     }
 
     /// Batches acked so far.
     pub fn acks(&self) -> u64 {
         self.shared.acks.load(Ordering::Relaxed)
+    }
+
+    /// When batches were acked, also those of later.
+    pub fn ack_times(&self) -> AckTimes {
+        self.shared.ack_times.clone()
+    }
+
+    /// Commits of the group that were acked so far.
+    pub fn commits(&self) -> u64 {
+        self.shared.commits.load(Ordering::Relaxed)
     }
 
     /// Waits until `more` further batches are acked.
@@ -370,6 +392,8 @@ impl Producer {
         if code == 0 {
             self.shared.history.push(Event::SendOk { op: oldest.op, base_offset });
             self.shared.acks.fetch_add(1, Ordering::Relaxed);
+            let mut times = self.shared.ack_times.lock().expect("no panic under the lock");
+            times.entry(oldest.partition).or_default().push(kafscale::clock::monotonic());
             self.queue.pop_front();
             Ok(())
         } else if RETRIABLE.contains(&code) {

@@ -25,6 +25,7 @@ javac openjdk-17-jdk-headless
 mvn maven
 node nodejs
 npm npm
+openssl openssl
 python3 python3
 '
 
@@ -68,7 +69,7 @@ install_packages "$packages"
 need cargo "install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo_dir/Cargo.toml") or newer with rustup (https://rustup.rs)"
 if [ "$scope" = build ]; then exit 0; fi
 
-need go "install Go 1.26 or newer (https://go.dev/dl); etcd and the S3 server of the tests are built with it"
+need go "install Go 1.26 or newer (https://go.dev/dl); etcd, Kubernetes and the S3 server of the tests are built with it"
 java_major="$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' | head -n 1)"
 [ "${java_major:-0}" -ge 17 ] || die "java is version ${java_major:-unknown}; Kafka's tools need 17 or newer"
 node_major="$(node --version | sed 's/^v\([0-9]*\).*/\1/')"

@@ -236,6 +236,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         standing: Arc::new(Standing::new(clock, LEASE_TTL)),
         announcement,
         health: Arc::new(S3Health::new(HealthLimits::default())),
+        ahead: Default::default(),
         owned: Default::default(),
     });
     let member = Membership {

@@ -41,13 +41,14 @@ async fn scenario() {
     let all = |node: i32| (0..PARTITIONS).map(|p| (PartitionIndex(p), BrokerId(node))).collect();
     admin.place_partitions("sim", topic, &all(1), BrokerId(1)).await.expect("no faults");
     let successor = Process::start_node(&world, BrokerId(2), false).await.expect("no faults");
-    former.maintenance.lock().await.checkpoint().await.expect("no faults");
     produce(&world, &former, 0..30).await;
+    former.maintenance.lock().await.checkpoint().await.expect("no faults");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(former.maintenance.lock().await.merge().await.expect("no faults") > 0, "nothing was merged");
 
     let creates = world.objects.calls(Op::Create);
-    world.objects.script(Op::Create, [Fault::Delay(SLOW)]);
+    // It is sent twice.
+    world.objects.script(Op::Create, [Fault::Delay(SLOW), Fault::Delay(SLOW)]);
     admin.place_partitions("sim", topic, &all(2), BrokerId(1)).await.expect("no faults");
     while world.objects.calls(Op::Create) == creates {
         tokio::time::sleep(Duration::from_millis(100)).await;

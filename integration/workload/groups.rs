@@ -23,6 +23,8 @@ const SESSION_MS: i32 = 10_000;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a fetch waits for records: a member has several partitions and reads them in turn.
 const FETCH_WAIT_MS: i32 = 50;
+/// Pause between two looks at what is committed.
+const COMMITS_EVERY: Duration = Duration::from_millis(500);
 /// Consumers without a group have the numbers of their partitions.
 const CONSUMER_FIRST: u32 = 1_000;
 
@@ -55,6 +57,17 @@ pub(super) async fn read_as_member(shared: Arc<Shared>, number: u32) {
             Err(ClientError::Code(UNKNOWN_MEMBER)) => member.id.clear(),
             Err(_) => tokio::time::sleep(BACKOFF).await,
         }
+    }
+}
+
+/// Asks now and then what is committed, whoever coordinates: nobody may hear less than was acked or told before.
+pub(super) async fn watch_commits(shared: Arc<Shared>) {
+    let mut watcher = Member { number: 0, id: String::new(), generation: -1, turn: 0, shared };
+    while !watcher.is_stopped() {
+        if let Err(ClientError::Malformed(what)) = watcher.committed().await {
+            return watcher.shared.error(format!("what is committed: {what}"));
+        }
+        tokio::time::sleep(COMMITS_EVERY).await;
     }
 }
 
@@ -212,6 +225,7 @@ impl Member {
             });
             self.shared.committed.lock().expect("no panic under the lock").insert(*partition, *offset);
         }
+        self.shared.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

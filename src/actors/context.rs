@@ -1,5 +1,6 @@
 //! What the actors of one broker share, and how its partitions are started and stopped.
 
+use crate::actors::ahead::Ahead;
 use crate::actors::flusher::{Flusher, Quiesce};
 use crate::actors::membership::Announcement;
 use crate::actors::partition::handle::PartitionRef;
@@ -21,6 +22,7 @@ use crate::sabotage;
 use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use actix::Addr;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
@@ -28,6 +30,8 @@ use tokio::sync::oneshot;
 
 /// How long an offline partition waits before it is tried again, ms.
 const OFFLINE_RETRY_MS: u64 = 30_000;
+/// Writers whose logs are read at the same time.
+const LOGS_IN_FLIGHT_MAX: usize = 4;
 
 /// A partition this broker owns, serving or not.
 #[derive(Clone)]
@@ -78,6 +82,8 @@ pub struct NodeContext {
     pub announcement: Arc<Announcement>,
     /// How the object store does.
     pub health: Arc<S3Health>,
+    /// What has been read of writers that are about to give partitions away.
+    pub ahead: Arc<Ahead>,
     /// Owned partitions.
     pub owned: RwLock<BTreeMap<PartitionKey, OwnedPartition>>,
 }
@@ -119,7 +125,12 @@ impl NodeContext {
 
     /// Reads what writers left behind.
     pub fn recovery(&self) -> Recovery {
-        Recovery { store: self.store.clone(), layout: self.layout.clone(), cluster_id: self.cluster_id.clone() }
+        Recovery {
+            store: self.store.clone(),
+            layout: self.layout.clone(),
+            cluster_id: self.cluster_id.clone(),
+            ahead: self.ahead.clone(),
+        }
     }
 
     /// Starts leading `seed`'s partition, claimed with `value`, on the writer's shard. The first incarnation starts from the
@@ -207,18 +218,18 @@ impl NodeContext {
         }
     }
 
-    /// Loads the logs of `writers` in parallel with nothing else; `revision_now` as in [`Recovery::load`].
+    /// Loads the logs of `writers`; `revision_now` as in [`Recovery::load`].
     pub async fn load_logs(
         &self,
         writers: &BTreeMap<WriterId, crate::metadata::model::WriterValue>,
         revision_now: i64,
     ) -> Result<BTreeMap<WriterId, crate::actors::recovery::WriterLog>, crate::actors::recovery::RecoveryError> {
-        let recovery = self.recovery();
-        let mut logs = BTreeMap::new();
-        for (writer, value) in writers {
-            logs.insert(*writer, recovery.load(*writer, value, revision_now).await?);
-        }
-        Ok(logs)
+        let loads = writers.iter().map(|(writer, value)| {
+            let (recovery, writer, value) = (self.recovery(), *writer, value.clone());
+            async move { Ok((writer, recovery.load(writer, &value, revision_now).await?)) }
+        });
+        let loads: Vec<_> = loads.collect();
+        futures::stream::iter(loads).buffer_unordered(LOGS_IN_FLIGHT_MAX).try_collect().await
     }
 
     /// The seed of a partition that never held anything.

@@ -8,7 +8,7 @@
 
 use crate::actors::compactor::{Maintenance, MaintenanceError, MaintenanceLimits};
 use crate::actors::context::NodeContext;
-use crate::actors::flusher::Quiesce;
+use crate::actors::flusher::{Hurry, Quiesce};
 use crate::actors::partition::{Depart, TakeSnapshot};
 use crate::actors::recovery::{RecoveryError, Seed, WriterLog, replay};
 use crate::ids::{LeaderEpoch, PartitionIndex, PartitionKey, TopicId, WriterId};
@@ -27,8 +27,9 @@ use tokio::time::Instant;
 
 /// Partitions given away together. Those that move later go on meanwhile.
 const RELEASES_MAX: usize = 500;
-/// Flushes since the last checkpoint that a successor may be left to replay when partitions are given away.
-const REPLAY_FLUSHES_MAX: u64 = 64;
+/// Flushes since the last checkpoint that a successor may be left to replay when partitions are given away. Few: nobody serves
+/// them meanwhile, and the slowest of many reads is slow.
+const REPLAY_FLUSHES_MAX: u64 = 8;
 /// Pause before what failed is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a start waits to see in the image what it has just done itself.
@@ -112,11 +113,13 @@ struct Split {
     wanted: Vec<PartitionKey>,
     /// To be given away.
     unwanted: Vec<PartitionKey>,
+    /// Who is to give something to this broker.
+    givers: BTreeSet<WriterId>,
 }
 
 fn split(context: &NodeContext, image: &ClusterImage, candidates: &Candidates) -> Split {
     let (me, node) = (context.registration.writer, context.registration.value.node);
-    let mut split = Split { wanted: Vec::new(), unwanted: Vec::new() };
+    let mut split = Split { wanted: Vec::new(), unwanted: Vec::new(), givers: BTreeSet::new() };
     for topic in image.topics() {
         for index in 0..topic.value.partitions {
             let key = PartitionKey { topic: topic.value.id, partition: PartitionIndex(index) };
@@ -125,8 +128,9 @@ fn split(context: &NodeContext, image: &ClusterImage, candidates: &Candidates) -
                 (true, false) => {
                     // This broker's own may be missing when it failed between the claim and the start.
                     let owner = image.partition(&key).and_then(|v| v.owner);
-                    if owner.is_none_or(|owner| owner == me || !image.is_live(owner)) {
-                        split.wanted.push(key);
+                    match owner.filter(|owner| *owner != me && image.is_live(*owner)) {
+                        Some(giver) => drop(split.givers.insert(giver)),
+                        None => split.wanted.push(key),
                     }
                 }
                 (false, true) if leader.is_some() => split.unwanted.push(key),
@@ -168,6 +172,7 @@ async fn take_over(
     if stored.is_empty() {
         return Ok(taken);
     }
+    context.flusher.do_send(Hurry);
     let (_, revision) = context.metadata.get_prefix(&context.keys.cluster()).await?;
     let logs = load_needed(context, &stored, &writers, revision).await?;
     let (mut claims, mut before) = (Vec::with_capacity(stored.len()), BTreeMap::new());
@@ -214,7 +219,7 @@ async fn checkpoint_taken(
     writers: &BTreeMap<WriterId, WriterValue>,
 ) -> Result<BTreeSet<WriterId>, LeadershipError> {
     if !sabotage::is(Sabotage::ClaimEarly) {
-        maintenance.checkpoint().await?;
+        maintenance.checkpoint_soon().await?;
     }
     let mut outdated = BTreeSet::new();
     for (writer, read) in writers.iter().filter(|(_, read)| read.state == WriterState::Active) {
@@ -367,6 +372,7 @@ async fn give_away(
     maintenance: &mut Maintenance,
     keys: &[PartitionKey],
 ) -> Result<(), LeadershipError> {
+    context.flusher.do_send(Hurry);
     if maintenance.flushes_since_checkpoint() > REPLAY_FLUSHES_MAX {
         maintenance.checkpoint().await?; // while the partitions still serve
     }
@@ -443,7 +449,8 @@ async fn step(
     broken: &mut BTreeMap<PartitionKey, Instant>,
 ) -> Result<(), LeadershipError> {
     stop_deleted(context, image).await?;
-    let Split { wanted, unwanted } = split(context, image, &Candidates::of(image));
+    let Split { wanted, unwanted, givers } = split(context, image, &Candidates::of(image));
+    context.ahead.follow(context, &givers);
     let now = context.clock.monotonic();
     broken.retain(|_, since| now - *since < BROKEN_RETRY);
     let wanted = wanted.into_iter().filter(|key| !broken.contains_key(key));
@@ -467,6 +474,7 @@ async fn step(
         tracing::error!(%key, %error, "the partition cannot be rebuilt, nobody leads it; restore what is missing");
         broken.insert(key, now);
     }
+    context.ahead.retain(&givers);
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Everything with identity and state is an actor; each concept has one folder with a pure `state.rs` and a thin shell.
 
+pub mod ahead;
 pub mod compactor;
 pub mod context;
 pub mod control;

@@ -2,6 +2,7 @@
 //! after it, up to each writer's head and never by LIST. Used at start, at a takeover, and when a partition's actor
 //! failed: there is one way to come back.
 
+use crate::actors::ahead::Ahead;
 use crate::actors::partition::PartitionSnapshot;
 use crate::actors::partition::producers::{ProducerBatch, Producers};
 use crate::actors::partition::view::{EpochStart, Extent, ObjectRef};
@@ -14,6 +15,7 @@ use crate::storage::checkpoint::{Catalog, Checkpoint, GarbageRecord, PartitionCh
 use crate::storage::layout::Layout;
 use crate::storage::segment::{self, ExtentEntry, SegmentIndex, Tail};
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -99,6 +101,8 @@ pub struct Recovery {
     pub layout: Layout,
     /// Whose objects they must be.
     pub cluster_id: String,
+    /// What has been read already.
+    pub ahead: Arc<Ahead>,
 }
 
 /// Slots after a sealed head that an upload may still have reached.
@@ -121,25 +125,48 @@ impl Recovery {
             uncommitted: Vec::new(),
             catalog: None,
         };
-        let mut from = Seq(0);
+        let head = sabotage::recovered_head(value.head);
+        let tails = |from: Seq| {
+            let slots = (from.0 + 1..=head.0).map(|seq| self.tail(writer, value.nonce, Seq(seq), revision_now));
+            futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect::<Vec<_>>()
+        };
         if let Some(pointer) = &value.checkpoint {
             let key = ObjectKey::new(pointer.key.as_str());
-            let (bytes, _) = self.store.get_suffix(&key, u64::from(u32::MAX)).await?;
-            let checkpoint = Checkpoint::decode(&key, &bytes)?;
-            self.check_origin(&key, &checkpoint.cluster_id, checkpoint.revision_seen, revision_now)?;
-            from = checkpoint.seq;
+            // Both at once: nobody serves the partitions meanwhile.
+            let (checkpoint, after) = futures::join!(self.checkpoint(writer, &key, revision_now), tails(pointer.seq));
+            let checkpoint = checkpoint?;
+            log.tails = if checkpoint.seq == pointer.seq { after? } else { tails(checkpoint.seq).await? };
             log.objects = checkpoint.object_refs();
             log.garbage = checkpoint.garbage;
             log.catalog = checkpoint.catalog;
             log.partitions = checkpoint.partitions.into_iter().map(|p| (p.key, p)).collect();
             log.checkpoint_key = Some(key);
+        } else {
+            log.tails = tails(Seq(0)).await?;
         }
-        let head = sabotage::recovered_head(value.head);
-        let slots = (from.0 + 1..=head.0).map(|seq| self.tail(writer, value.nonce, Seq(seq), revision_now));
-        log.tails = futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect().await?;
         let after = value.head.0 + 1..=value.head.0 + UNCOMMITTED_SLOTS;
         log.uncommitted = after.map(|seq| self.layout.wal(writer, value.nonce, Seq(seq))).collect();
         Ok(log)
+    }
+
+    async fn checkpoint(
+        &self,
+        writer: WriterId,
+        key: &ObjectKey,
+        revision_now: i64,
+    ) -> Result<Checkpoint, RecoveryError> {
+        let (bytes, _) = self.end(writer, key, u64::from(u32::MAX)).await?;
+        let checkpoint = Checkpoint::decode(key, &bytes)?;
+        self.check_origin(key, &checkpoint.cluster_id, checkpoint.revision_seen, revision_now)?;
+        Ok(checkpoint)
+    }
+
+    /// The end of an object of `writer`, at least `len` bytes if it has as many; and its length.
+    async fn end(&self, writer: WriterId, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), StoreError> {
+        match self.ahead.take(writer, key).await {
+            Some((bytes, object_len)) if bytes.len() as u64 >= len.min(object_len) => Ok((bytes, object_len)),
+            _ => self.store.get_suffix(key, len).await,
+        }
     }
 
     async fn tail(
@@ -152,7 +179,7 @@ impl Recovery {
         let key = self.layout.wal(writer, nonce, seq);
         let mut want = segment::TAIL_READ_LEN;
         let (index, len) = loop {
-            let (bytes, len) = self.store.get_suffix(&key, want).await?;
+            let (bytes, len) = self.end(writer, &key, want).await?;
             match segment::parse_tail(&key, &bytes, len)? {
                 Tail::Index(index) => break (index, len),
                 Tail::NeedBytes(more) if more > want => want = more,

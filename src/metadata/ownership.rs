@@ -15,6 +15,7 @@ use super::model::{self, CheckpointRef, LiveValue, PartitionValue, WriterState, 
 use super::{Compare, Entry, LeaseId, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, TopicId, WriterId};
 use crate::sabotage::{self, Sabotage};
+use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub const CLAIMS_PER_TXN: usize = 60;
 
 /// More partitions than this are read by one request for all there are.
 const READ_ONE_BY_ONE_MAX: usize = 100;
+/// Requests for partitions at the same time.
+const GETS_IN_FLIGHT_MAX: usize = 16;
 
 /// A partition's ownership with the revision it was read at.
 pub type StoredPartition = (PartitionValue, Revision);
@@ -305,16 +308,14 @@ impl Ownership {
             let fence = Compare::CreateRevision(self.keys.fence(me), registration.fence_revision);
             let mut txn = Txn { compares: vec![fence], ops: Vec::new() };
             let mut free = Vec::new();
-            for key in partitions {
-                let stored = self.keys.partition(key);
-                let Some(entry) = self.store.get(&stored).await? else { continue };
-                let value: PartitionValue = model::decode(&entry)?;
+            for (key, (value, revision)) in self.read(partitions).await? {
+                let stored = self.keys.partition(&key);
                 match value.owner {
-                    None if value.history == [me] => free.push(*key), // by an attempt whose answer was lost
+                    None if value.history == [me] => free.push(key), // by an attempt whose answer was lost
                     Some(owner) if owner == me => {
-                        free.push(*key);
+                        free.push(key);
                         let released = PartitionValue { owner: None, history: vec![me], ..value };
-                        txn.compares.push(Compare::ModRevision(stored.clone(), entry.mod_revision));
+                        txn.compares.push(Compare::ModRevision(stored.clone(), revision));
                         txn.ops.push(Op::Put(stored, model::encode(&released), None));
                     }
                     _ => {}
@@ -352,10 +353,20 @@ impl Ownership {
             all.retain(|key, _| wanted.contains(key));
             return Ok(all);
         }
-        let mut found = BTreeMap::new();
-        for key in keys {
-            if let Some(entry) = self.store.get(&self.keys.partition(key)).await? {
-                found.insert(*key, (model::decode(&entry)?, entry.mod_revision));
+        self.read(keys).await
+    }
+
+    /// The same by a request for each, several at a time.
+    async fn read(&self, keys: &[PartitionKey]) -> Result<BTreeMap<PartitionKey, StoredPartition>, OwnershipError> {
+        let gets = keys.iter().map(|key| {
+            let (store, stored, key) = (self.store.clone(), self.keys.partition(key), *key);
+            async move { Ok::<_, MetadataError>((key, store.get(&stored).await?)) }
+        });
+        let (gets, mut found): (Vec<_>, _) = (gets.collect(), BTreeMap::new());
+        let mut gets = futures::stream::iter(gets).buffer_unordered(GETS_IN_FLIGHT_MAX);
+        while let Some((key, entry)) = gets.try_next().await? {
+            if let Some(entry) = entry {
+                found.insert(key, (model::decode(&entry)?, entry.mod_revision));
             }
         }
         Ok(found)

@@ -420,6 +420,7 @@ async fn build_context(
         standing: Arc::new(Standing::new(clock, config.lease_ttl)),
         announcement,
         health: stores.health.clone(),
+        ahead: Default::default(),
         owned: Default::default(),
     })
 }

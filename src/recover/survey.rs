@@ -78,7 +78,12 @@ impl Survey {
     pub async fn take(store: Arc<dyn ObjectStore>, layout: &Layout, now_ms: WallMs) -> Result<Self, SurveyError> {
         let cluster_id = cluster(&*store, layout).await?;
         let listing = list(&*store, layout).await?;
-        let recovery = Recovery { store: store.clone(), layout: layout.clone(), cluster_id: cluster_id.clone() };
+        let recovery = Recovery {
+            store: store.clone(),
+            layout: layout.clone(),
+            cluster_id: cluster_id.clone(),
+            ahead: Default::default(),
+        };
         let mut found = Found { cluster_id, writer_max: listing.writer_max, producer_max: -1, ..Found::default() };
         let mut logs = Vec::new();
         for ((writer, nonce), keys) in &listing.writers {

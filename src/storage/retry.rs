@@ -10,7 +10,8 @@
 //! **Twice.** A payload that says so is sent twice at once, and the first answer counts. The slower attempt is not cut off,
 //! which would cost its connection, but goes on by itself; there is a bound on how many do.
 //!
-//! **Everything else** is retried a bounded number of times, and only while the budget lasts.
+//! **Everything else** is retried a bounded number of times, and only while the budget lasts. A read of the end of an object
+//! that is slow is sent a second time: takeovers wait for those.
 //!
 //! **Budget.** Each call earns a fraction of a retry and a smaller fraction of a hedge, so that retries cannot
 //! multiply the load of a store in trouble. Hedges stop for a while when the store throttles.
@@ -49,7 +50,7 @@ pub struct RetryPolicy {
     pub backoff_ms_max: u64,
     /// Attempts of anything but a create, the first included.
     pub attempts_max: u32,
-    /// When to send a second attempt of a slow create; `None` never does.
+    /// When to send a second attempt of a slow create; `None` never does, nor of a read.
     pub hedge: Option<HedgePolicy>,
 }
 
@@ -92,6 +93,10 @@ pub struct RetryStats {
 
 /// Payloads that may be on their way twice, and hold their bytes.
 const TWICE_MAX: usize = 8;
+/// Ends of objects up to this length are read again when the first attempt is slow.
+const HEDGED_READ_LEN_MAX: u64 = 1 << 20;
+/// When a read is slow: about the 90th percentile of S3's small ones.
+const HEDGED_READ_AFTER: Duration = Duration::from_millis(60);
 /// How long hedging stays off after the store has throttled.
 const HEDGE_PAUSE: Duration = Duration::from_secs(10);
 
@@ -310,6 +315,32 @@ impl RetryingStore {
         self.first_of(first, self.inner.create(key, payload), payload).await
     }
 
+    async fn end_hedged(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), StoreError> {
+        let slow = Box::pin(tokio::time::sleep(HEDGED_READ_AFTER));
+        let first = match future::select(self.inner.get_suffix(key, len), slow).await {
+            Either::Left((result, _)) => return result,
+            Either::Right(((), first)) => first,
+        };
+        if self.is_throttled() || !self.budget.spend_hedge() {
+            return first.await;
+        }
+        self.stats.hedges.fetch_add(1, Ordering::Relaxed);
+        let (result, other, won) = match future::select(first, self.inner.get_suffix(key, len)).await {
+            Either::Left((result, second)) => (result, second, 0),
+            Either::Right((result, first)) => (result, first, 1),
+        };
+        match result {
+            Err(error) if error.is_retriable() => {
+                self.note(&error);
+                other.await
+            }
+            result => {
+                self.stats.hedges_won.fetch_add(won, Ordering::Relaxed);
+                result
+            }
+        }
+    }
+
     /// The outcome of two attempts of which either may answer first.
     async fn first_of<A, B>(&self, first: A, second: B, payload: &Payload) -> Result<(), StoreError>
     where
@@ -388,7 +419,10 @@ impl ObjectStore for RetryingStore {
     }
 
     async fn get_suffix(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), StoreError> {
-        self.retry(|| self.inner.get_suffix(key, len)).await
+        if self.policy.hedge.is_none() || len > HEDGED_READ_LEN_MAX {
+            return self.retry(|| self.inner.get_suffix(key, len)).await;
+        }
+        self.retry(|| self.end_hedged(key, len)).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectHead>, StoreError> {

@@ -123,6 +123,8 @@ pub enum MaintenanceError {
 
 /// Objects read at the same time for merging.
 const READS_IN_FLIGHT_MAX: usize = 8;
+/// Size up to which a checkpoint that partitions wait for is sent twice at once.
+const TWICE_BYTES_MAX: u64 = 4 << 20;
 /// Objects deleted by one request.
 const DELETE_BATCH_MAX: usize = 1_000;
 
@@ -179,6 +181,15 @@ impl Maintenance {
 
     /// Writes a checkpoint of all partitions that are owned or held, and points the writer's key to it.
     pub async fn checkpoint(&mut self) -> Result<(), MaintenanceError> {
+        self.write_checkpoint(false).await
+    }
+
+    /// The same when partitions have no leader until it is done.
+    pub async fn checkpoint_soon(&mut self) -> Result<(), MaintenanceError> {
+        self.write_checkpoint(true).await
+    }
+
+    async fn write_checkpoint(&mut self, soon: bool) -> Result<(), MaintenanceError> {
         let context = self.context.clone();
         let registration = &context.registration;
         // Before the snapshots: partitions have applied at least this much when they answer.
@@ -223,7 +234,9 @@ impl Maintenance {
         };
         let ulid = crate::rng::ulid(now_ms);
         let key = context.layout.checkpoint(registration.writer, registration.nonce, seq, ulid);
-        context.store.create(&key, &checkpoint.encode()).await?;
+        let mut payload = checkpoint.encode();
+        payload.twice = soon && payload.len <= TWICE_BYTES_MAX;
+        context.store.create(&key, &payload).await?;
         let pointer = CheckpointRef { seq, key: key.as_str().to_owned() };
         let (done, committed) = oneshot::channel();
         context.flusher.do_send(PointToCheckpoint { checkpoint: pointer.clone(), done });

@@ -103,6 +103,11 @@ pub struct Quiesce {
     pub done: oneshot::Sender<WriterValue>,
 }
 
+/// Partitions are about to move from or to this writer: what it uploads now should not take long.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct Hurry;
+
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 struct Uploaded {
@@ -515,6 +520,14 @@ impl Handler<PointToCheckpoint> for Flusher {
         failpoint::hit("flusher.checkpoint");
         self.checkpoint_wanted = Some(message);
         self.commit_next(ctx.address());
+    }
+}
+
+impl Handler<Hurry> for Flusher {
+    type Result = ();
+
+    fn handle(&mut self, _: Hurry, ctx: &mut Self::Context) {
+        self.step(Event::Hurry, ctx);
     }
 }
 

@@ -19,7 +19,8 @@
 //! With an interval so short that the time of a PUT is most of the latency (`twice`), a PUT is better spent on sending a
 //! segment a second time at once than on cutting earlier. Small segments are then sent twice as far as tokens are left
 //! or the data pays: every quarter of a segment appended pays for one. Tokens are not spent on cutting after `linger_ms`
-//! then, but on what producers wait for.
+//! then, but on what producers wait for. What is cut for a drain, or while partitions
+//! move from or to this writer, is sent twice at any interval: their clients wait for the slowest of several uploads.
 
 use crate::ids::{LeaderEpoch, Offset, PartitionKey, Seq};
 use crate::protocol::batch::StoredBatch;
@@ -27,6 +28,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Cuts for waiting producers that can be saved up.
 const STALL_CUTS_MAX: u64 = 2;
+/// For how long small segments are sent twice when partitions are about to move, ms.
+const HURRY_MS: u64 = 1_000;
 /// Second sendings that can be saved up.
 const TWICE_MAX: u64 = 2;
 /// Uploads on their way at which a silence still counts as producers waiting.
@@ -102,6 +105,8 @@ pub enum Event<P> {
     Committed(Seq),
     /// Cut what is open without waiting (shutdown, a draining partition).
     Drain,
+    /// Partitions are about to move from or to this writer.
+    Hurry,
 }
 
 /// What the shell has to do.
@@ -140,6 +145,7 @@ pub struct FlusherState<P> {
     /// The client of the last batch is known to wait.
     client_waits: bool,
     draining: bool,
+    hurried_until_ms: u64,
     /// Cut and not yet committed, in order.
     slots: VecDeque<Slot>,
     next_seq: Seq,
@@ -167,6 +173,7 @@ impl<P> FlusherState<P> {
             last_append_ms: now_ms,
             client_waits: false,
             draining: false,
+            hurried_until_ms: 0,
             slots: VecDeque::new(),
             next_seq: Seq(1),
             head: Seq(0),
@@ -223,6 +230,7 @@ impl<P> FlusherState<P> {
                 self.commit_if_ready(effects);
             }
             Event::Drain => self.draining = !self.open.is_empty(),
+            Event::Hurry => self.hurried_until_ms = now_ms + HURRY_MS,
         }
         self.cut_if_due(now_ms, effects);
     }
@@ -290,7 +298,9 @@ impl<P> FlusherState<P> {
         } else if !lone {
             return;
         }
-        let twice = self.limits.twice && self.pay_for_twice(now_ms);
+        let hurried = self.draining || now_ms < self.hurried_until_ms;
+        let hurried = hurried && self.limits.cost_bounded && self.open_bytes <= self.twice_cost_bytes();
+        let twice = hurried || (self.limits.twice && self.pay_for_twice(now_ms));
         let seq = self.next_seq;
         self.next_seq = seq.next();
         self.slots.push_back(Slot { seq, uploaded: false });

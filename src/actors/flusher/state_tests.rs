@@ -190,6 +190,25 @@ fn draining_cuts_at_once() {
     bench.event(Event::Drain);
     bench.event(append(0, 1, 1));
     assert_eq!(bench.uploads(), 1, "draining nothing does not cut what comes later");
+    let twice = |effect: &Effect<i32>| matches!(effect, Effect::Upload { twice: true, .. });
+    assert!(bench.effects.iter().any(twice), "who comes now waits for it");
+}
+
+#[test]
+fn while_partitions_move_small_segments_are_sent_twice() {
+    let mut bench = Bench::new(FlushLimits { burst: 4, ..LIMITS });
+    bench.event(Event::Hurry);
+    for (at_ms, len, expected) in [(10, 250, true), (20, 251, false), (990, 1, true), (HURRY_MS, 1, false)] {
+        bench.sleep_until(at_ms);
+        bench.effects.clear();
+        bench.event(append(0, at_ms as i64, len));
+        bench.sleep_until(at_ms + 5);
+        let twice = bench.effects.iter().find_map(|effect| match effect {
+            Effect::Upload { twice, .. } => Some(*twice),
+            _ => None,
+        });
+        assert_eq!(twice, Some(expected), "{len} bytes at {at_ms} ms");
+    }
 }
 
 proptest! {

@@ -217,6 +217,27 @@ async fn a_slow_create_is_hedged_and_the_first_answer_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_read_of_an_end_is_sent_again_and_the_first_answer_counts() {
+    let slow = Fault::Delay(Duration::from_secs(5));
+    let cases = [
+        // the hedge answers; it fails and the first is awaited; nothing is slow; the store throttles
+        (vec![slow.clone(), Fault::Pass], 100, 2),
+        (vec![slow.clone(), Fault::FailBefore], 5_001, 2),
+        (vec![Fault::Delay(Duration::from_millis(50))], 51, 1),
+        (vec![Fault::Throttle, slow, Fault::Pass], 5_200, 2),
+    ];
+    for (faults, elapsed_ms_max, calls) in cases {
+        let bench = hedging();
+        bench.store.create(&key("k"), &ours()).await.unwrap();
+        bench.faults.script(Op::GetSuffix, faults.iter().cloned());
+        let start = clock::monotonic();
+        assert_eq!(bench.store.get_suffix(&key("k"), 2).await.unwrap(), (Bytes::from_static(b"rs"), 4));
+        assert!(start.elapsed() <= Duration::from_millis(elapsed_ms_max), "{faults:?}: {:?}", start.elapsed());
+        assert_eq!(bench.faults.calls(Op::GetSuffix), calls, "{faults:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn both_attempts_landing_is_success() {
     let bench = hedging();
     warm_up(&bench).await;
