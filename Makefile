@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-operator test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools docs
+.PHONY: help dev release test test-unit test-broker test-operator test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -155,6 +155,17 @@ $(DENY):
 
 tools: ## Install what the tests need, and nothing else
 	@scripts/setup.sh test
+
+# Where the chart looks for the image, unless its values say otherwise.
+image: IMAGE ?= ghcr.io/kafscale/kafscale
+image: TAG ?= v$(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+image: ## Build the container image with docker or podman (IMAGE=, TAG=, ENGINE=)
+	@scripts/image.sh $(IMAGE) $(TAG)
+
+crds: ## Generate the definitions in the chart from the types in src/operator/crd
+	@scripts/setup.sh build
+	cargo run --locked --quiet --bin kafscale -- crd > helm/kafscale/files/.crds.yaml.new
+	mv helm/kafscale/files/.crds.yaml.new helm/kafscale/files/crds.yaml
 
 docs: ## Generate docs/configuration.md from the configuration structs
 	cargo run --locked --quiet --bin kafscale -- config-docs > docs/.configuration.md.new

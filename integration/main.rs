@@ -9,6 +9,7 @@
 mod abuse;
 mod breadth;
 mod chaos;
+mod chart;
 mod checker;
 mod checker_tests;
 mod client;

@@ -76,5 +76,6 @@ node_major="$(node --version | sed 's/^v\([0-9]*\).*/\1/')"
 [ "$node_major" -ge 18 ] || die "node is version $node_major; 18 or newer is needed"
 
 "$repo_dir/scripts/tools.sh"
+"$repo_dir/scripts/promtool.sh"
 "$repo_dir/scripts/clients.sh"
 say "everything is there"

@@ -1,0 +1,71 @@
+//! The operator takes what the chart tells it, and both have the same defaults.
+
+use crate::chart::golden::{CASES, case};
+use crate::chart::helm::{Render, find};
+use crate::chart::read;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::process::Command;
+
+/// The variables of the operator's container; those that Kubernetes fills in are `filled-in`.
+fn environment(manifests: &[Value]) -> BTreeMap<String, String> {
+    let operator = find(manifests, "Deployment/kafscale-operator").expect("the operator");
+    let env = operator.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).expect("variables");
+    let text = |value: &Value| value.as_str().unwrap_or("filled-in").to_owned();
+    env.iter().map(|variable| (text(&variable["name"]), text(&variable["value"]))).collect()
+}
+
+/// What the operator would use: setting and value. An error is one of the chart.
+fn settings(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kafscale"))
+        .args(["check-config", "--component", "operator"])
+        .env_clear()
+        .envs(environment)
+        .output()
+        .expect("kafscale starts");
+    if !output.status.success() {
+        return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+    }
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let columns = |line: &str| -> Vec<String> {
+        line.split("  ").map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+    };
+    Ok(text.lines().map(columns).map(|words| (words[0].clone(), words[1].clone())).collect())
+}
+
+#[test]
+fn the_operator_knows_and_accepts_every_variable() {
+    for name in CASES {
+        let environment = environment(&case(name).manifests());
+        let settings = settings(&environment).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for (variable, value) in &environment {
+            assert_eq!(settings.get(variable), Some(value), "{name}: {variable}");
+        }
+    }
+}
+
+#[test]
+fn a_variable_that_the_operator_does_not_know_is_noticed() {
+    let values = "operator: {extraEnv: [{name: KAFSCALE_OPERATOR_ETCD_SNAPSHOT_BUKET, value: a}]}";
+    let error = settings(&environment(&Render::new().values(values).manifests())).expect_err("it does not start");
+    assert!(error.contains("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_BUKET"), "{error}");
+}
+
+#[test]
+fn defaults_of_the_chart_are_those_of_the_operator() {
+    let of_the_operator = settings(&BTreeMap::new()).expect("it needs nothing");
+    let of_the_chart = settings(&environment(&Render::new().manifests())).expect("it starts");
+    let differ = of_the_chart.iter().filter(|(name, value)| of_the_operator[*name] != **value);
+    let names: Vec<_> = differ.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["KAFSCALE_OPERATOR_NAMESPACE", "KAFSCALE_OPERATOR_POD_NAME"], "Kubernetes says these");
+}
+
+#[test]
+fn every_setting_of_the_operator_has_a_value_of_the_chart() {
+    let template = read("helm/kafscale/templates/operator/_env.tpl");
+    for name in
+        settings(&BTreeMap::new()).expect("it needs nothing").keys().filter(|name| name.starts_with("KAFSCALE_"))
+    {
+        assert!(template.contains(name), "{name}");
+    }
+}
