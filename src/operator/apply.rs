@@ -48,7 +48,8 @@ pub async fn apply(context: &OperatorContext, object: &DynamicObject) -> Result<
     // A field that this version of Kubernetes does not know is an error and not a wish.
     let params = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
     let applied = api.patch(name, &params, &Patch::Apply(object)).await;
-    applied.map_err(|source| WriteError::Kubernetes { what: format!("{} {name}", resource.kind), source: source.into() })
+    applied
+        .map_err(|source| WriteError::Kubernetes { what: format!("{} {name}", resource.kind), source: source.into() })
 }
 
 /// Deletes an object, if it is still this very one. One that is gone is gone.
@@ -65,8 +66,6 @@ pub async fn delete(
     match api.delete(name, &DeleteParams::background().preconditions(same)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(()),
-        Err(source) => {
-            Err(WriteError::Kubernetes { what: format!("{} {name}", resource.kind), source: source.into() })
-        }
+        Err(source) => Err(WriteError::Kubernetes { what: format!("{} {name}", resource.kind), source: source.into() }),
     }
 }

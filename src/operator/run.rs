@@ -182,8 +182,7 @@ fn election(context: &OperatorContext) -> Box<dyn Election> {
     let config = &context.config;
     if config.etcd_endpoints.is_empty() {
         let client = context.client.clone();
-        let lease =
-            LeaseElection::new(client, &context.namespace, &config.leader_key, &config.identity, context.clock);
+        let lease = LeaseElection::new(client, &context.namespace, &config.leader_key, &config.identity, context.clock);
         return Box::new(lease);
     }
     Box::new(EtcdElection::new(config.etcd_endpoints.clone(), &config.leader_key, &config.identity))

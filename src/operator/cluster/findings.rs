@@ -114,8 +114,9 @@ pub fn of_decision(observed: &Observed, decision: &Decision, replicas: i32) -> V
     };
     const DEGRADED: ConditionType = ConditionType::Degraded;
     let late = decision.stuck.map(|n| {
-        let message =
-            format!("broker {n} does not serve in time; look at its pod's events and log (kubectl describe, kubectl logs)");
+        let message = format!(
+            "broker {n} does not serve in time; look at its pod's events and log (kubectl describe, kubectl logs)"
+        );
         Finding::yes(DEGRADED, "BrokersNotReady", message)
     });
     let Some(failed) = &decision.failed else {

@@ -104,13 +104,7 @@ impl ClusterActor {
         }));
     }
 
-    fn looked(
-        &mut self,
-        outcome: Result<Next, ReconcileError>,
-        why: Why,
-        took: Duration,
-        ctx: &mut Context<Self>,
-    ) {
+    fn looked(&mut self, outcome: Result<Next, ReconcileError>, why: Why, took: Duration, ctx: &mut Context<Self>) {
         let metrics = &self.context.metrics;
         let pause = match outcome {
             Ok(next) => {

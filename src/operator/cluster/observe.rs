@@ -148,9 +148,10 @@ fn pod_seen(pod: &Pod, prefix: &str, lives: &BTreeMap<BrokerId, String>) -> Opti
     let status = pod.status.as_ref();
     let conditions = status.and_then(|status| status.conditions.as_ref());
     let ready = conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True"));
-    let address = status.and_then(|status| status.pod_ip.as_ref()).filter(|ip| !ip.is_empty()).map(|ip| {
-        if ip.contains(':') { format!("[{ip}]:{CONTROL_PORT}") } else { format!("{ip}:{CONTROL_PORT}") }
-    });
+    let address = status
+        .and_then(|status| status.pod_ip.as_ref())
+        .filter(|ip| !ip.is_empty())
+        .map(|ip| if ip.contains(':') { format!("[{ip}]:{CONTROL_PORT}") } else { format!("{ip}:{CONTROL_PORT}") });
     Some(PodSeen {
         ordinal,
         uid: pod.uid().unwrap_or_default(),

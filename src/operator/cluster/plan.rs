@@ -224,12 +224,7 @@ fn status(
         brokers_ready: Some(format!("{serving}/{replicas}")),
         selector: Some(selector.join(",")),
         version: versions.first().filter(|_| versions.len() == 1).map(|version| (*version).to_owned()),
-        bootstrap_servers: Some(format!(
-            "{}.{}.svc:{}",
-            view.brokers_name(),
-            view.namespace(),
-            resources::KAFKA_PORT
-        )),
+        bootstrap_servers: Some(format!("{}.{}.svc:{}", view.brokers_name(), view.namespace(), resources::KAFKA_PORT)),
         brokers: observed.pods.iter().map(broker).collect(),
         etcd: Some(EtcdStatus {
             mode: view.etcd_mode().name().to_owned(),

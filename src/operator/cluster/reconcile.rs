@@ -207,7 +207,8 @@ async fn step(
             match memory.drains.outcome(&pod.uid) {
                 Some(Err(error)) => events::drain_failed(context, view.resource, pod, &error).await,
                 Some(Ok(())) => {
-                    events::step(context, view.resource, pod, "BrokerDrained", "has given everything away".to_owned()).await;
+                    events::step(context, view.resource, pod, "BrokerDrained", "has given everything away".to_owned())
+                        .await;
                 }
                 None => {}
             }

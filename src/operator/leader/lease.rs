@@ -38,7 +38,8 @@ impl LeaseElection {
             ..Lease::default()
         });
         let before = lease.spec.take().unwrap_or_default();
-        let renewal = before.holder_identity.as_deref() == Some(holder) && before.lease_transitions == Some(transitions);
+        let renewal =
+            before.holder_identity.as_deref() == Some(holder) && before.lease_transitions == Some(transitions);
         lease.spec = Some(LeaseSpec {
             holder_identity: (!holder.is_empty()).then(|| holder.to_owned()),
             lease_duration_seconds: Some(DURATION.as_secs() as i32),

@@ -55,9 +55,8 @@ fn two_never_lead_at_once() {
         crate::rng::follow(seed);
         let mut lease: Option<Record> = None;
         let mut written = 0;
-        let mut all: Vec<Operator> = ["a", "b"]
-            .map(|name| Operator { candidate: Candidate::new(name), tenure: None, wakes_ms: 0 })
-            .into();
+        let mut all: Vec<Operator> =
+            ["a", "b"].map(|name| Operator { candidate: Candidate::new(name), tenure: None, wakes_ms: 0 }).into();
         for now_ms in (0..600_000).step_by(100) {
             for operator in &mut all {
                 if operator.wakes_ms > now_ms {

@@ -41,7 +41,8 @@ pub fn network_policy(view: &ClusterView<'_>, operator_namespace: &str) -> Optio
         "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": operator_namespace } },
         "podSelector": { "matchLabels": { "app.kubernetes.io/component": OPERATOR } },
     });
-    let rule = |port: u16, from: Option<Vec<Value>>| json!({ "ports": [{ "port": port, "protocol": "TCP" }], "from": from });
+    let rule =
+        |port: u16, from: Option<Vec<Value>>| json!({ "ports": [{ "port": port, "protocol": "TCP" }], "from": from });
     let chosen = |peers: &Option<Vec<NetworkPolicyPeer>>, also: &[&Value]| {
         let listed = peers.as_ref().map(|peers| peers.iter().map(|peer| json!(peer)));
         listed.map(|listed| listed.chain(also.iter().map(|one| (*one).clone())).collect::<Vec<Value>>())

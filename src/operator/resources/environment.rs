@@ -106,9 +106,10 @@ pub fn config_map(view: &ClusterView<'_>, name: &str, variables: &BTreeMap<Strin
 pub fn container_env(view: &ClusterView<'_>, variables: &BTreeMap<String, String>) -> Vec<Value> {
     let brokers = &view.resource.spec.brokers;
     let field = |name: &str, path: &str| json!({ "name": name, "valueFrom": { "fieldRef": { "fieldPath": path } } });
-    let host = brokers.advertised_host.clone().unwrap_or_else(|| {
-        format!("$(POD_NAME).{}.{}.svc", view.brokers_headless_name(), view.namespace())
-    });
+    let host = brokers
+        .advertised_host
+        .clone()
+        .unwrap_or_else(|| format!("$(POD_NAME).{}.{}.svc", view.brokers_headless_name(), view.namespace()));
     // POD_NAME comes first: what refers to it has to stand behind it. Brokers take their number from it.
     let mut env = vec![field("POD_NAME", "metadata.name"), json!({ "name": "KAFSCALE_BROKER_HOST", "value": host })];
     if let Some(label) = brokers.rack.as_ref().and_then(|rack| rack.pod_label.as_deref()) {
@@ -140,7 +141,14 @@ mod tests {
 
     #[test]
     fn quantities() {
-        let table = [("7", Some(7)), ("1k", Some(1_000)), ("512Mi", Some(512 << 20)), ("2Ti", Some(2 << 40)), ("1X", None), ("Mi", None)];
+        let table = [
+            ("7", Some(7)),
+            ("1k", Some(1_000)),
+            ("512Mi", Some(512 << 20)),
+            ("2Ti", Some(2 << 40)),
+            ("1X", None),
+            ("Mi", None),
+        ];
         for (text, bytes) in table {
             assert_eq!(quantity_bytes(text), bytes, "{text}");
         }

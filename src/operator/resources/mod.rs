@@ -65,4 +65,4 @@ pub fn around(view: &ClusterView<'_>, operator_namespace: &str) -> Vec<DynamicOb
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::operator) mod tests;

@@ -155,7 +155,9 @@ pub fn decide(situation: &Situation) -> Decision {
         return Decision { progress: Progress::Starting(ordinal), ..base };
     }
     let outdated = || pods().filter(|(_, pod)| pod.hash != *right);
-    if let Some((ordinal, _)) = outdated().filter(|(_, pod)| !pod.serves() && pod.drain.is_none() && !is_emptied(pod)).last() {
+    if let Some((ordinal, _)) =
+        outdated().filter(|(_, pod)| !pod.serves() && pod.drain.is_none() && !is_emptied(pod)).last()
+    {
         return Decision { step: Step::Delete(*ordinal), progress: Progress::Starting(*ordinal), ..base };
     }
     // One that was begun goes on; else the highest number.
@@ -171,9 +173,7 @@ pub fn decide(situation: &Situation) -> Decision {
             }
             (Some((other, _)), None) => Decision { progress: Progress::Waiting(*other), ..base },
             (_, Some(Drain::Running)) => Decision { progress: Progress::Draining(*ordinal), ..base },
-            (None, None) => {
-                Decision { step: Step::Drain(*ordinal), progress: Progress::Draining(*ordinal), ..base }
-            }
+            (None, None) => Decision { step: Step::Drain(*ordinal), progress: Progress::Draining(*ordinal), ..base },
         };
     }
     if let Some((ordinal, _)) = pods().find(|(_, pod)| pod.ours && is_emptied(pod)) {

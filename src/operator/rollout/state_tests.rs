@@ -123,7 +123,8 @@ fn without_anything_to_go_back_to_it_is_only_said() {
     let crashed = Situation { stable: Some("new".to_owned()), ..first };
     assert_eq!((decide(&crashed).failed, decide(&crashed).stuck), (None, Some(0)));
     // A spec that repairs it is rolled out though nobody serves.
-    let repaired = Situation { stable: None, wanted: "newer".to_owned(), ..situation(vec![down("new", 400), down("new", 400)]) };
+    let repaired =
+        Situation { stable: None, wanted: "newer".to_owned(), ..situation(vec![down("new", 400), down("new", 400)]) };
     assert_eq!(decide(&repaired).step, Step::Delete(1));
 }
 
