@@ -23,14 +23,6 @@ pub enum WriteError {
     },
 }
 
-impl WriteError {
-    /// Kubernetes understood and said no: trying again does not help soon.
-    pub fn is_refusal(&self) -> bool {
-        let Self::Kubernetes { source, .. } = self else { return false };
-        matches!(&**source, kube::Error::Api(status) if (400..500).contains(&status.code) && ![409, 429].contains(&status.code))
-    }
-}
-
 /// The resource of an object's kind.
 pub fn resource_of(object: &DynamicObject) -> ApiResource {
     let types = object.types.clone().unwrap_or_default();

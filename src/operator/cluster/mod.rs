@@ -33,6 +33,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const BACKOFF_MS_MIN: u64 = 500;
 /// Longest pause after failures.
 const BACKOFF_MS_MAX: u64 = 60_000;
+/// How long one look may take.
+const LOOK_WITHIN: Duration = Duration::from_secs(120);
 /// Everything is applied again this often, though no watch has seen a change.
 const FULL_EVERY: Duration = Duration::from_secs(300);
 /// Pause after an actor has failed too often.
@@ -95,8 +97,9 @@ impl ClusterActor {
         let (context, key) = (self.context.clone(), self.key.clone());
         let began = crate::clock::monotonic();
         let look = async move {
-            let outcome = reconcile::reconcile(&context, &key, &mut memory, why).await;
-            (memory, outcome)
+            let look = reconcile::reconcile(&context, &key, &mut memory, why);
+            let outcome = tokio::time::timeout(LOOK_WITHIN, look).await;
+            (memory, outcome.unwrap_or(Err(ReconcileError::TimedOut(LOOK_WITHIN.as_secs()))))
         };
         ctx.spawn(look.into_actor(self).map(move |(memory, outcome), actor, ctx| {
             actor.memory = Some(memory);

@@ -48,6 +48,9 @@ pub enum ReconcileError {
     /// Something could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// It took too long.
+    #[error("not done within {0} s")]
+    TimedOut(u64),
     /// A broker did not do what it was asked.
     #[error("broker {broker}: {source}")]
     Broker {
@@ -94,6 +97,7 @@ pub async fn reconcile(
     {
         let finding = Finding::yes(ConditionType::Degraded, "ApplyFailed", error.to_string());
         plan.status.set(&finding, cluster.metadata.generation, &context.now());
+        plan.findings.retain(|other| other.kind != finding.kind);
         plan.findings.push(finding);
     }
     write_status(context, &api, &cluster, &plan.status).await?;
