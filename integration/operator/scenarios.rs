@@ -1,8 +1,8 @@
 //! The operator in the life of a cluster.
 
-use super::control_plane::wait_for;
+use super::control_plane::{run, wait_for};
 use super::world::{BROKEN_IMAGE, IMAGE, NEXT_IMAGE, World, condition};
-use crate::harness::{READY_DEADLINE, quiet, wait_until};
+use crate::harness::{READY_DEADLINE, SECRET_KEY, quiet, wait_until};
 use crate::workload::{Plan, Workload};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -229,11 +229,37 @@ async fn roll_with_broken_image() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secret_rotation_rolls() {
     let _quiet = quiet().await;
-    let (world, _operator) = serving("rotation", "").await;
+    let mut world = World::real("rotation").await;
+    world.make_secret().await;
+    let endpoint = world.etcd.endpoint();
+    let etcdctl = async |args: &str| {
+        let args: Vec<String> = format!("--endpoints={endpoint} {args}").split(' ').map(str::to_owned).collect();
+        run("etcdctl", &args, &[], "").await.unwrap();
+    };
+    for user in ["root:first", "other:second"] {
+        etcdctl(&format!("user add {user}")).await;
+    }
+    etcdctl("user grant-role root root").await;
+    etcdctl("user grant-role other root").await;
+    etcdctl("auth enable").await;
+    let secret = |user: &str, password: &str| {
+        format!(
+            "apiVersion: v1
+kind: Secret
+metadata: {{name: etcd}}
+stringData: {{KAFSCALE_ETCD_USERNAME: {user}, KAFSCALE_ETCD_PASSWORD: {password}}}
+"
+        )
+    };
+    world.ns.apply(&secret("root", "first")).await.unwrap();
+    let _operator = world.operator(false).await;
+    let etcd = format!("etcd: {{endpoints: ['{endpoint}'], credentialsSecretRef: etcd}}");
+    world.ns.apply(&world.cluster("orders", 3, &etcd)).await.unwrap();
+    world.wait_rolled("orders", 3, IMAGE).await;
     let before = world.uids("orders", 3).await;
-    // A key that brokers are given as soon as it is there. The server knows no sessions and ignores it.
-    let patch = r#"{"stringData":{"KAFSCALE_S3_SESSION_TOKEN":"rotated"}}"#;
-    world.ns.kubectl(&["patch", "secret", "s3", "--type=merge", "-p", patch]).await.unwrap();
+    let load = load(&world, 3).await;
+    load.fault("rotation", true);
+    world.ns.apply(&secret("other", "second")).await.unwrap();
     wait_for("other pods that serve", async || {
         let cluster = world.ns.get("kafscalecluster/orders").await?;
         let mut old = 0;
@@ -245,6 +271,33 @@ async fn secret_rotation_rolls() {
         if old == 0 && serves { Ok(()) } else { Err(format!("{old} are left; {}", cluster["status"]["conditions"])) }
     })
     .await;
+    load.fault("rotation", false);
+    load.wait_acks(20).await;
+    load.finish().await.assert_clean();
+}
+
+/// A secret that brokers cannot work with stops the rollout at the first of them; repaired, it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_secret_takes_one_broker_and_a_repaired_one_brings_it_back() {
+    let _quiet = quiet().await;
+    let (world, _operator) = serving("wrong-secret", "").await;
+    let before = world.uids("orders", 3).await;
+    let set = async |secret: &str| {
+        let patch = format!(r#"{{"stringData":{{"KAFSCALE_S3_SECRET_KEY":"{secret}"}}}}"#);
+        world.ns.kubectl(&["patch", "secret", "s3", "--type=merge", "-p", &patch]).await.unwrap();
+    };
+    set("wrong").await;
+    world
+        .ns
+        .wait_object("pod/orders-broker-2", "in back-off", |pod| {
+            pod["status"]["containerStatuses"][0]["restartCount"].as_u64() >= Some(2)
+        })
+        .await;
+    let cluster = world.wait_condition("orders", "Ready", "False", "BrokersNotServing").await;
+    assert_eq!(cluster["status"]["brokersReady"], "2/3");
+    set(SECRET_KEY).await;
+    world.wait_rolled("orders", 3, IMAGE).await;
+    assert_eq!(world.uids("orders", 3).await[..2], before[..2], "the others were never touched");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,6 +29,11 @@ const OWNED: [(&str, &str, &str); 9] = [
     ("batch", "v1", "CronJob"),
 ];
 
+/// What is read of clusters.
+const CLUSTERS: &str = "clusters";
+/// What is read of topics.
+const TOPICS: &str = "topics";
+
 /// Why a cluster is looked at again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Why {
@@ -88,6 +93,8 @@ impl<K> Resources<K> {
 pub struct Seen {
     clusters: Resources<KafscaleCluster>,
     topics: Resources<KafscaleTopic>,
+    /// Lists that have not been read once yet.
+    unread: Mutex<BTreeSet<(&'static str, Option<String>)>>,
     /// Clusters to be looked at.
     pub queue: Queue,
 }
@@ -102,6 +109,23 @@ impl Seen {
     pub fn topics(&self) -> BTreeMap<Key, Arc<KafscaleTopic>> {
         self.topics.all()
     }
+
+    /// Everything has been read once. Before that, what is not there may only not be known.
+    pub fn is_complete(&self) -> bool {
+        self.unread.lock().expect("no panic under the lock").is_empty()
+    }
+
+    fn expect(&self, what: &'static str, scope: Option<&str>) {
+        self.unread.lock().expect("no panic under the lock").insert((what, scope.map(str::to_owned)));
+    }
+
+    fn read(&self, what: &'static str, scope: Option<&str>) {
+        let mut unread = self.unread.lock().expect("no panic under the lock");
+        if unread.remove(&(what, scope.map(str::to_owned))) && unread.is_empty() {
+            drop(unread);
+            self.clusters().into_keys().for_each(|key| self.queue.push(key, Why::Changed));
+        }
+    }
 }
 
 /// Starts all watches; they go on until the process ends.
@@ -110,6 +134,10 @@ pub fn start(context: &Arc<OperatorContext>, io: &IoPool) {
         Watched::All => vec![None],
         Watched::Namespaces(names) => names.into_iter().map(Some).collect(),
     };
+    for scope in &scopes {
+        context.seen.expect(CLUSTERS, scope.as_deref());
+        context.seen.expect(TOPICS, scope.as_deref());
+    }
     for scope in scopes {
         let (shared, namespace) = (context.clone(), scope.clone());
         supervise_loop("watch-clusters", &context.registry, io, move || {
@@ -118,7 +146,8 @@ pub fn start(context: &Arc<OperatorContext>, io: &IoPool) {
                 let api: Api<KafscaleCluster> = api(&context.client, namespace.as_deref());
                 let events = watcher::watcher(api, watcher::Config::default());
                 let tell = |key: &Key, _: &KafscaleCluster| context.seen.queue.push(key.clone(), Why::Changed);
-                follow(events, namespace.as_deref(), &context.seen.clusters, tell).await;
+                let read = || context.seen.read(CLUSTERS, namespace.as_deref());
+                follow(events, namespace.as_deref(), &context.seen.clusters, tell, read).await;
             }
         });
         let (shared, namespace) = (context.clone(), scope.clone());
@@ -131,7 +160,8 @@ pub fn start(context: &Arc<OperatorContext>, io: &IoPool) {
                     let cluster = Key { namespace: key.namespace.clone(), name: topic.spec.cluster_ref.clone() };
                     context.seen.queue.push(cluster, Why::Look);
                 };
-                follow(events, namespace.as_deref(), &context.seen.topics, tell).await;
+                let read = || context.seen.read(TOPICS, namespace.as_deref());
+                follow(events, namespace.as_deref(), &context.seen.topics, tell, read).await;
             }
         });
         for (group, version, kind) in OWNED {
@@ -157,12 +187,13 @@ fn key_of<K: ResourceExt>(object: &K) -> Key {
     Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
 }
 
-/// Keeps `into` as the events say, as far as `scope` goes, and tells of every change.
+/// Keeps `into` as the events say, as far as `scope` goes, tells of every change, and when everything has been read.
 async fn follow<K: ResourceExt + Clone + Debug>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
     scope: Option<&str>,
     into: &Resources<K>,
     tell: impl Fn(&Key, &K),
+    read: impl Fn(),
 ) {
     let mut listed = BTreeSet::new();
     let mut events = std::pin::pin!(events.default_backoff());
@@ -184,6 +215,8 @@ async fn follow<K: ResourceExt + Clone + Debug>(
                         tell(&key, &object);
                     }
                 }
+                drop(all);
+                read();
             }
             Ok(Event::Delete(object)) => {
                 let key = key_of(&object);

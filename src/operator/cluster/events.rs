@@ -52,6 +52,13 @@ pub async fn findings(context: &OperatorContext, cluster: &KafscaleCluster, find
     }
 }
 
+/// What was done to other parts of the cluster.
+pub async fn done(context: &OperatorContext, cluster: &KafscaleCluster, done: Vec<(&'static str, String)>) {
+    for (reason, note) in done {
+        publish(context, cluster, EventType::Normal, reason, note).await;
+    }
+}
+
 /// A step with a broker.
 pub async fn step(context: &OperatorContext, cluster: &KafscaleCluster, pod: &PodSeen, reason: &str, what: String) {
     tracing::info!(pod = pod.name, reason, "broker {} {what}", pod.ordinal);

@@ -21,6 +21,7 @@ use crate::actors::supervisor::{ActorRef, Escalation, RestartPolicy, SendError, 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFuture};
 use actix::{ActorFutureExt, SpawnHandle};
 use memory::Memory;
+use parts::Leading;
 use reconcile::{Next, ReconcileError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What happens within this time is one reason to look.
 const GATHER: Duration = Duration::from_millis(100);
+/// Pause before a change is looked at after a failure.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// Pause after a first failure; it doubles.
 const BACKOFF_MS_MIN: u64 = 500;
 /// Longest pause after failures.
@@ -157,8 +160,14 @@ impl Handler<Look> for ClusterActor {
 
     fn handle(&mut self, Look(why): Look, ctx: &mut Context<Self>) {
         self.wanted = self.wanted.max(Some(why));
-        if self.memory.is_some() && self.failures == 0 {
-            self.schedule(ctx, GATHER);
+        let pause = match (self.failures, why) {
+            (0, _) => GATHER,
+            // A change may be the repair.
+            (_, Why::Changed) => AFTER_FAILURE,
+            (_, Why::Look) => return,
+        };
+        if self.memory.is_some() {
+            self.schedule(ctx, pause);
         }
     }
 }
@@ -175,6 +184,7 @@ impl Handler<Leave> for ClusterActor {
 #[derive(Default)]
 pub struct Clusters {
     actors: BTreeMap<Key, ActorRef<ClusterActor>>,
+    leading: Option<Leading>,
 }
 
 impl Clusters {
@@ -190,25 +200,33 @@ impl Clusters {
                     if changed.is_err() {
                         break;
                     }
-                    match *leads.borrow_and_update() {
-                        true => context.seen.clusters().into_keys().for_each(|key| self.look(&context, &key, Why::Changed)),
-                        false => self.leave(&context),
-                    }
+                    leads.mark_unchanged();
+                    self.lead_or_leave(&context);
                 }
                 // Leadership also ends without anybody saying so, while the election waits for an answer.
-                _ = tick.tick() => {
-                    if context.leadership.token().is_err() {
-                        self.leave(&context);
-                    }
-                }
+                _ = tick.tick() => self.lead_or_leave(&context),
                 dirty = context.seen.queue.take() => {
-                    if context.leadership.token().is_ok() {
+                    self.lead_or_leave(&context);
+                    if let Some(leading) = self.leading.as_ref().filter(|_| context.seen.is_complete()) {
+                        leading.changed(&context);
                         dirty.into_iter().for_each(|(key, why)| self.look(&context, &key, why));
                     }
                 }
             }
         }
         self.leave(&context);
+    }
+
+    fn lead_or_leave(&mut self, context: &Arc<OperatorContext>) {
+        let token = context.leadership.token().ok();
+        if token == self.leading.as_ref().map(Leading::token) {
+            return;
+        }
+        self.leave(context);
+        self.leading = token.map(|token| Leading::start(context, token));
+        if self.leading.is_some() {
+            context.seen.clusters().into_keys().for_each(|key| context.seen.queue.push(key, Why::Changed));
+        }
     }
 
     fn look(&mut self, context: &Arc<OperatorContext>, key: &Key, why: Why) {
@@ -242,6 +260,7 @@ impl Clusters {
     }
 
     fn leave(&mut self, context: &OperatorContext) {
+        self.leading = None;
         for (key, actor) in std::mem::take(&mut self.actors) {
             actor.close();
             // One that is not there has left.

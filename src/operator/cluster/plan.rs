@@ -89,6 +89,10 @@ pub struct Added {
     pub topic_count: Option<i64>,
     /// Time of the last snapshot.
     pub last_snapshot: Option<String>,
+    /// What was done, for events: a word and a sentence.
+    pub done: Vec<(&'static str, String)>,
+    /// Why something could not be done: the look has failed, and is tried again.
+    pub error: Option<String>,
 }
 
 /// See the module's documentation.
@@ -138,6 +142,8 @@ pub fn plan(view: &ClusterView<'_>, observed: &Observed, added: Added, operator_
             objects.extend(brokers(view, observed, wanted, decision));
         }
     }
+    // Who looks after a thing knows it better.
+    findings.retain(|finding| !added.findings.iter().any(|better| better.kind == finding.kind));
     findings.extend(added.findings);
     let mut status = status(view, observed, old, decided.as_ref().map(|(wanted, decision)| (wanted, decision)), now);
     status.topic_count = added.topic_count.or(status.topic_count);

@@ -48,6 +48,9 @@ pub enum ReconcileError {
     /// Something could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
+    /// Etcd or its snapshots could not be looked after.
+    #[error("{0}")]
+    Part(String),
     /// It took too long.
     #[error("not done within {0} s")]
     TimedOut(u64),
@@ -90,6 +93,7 @@ pub async fn reconcile(
     let view = ClusterView { resource: &cluster, defaults: &context.config };
     let observed = observe::observe(context, &view, memory).await?;
     let added = parts::added(context, &view).await;
+    let (done, failed) = (added.done.clone(), added.error.clone());
     let mut plan = plan::plan(&view, &observed, added, &context.namespace, &context.now());
     let applied = apply_all(context, &plan.objects, memory, why).await;
     if let Err(error) = &applied
@@ -102,18 +106,37 @@ pub async fn reconcile(
     }
     write_status(context, &api, &cluster, &plan.status).await?;
     events::findings(context, &cluster, &plan.findings, memory).await;
+    events::done(context, &cluster, done).await;
     show(context, key, &cluster, &plan.status);
     applied?;
+    let next = advance(context, key, &view, &observed, &plan, memory, why).await?;
+    match failed {
+        // What is under way with the brokers does not wait for what failed elsewhere.
+        Some(reason) if !matches!(next, Next::Soon(_)) => Err(ReconcileError::Part(reason)),
+        _ => Ok(next),
+    }
+}
+
+/// Goes on with the brokers, and cleans up when they are as they should be.
+async fn advance(
+    context: &Arc<OperatorContext>,
+    key: &Key,
+    view: &ClusterView<'_>,
+    observed: &Observed,
+    plan: &Plan,
+    memory: &mut Memory,
+    why: Why,
+) -> Result<Next, ReconcileError> {
     let Some(decision) = &plan.decision else { return Ok(Next::Later(jittered(RESYNC))) };
     if observed.set_replicas.is_some_and(|old| old != decision.set_replicas) {
-        events::scaled(context, &cluster, observed.set_replicas.unwrap_or(0), decision.set_replicas).await;
+        events::scaled(context, view.resource, observed.set_replicas.unwrap_or(0), decision.set_replicas).await;
     }
-    step(context, key, &view, &observed, &plan, memory).await?;
+    step(context, key, view, observed, plan, memory).await?;
     if decision.progress != Progress::Done {
         return Ok(Next::Soon(SOON));
     }
     if why == Why::Changed {
-        prune(context, &view, &plan.objects).await?;
+        prune(context, view, &plan.objects).await?;
     }
     Ok(Next::Later(jittered(RESYNC)))
 }

@@ -2,7 +2,8 @@
 //! whoever writes to the same etcd can compare it in the same transaction ([`LeaderKey`]).
 
 use super::state::DURATION;
-use super::{Attempted, Election, FencingToken};
+use super::{Attempted, Election};
+use crate::ids::FencingToken;
 use crate::metadata::etcd::{EtcdSettings, EtcdStore};
 use crate::metadata::{Compare, LeaseId, MetadataError, MetadataStore, Op, Txn, TxnOutcome};
 use async_trait::async_trait;

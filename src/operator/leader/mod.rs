@@ -11,15 +11,12 @@ pub mod lease;
 pub mod state;
 
 use crate::clock::Clock;
+use crate::ids::FencingToken;
 use async_trait::async_trait;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-
-/// Rises with every new leader.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FencingToken(pub u64);
 
 /// This operator does not lead (any more).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,7 @@
 //! Decides who leads from what a Lease says. Times on a Lease are another machine's: a Lease has expired if it was seen
 //! unchanged for its duration, by the own monotonic clock.
 
-use super::FencingToken;
+use crate::ids::FencingToken;
 use std::time::Duration;
 
 /// How long a leader that says nothing is believed by others.

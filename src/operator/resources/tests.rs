@@ -9,8 +9,10 @@ use std::path::PathBuf;
 /// The operator's defaults with `flags`.
 pub fn defaults(flags: &[&str]) -> OperatorConfig {
     let command = Component::Operator.command().mut_args(|arg| arg.env(None::<&str>));
-    let argv = ["operator", "--operator-broker-image=registry.test/kafscale:v1", "--operator-pod-name=op-0"];
-    let matches = command.try_get_matches_from(argv.iter().chain(flags)).unwrap();
+    let image = "--operator-broker-image=registry.test/kafscale:v1";
+    let own = flags.iter().any(|flag| flag.starts_with("--operator-broker-image"));
+    let argv = ["operator", "--operator-pod-name=op-0"].into_iter().chain((!own).then_some(image));
+    let matches = command.try_get_matches_from(argv.chain(flags.iter().copied())).unwrap();
     operator::resolve(&matches, &Vec::new()).outcome.unwrap()
 }
 

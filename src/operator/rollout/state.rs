@@ -155,14 +155,12 @@ pub fn decide(situation: &Situation) -> Decision {
         return Decision { progress: Progress::Starting(ordinal), ..base };
     }
     let outdated = || pods().filter(|(_, pod)| pod.hash != *right);
-    if let Some((ordinal, _)) =
-        outdated().filter(|(_, pod)| !pod.serves() && pod.drain.is_none() && !is_emptied(pod)).last()
-    {
+    if let Some((ordinal, _)) = outdated().rfind(|(_, pod)| !pod.serves() && pod.drain.is_none() && !is_emptied(pod)) {
         return Decision { step: Step::Delete(*ordinal), progress: Progress::Starting(*ordinal), ..base };
     }
     // One that was begun goes on; else the highest number.
-    let begun = outdated().filter(|(_, pod)| pod.drain.is_some() || is_emptied(pod)).last();
-    if let Some((ordinal, pod)) = begun.or_else(|| outdated().last()) {
+    let begun = outdated().rfind(|(_, pod)| pod.drain.is_some() || is_emptied(pod));
+    if let Some((ordinal, pod)) = begun.or_else(|| outdated().next_back()) {
         let behind = pods().find(|(other, pod)| *other != ordinal && !pod.serves());
         return match (behind, pod.drain) {
             (_, Some(Drain::Over)) => {
