@@ -10,4 +10,6 @@ mod control_plane_tests;
 mod kubelet;
 mod kubelet_tests;
 mod namespace;
+mod scenarios;
 mod steering;
+mod world;

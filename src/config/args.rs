@@ -9,7 +9,8 @@ use clap::Args;
 /// Settings that `dev` and `broker` share.
 #[derive(Debug, Clone, Args)]
 pub struct CommonArgs {
-    /// Host that clients are told to connect to; default: the host of KAFSCALE_BROKER_ADDR, or the machine's name if that is a wildcard.
+    /// Host that clients are told to connect to; `{ordinal}` in it stands for the broker's id. Default: the host of
+    /// KAFSCALE_BROKER_ADDR, or the machine's name if that is a wildcard.
     #[arg(long, env = "KAFSCALE_BROKER_HOST", value_name = "HOST")]
     pub broker_host: Option<String>,
     /// Port that clients are told to connect to; default: the port of KAFSCALE_BROKER_ADDR.

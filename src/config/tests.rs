@@ -145,6 +145,9 @@ fn the_advertised_address_follows_the_listener() {
     assert_eq!(advertised(&["--broker-addr=0.0.0.0:0"]), (machine, 0));
     let set = ["--broker-addr=0.0.0.0:9092", "--broker-host=kafka.example.com", "--broker-port=443"];
     assert_eq!(advertised(&set), ("kafka.example.com".to_owned(), 443));
+    let numbered = broker_with(&["--broker-host=broker-{ordinal}.example.com"]);
+    let pod = node(report(Component::Broker, &numbered, &[("POD_NAME", "a-broker-2")]));
+    assert_eq!(pod.advertised_host, "broker-2.example.com");
 }
 
 #[test]

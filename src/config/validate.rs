@@ -185,7 +185,7 @@ pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
     let data_dir = check.parse("KAFSCALE_DATA_DIR", &args.data_dir, |text| Ok(PathBuf::from(text)));
     let broker_id = broker_id(check, &args.common, None);
     let addresses = Addresses { broker: &args.broker_addr, metrics: &args.metrics_addr, control: &args.control_addr };
-    let common = common(check, &args.common, addresses);
+    let common = common(check, &args.common, broker_id, addresses);
     let (data_dir, common, broker_id) = (data_dir?, common?, broker_id?);
     let storage = StorageConfig::Local { dir: data_dir.join("objects") };
     let metadata = MetadataConfig::Embedded { path: data_dir.join("metadata.redb") };
@@ -200,7 +200,7 @@ pub(super) fn broker(check: &mut Check, args: &BrokerArgs, environment: &Environ
     let storage = s3::storage(check, args);
     let health = s3::health(check, args);
     let addresses = Addresses { broker: &args.broker_addr, metrics: &args.metrics_addr, control: &args.control_addr };
-    let common = common(check, &args.common, addresses);
+    let common = common(check, &args.common, broker_id, addresses);
     Some(common?.into_process(Component::Broker, broker_id?, storage?, metadata?, health?))
 }
 
@@ -288,7 +288,12 @@ struct Addresses<'a> {
     control: &'a str,
 }
 
-fn common(check: &mut Check, args: &CommonArgs, addresses: Addresses<'_>) -> Option<Common> {
+fn common(
+    check: &mut Check,
+    args: &CommonArgs,
+    broker_id: Option<BrokerId>,
+    addresses: Addresses<'_>,
+) -> Option<Common> {
     let broker_addr = check.parse("KAFSCALE_BROKER_ADDR", addresses.broker, values::listen_address);
     let metrics_addr = check.parse("KAFSCALE_METRICS_ADDR", addresses.metrics, values::listen_address);
     let control_addr = check.parse("KAFSCALE_CONTROL_ADDR", addresses.control, values::listen_address_or_off);
@@ -303,7 +308,7 @@ fn common(check: &mut Check, args: &CommonArgs, addresses: Addresses<'_>) -> Opt
             check.contradiction(format!("{other} and {name} are both {address}: choose two ports"));
         }
     }
-    let advertised = advertised(check, args, broker_addr.as_ref());
+    let advertised = advertised(check, args, broker_id, broker_addr.as_ref());
     let rack = check.parse_optional("KAFSCALE_BROKER_RACK", &args.broker_rack, values::key_part);
     let namespace = check.parse("KAFSCALE_S3_NAMESPACE", &args.s3_namespace, values::key_part);
     let mut number = |name, text: &str, range| check.parse(name, text, |t| values::number(t, range));
@@ -347,11 +352,14 @@ fn common(check: &mut Check, args: &CommonArgs, addresses: Addresses<'_>) -> Opt
 fn advertised(
     check: &mut Check,
     args: &CommonArgs,
+    broker_id: Option<BrokerId>,
     broker_addr: Option<&(SocketAddr, String)>,
 ) -> Option<(String, u16)> {
     const HOST: &str = "KAFSCALE_BROKER_HOST";
     const PORT: &str = "KAFSCALE_BROKER_PORT";
-    let host = check.parse_optional(HOST, &args.broker_host, values::host);
+    // Without an id that is an error already.
+    let ordinal = broker_id.unwrap_or(BrokerId(0)).to_string();
+    let host = check.parse_optional(HOST, &args.broker_host, |text| values::host(&text.replace("{ordinal}", &ordinal)));
     let port = check.parse_optional(PORT, &args.broker_port, |t| values::number(t, 1..=65_535));
     let (listen, listen_host) = broker_addr?;
     let port = match port? {

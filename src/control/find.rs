@@ -36,12 +36,11 @@ fn list(brokers: &[BrokerId]) -> String {
     }
 }
 
-/// host:port of the control plane of broker `wanted` in the cluster `namespace`.
-pub async fn control_address(
+/// What the live brokers of the cluster `namespace` say of themselves.
+pub async fn live_brokers(
     store: &dyn MetadataStore,
     namespace: &str,
-    wanted: BrokerId,
-) -> Result<String, FindError> {
+) -> Result<BTreeMap<BrokerId, LiveValue>, MetadataError> {
     let keys = Keys::new(namespace);
     let (entries, _) = store.get_prefix(&keys.lives()).await?;
     let mut lives: BTreeMap<WriterId, LiveValue> = BTreeMap::new();
@@ -51,7 +50,16 @@ pub async fn control_address(
         }
     }
     // Two processes of one broker can overlap: the newer one is in charge.
-    let brokers: BTreeMap<BrokerId, LiveValue> = lives.into_values().map(|live| (live.node, live)).collect();
+    Ok(lives.into_values().map(|live| (live.node, live)).collect())
+}
+
+/// host:port of the control plane of broker `wanted` in the cluster `namespace`.
+pub async fn control_address(
+    store: &dyn MetadataStore,
+    namespace: &str,
+    wanted: BrokerId,
+) -> Result<String, FindError> {
+    let brokers = live_brokers(store, namespace).await?;
     let Some(live) = brokers.get(&wanted) else {
         let (namespace, live) = (namespace.to_owned(), brokers.into_keys().collect());
         return Err(FindError::NotLive { wanted, namespace, live });

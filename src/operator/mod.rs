@@ -4,15 +4,17 @@
 //! etcd, S3 and brokers. Every object is written by server-side apply with one field manager, so that only what the operator
 //! says is compared and corrected.
 
+pub mod apply;
+pub mod cluster;
+pub mod context;
+pub mod control;
 pub mod crd;
+pub mod leader;
+pub mod metrics;
+pub mod resources;
+pub mod rollout;
+pub mod run;
 pub mod view;
+pub mod watch;
 
-use crate::cli::exit;
-use crate::config::operator::OperatorConfig;
-use std::process::ExitCode;
-
-/// Runs the operator until it is told to stop.
-pub fn run(_config: OperatorConfig) -> ExitCode {
-    eprintln!("error: this version has no operator yet");
-    ExitCode::from(exit::SOFTWARE)
-}
+pub use run::run;

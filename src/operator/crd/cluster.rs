@@ -459,7 +459,7 @@ pub struct RolloutStatus {
     /// Pod that is being replaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<String>,
-    /// Draining, Replacing or Halted.
+    /// Draining, Replacing, Starting, Waiting or Halted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// Since when, RFC 3339.

@@ -1,0 +1,63 @@
+//! What all parts of the operator share.
+
+use super::leader::Leadership;
+use super::metrics::OperatorMetrics;
+use super::watch::Seen;
+use crate::actors::supervisor::ActorRegistry;
+use crate::clock::Clock;
+use crate::config::operator::{OperatorConfig, Watched};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::runtime::events::Recorder;
+use std::fmt;
+use std::sync::Arc;
+
+/// Namespace and name of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// See the module's documentation.
+pub struct OperatorContext {
+    /// Kubernetes.
+    pub client: Client,
+    /// Settings.
+    pub config: OperatorConfig,
+    /// Namespace of the operator itself.
+    pub namespace: String,
+    /// Whether this operator may write.
+    pub leadership: Arc<Leadership>,
+    /// What watches have seen.
+    pub seen: Arc<Seen>,
+    /// Says in Kubernetes what was decided.
+    pub recorder: Recorder,
+    /// Counts.
+    pub metrics: Arc<OperatorMetrics>,
+    /// Supervised actors.
+    pub registry: Arc<ActorRegistry>,
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl OperatorContext {
+    /// Whose resources are looked after.
+    pub fn watched(&self) -> Watched {
+        self.config.watched.clone().unwrap_or_else(|| Watched::Namespaces(vec![self.namespace.clone()]))
+    }
+
+    /// Wall time as Kubernetes writes it.
+    pub fn now(&self) -> Time {
+        Time(Timestamp::from_second(self.clock.wall_ms() / 1000).unwrap_or_default())
+    }
+}
