@@ -194,6 +194,8 @@ pub fn metadata_key(data: &[u8]) -> bool {
         ParsedKey::BrokerConfigs(node) => keys.broker_configs(*node),
         ParsedKey::GroupConfigs(group) => keys.group_configs(group),
         ParsedKey::Deleted(topic) => keys.deleted(*topic),
+        ParsedKey::Desired => keys.desired(),
+        ParsedKey::DesiredStatus => keys.desired_status(),
         ParsedKey::Shard(shard) => keys.shard(*shard),
         ParsedKey::GroupWrites(writer) => keys.group_writes(*writer),
         ParsedKey::Group(group) => keys.group(group),

@@ -29,6 +29,7 @@ newtype!(/** Producer id of an idempotent producer. */ ProducerId(i64));
 newtype!(/** Epoch of a producer id. */ ProducerEpoch(i16));
 newtype!(/** One incarnation of a WAL writer; allocated from a counter, never reused. */ WriterId(u64));
 newtype!(/** Slot in a writer's WAL, from 1, dense. 0 means "nothing yet". */ Seq(u64));
+newtype!(/** Rises whenever another operator leads; what a former leader writes is told by it. */ FencingToken(u64));
 newtype!(/** Topic id (random UUID, never reused). */ TopicId(uuid::Uuid));
 
 impl Offset {

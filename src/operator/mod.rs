@@ -5,6 +5,7 @@
 //! says is compared and corrected.
 
 pub mod crd;
+pub mod topics;
 pub mod view;
 
 use crate::cli::exit;
