@@ -2,7 +2,7 @@
 //! of it.
 
 use crate::client::{Client, text, topic_name};
-use crate::cluster::{BROKERS, Cluster};
+use crate::cluster::{BROKERS, Cluster, leaders};
 use crate::harness::{size, wait_until};
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
@@ -161,7 +161,9 @@ async fn topics_follow_the_document() {
     assert_eq!((applied["existing"].state, applied["existing"].adopted), (AppliedState::Live, true));
     wait_led(&addresses, "orders", 3).await;
     wait_configs(&addresses[2], "existing", &[("retention.ms", "6000"), ("segment.ms", "11")]).await;
-    client.produce_values("orders", 2, &[b"a record"]).await;
+    let led = leaders(&addresses[0], "orders").await;
+    let leader = led.iter().find(|(_, partitions)| partitions.contains(&2)).expect("it is led").0;
+    Client::new(&addresses[*leader as usize - 1]).produce_values("orders", 2, &[b"a record"]).await;
     let grown = document(&[("orders", orders(6, &[("retention.ms", "5000")])), ("existing", want("u2", 4, &[]))]);
     let applied = operator.publish_and_settle(&grown).await;
     assert_eq!((applied["orders"].state, applied["orders"].partitions), (AppliedState::Live, 6));

@@ -205,15 +205,19 @@ impl Publisher {
             let Some(event) = events.recv().await else { return Ok(End::Reconnect) };
             seen.apply(&keys, event)?;
         }
+        let mut input = self.input.borrow_and_update().clone();
+        let mut changes = Changes::default();
         loop {
-            let input = self.input.borrow_and_update().clone();
             if Place::of(&input.cluster, &self.config) != place {
                 return Ok(End::Reconnect);
             }
             let Some(again) = session.step(&store, &keys, &mut seen, &input).await? else { return Ok(End::Superseded) };
             let end = tokio::select! {
                 end = follow(&mut events, &keys, &mut seen) => end?,
-                end = quiet(&mut self.input) => end,
+                end = quiet(&mut self.input, &mut changes) => {
+                    input = self.input.borrow_and_update().clone();
+                    end
+                }
                 () = tokio::time::sleep(again) => None,
             };
             if let Some(end) = end {
@@ -238,16 +242,43 @@ async fn follow(
     Ok(None)
 }
 
-/// Waits for changes of resources, and for those that follow at once.
-async fn quiet(input: &mut watch::Receiver<Input>) -> Option<End> {
-    if input.changed().await.is_err() {
-        return Some(End::Stopped);
+/// Changes of resources that have not been taken in yet: when the first and the last of them came.
+#[derive(Debug, Default)]
+struct Changes(Option<(Instant, Instant)>);
+
+impl Changes {
+    fn add(&mut self, now: Instant) {
+        self.0 = Some((self.0.map_or(now, |(first, _)| first), now));
     }
-    let _pause = tokio::time::timeout(PUBLISH_WITHIN, async {
-        while let Ok(Ok(())) = tokio::time::timeout(QUIET, input.changed()).await {}
-    })
-    .await;
-    None
+
+    /// When they are to be taken in.
+    fn due(&self) -> Option<Instant> {
+        self.0.map(|(first, last)| (last + QUIET).min(first + PUBLISH_WITHIN))
+    }
+}
+
+/// Waits for changes of resources, and for those that follow at once. What comes from etcd in the meantime ends the wait and not
+/// the gathering.
+async fn quiet(input: &mut watch::Receiver<Input>, changes: &mut Changes) -> Option<End> {
+    loop {
+        let due = changes.due();
+        let pause = async {
+            match due {
+                Some(due) => tokio::time::sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = input.changed() => match changed {
+                Ok(()) => changes.add(crate::clock::monotonic()),
+                Err(_) => return Some(End::Stopped),
+            },
+            () = pause => {
+                changes.0 = None;
+                return None;
+            }
+        }
+    }
 }
 
 async fn connect(
