@@ -11,7 +11,9 @@ use kafscale::ids::FencingToken;
 use kafscale::metadata::desired::{self, DesiredTopics, Published};
 use kafscale::metadata::etcd::{EtcdSettings, EtcdStore};
 use kafscale::metadata::keys::Keys;
-use kafscale::metadata::model::desired::{AppliedState, AppliedTopic, DesiredDeletion, DesiredStatusValue, DesiredTopic};
+use kafscale::metadata::model::desired::{
+    AppliedState, AppliedTopic, DesiredDeletion, DesiredStatusValue, DesiredTopic,
+};
 use kafscale::metadata::{MetadataStore, Op, Txn};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -105,8 +107,10 @@ async fn wait_gone(addresses: &[String], topic: &str) {
 
 /// What is set on a topic.
 pub async fn configs_of(address: &str, topic: &str) -> BTreeMap<String, String> {
-    let resource =
-        DescribeConfigsResource::default().with_resource_type(TOPIC_RESOURCE).with_resource_name(text(topic)).with_configuration_keys(None);
+    let resource = DescribeConfigsResource::default()
+        .with_resource_type(TOPIC_RESOURCE)
+        .with_resource_name(text(topic))
+        .with_configuration_keys(None);
     let request = DescribeConfigsRequest::default().with_resources(vec![resource]);
     let Ok(answer) = Client::new(address).call(4, &request).await else { return BTreeMap::new() };
     let configs = answer.results.into_iter().flat_map(|result| result.configs);

@@ -136,7 +136,8 @@ async fn every_rule_accepts_and_refuses() {
     let client = namespace.client().await;
     let mut wrong = Vec::new();
     for (n, row) in table.iter().enumerate() {
-        let message = rules.get(&key(row)).unwrap_or_else(|| panic!("rules.json has a row for a rule that is not there: {row}"));
+        let message =
+            rules.get(&key(row)).unwrap_or_else(|| panic!("rules.json has a row for a rule that is not there: {row}"));
         if let Err(why) = try_row(&client, namespace.name(), n, row, message).await {
             wrong.push(format!("{:?}: {why}", key(row)));
         }
@@ -171,7 +172,8 @@ spec: {clusterRef: demo, retentionMs: 86400000}
     }
     let all = namespace.kubectl(&["get", "kafscale", "-o", "name"]).await.expect("a category");
     assert_eq!(all.lines().count(), 2, "{all}");
-    for field in ["kfs.spec.brokers.rack", "kfs.spec.etcd.managed.snapshot", "kfs.status.conditions", "kt.spec.config"] {
+    for field in ["kfs.spec.brokers.rack", "kfs.spec.etcd.managed.snapshot", "kfs.status.conditions", "kt.spec.config"]
+    {
         let explained = namespace.kubectl(&["explain", field]).await.expect("explained");
         assert!(explained.contains("DESCRIPTION") && !explained.contains("<empty>"), "{explained}");
     }

@@ -49,7 +49,13 @@ fn message(topic: &Value) -> String {
 /// Tells of all resources of a kind, whenever one of them changes and all are known.
 fn follow<K>(api: Api<K>, tell: impl Fn(Vec<Arc<K>>) + Send + Sync + 'static) -> JoinHandle<()>
 where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
 {
     tokio::spawn(async move {
         let (reader, writer) = reflector::store();
@@ -184,8 +190,10 @@ spec: {{s3: {{bucket: records, region: us-east-1, namespace: test}}, etcd: {{end
     async fn wait_event(&self, reason: &str, part: &str) {
         wait_for(&format!("an event {reason}"), async || {
             let selector = format!("--field-selector=reason={reason}");
-            let events =
-                self.namespace.kubectl(&["get", "events", "-o", "jsonpath={.items[*].message}", selector.as_str()]).await?;
+            let events = self
+                .namespace
+                .kubectl(&["get", "events", "-o", "jsonpath={.items[*].message}", selector.as_str()])
+                .await?;
             if events.contains(part) { Ok(()) } else { Err(events) }
         })
         .await;
@@ -242,7 +250,9 @@ async fn config_drift() {
     let annotate = async |value: &str| world.namespace.kubectl(&["annotate", "kt", "t", value, "--overwrite"]).await;
     annotate("kafscale.io/paused=true").await.expect("annotated");
     let paused = |topic: &Value| {
-        topic["status"]["conditions"].as_array().is_some_and(|all| all.iter().any(|c| c["type"] == "Paused" && c["status"] == "True"))
+        topic["status"]["conditions"]
+            .as_array()
+            .is_some_and(|all| all.iter().any(|c| c["type"] == "Paused" && c["status"] == "True"))
     };
     world.namespace.wait_object("kt/t", "paused", paused).await;
     world.apply("t", "config: {max.message.bytes: '7000'}").await.expect("valid");

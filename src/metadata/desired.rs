@@ -25,7 +25,11 @@ pub enum Published {
 }
 
 /// What is to be stored, given what is.
-fn decide(before: Option<&DesiredValue>, token: FencingToken, topics: &DesiredTopics) -> Result<DesiredValue, Published> {
+fn decide(
+    before: Option<&DesiredValue>,
+    token: FencingToken,
+    topics: &DesiredTopics,
+) -> Result<DesiredValue, Published> {
     match before {
         Some(before) if before.token > token => return Err(Published::Superseded(before.token)),
         // A new leader writes in any case: its token is what stops the former one.
@@ -58,7 +62,8 @@ pub async fn publish(
         };
         let packed = desired::pack(&value);
         if packed.len() > DESIRED_BYTES_MAX {
-            let message = format!("the document of topics has {} bytes, the limit is {DESIRED_BYTES_MAX}", packed.len());
+            let message =
+                format!("the document of topics has {} bytes, the limit is {DESIRED_BYTES_MAX}", packed.len());
             return Err(MetadataError::Refused { message });
         }
         let compares = vec![Compare::ModRevision(key.clone(), revision)];
@@ -96,7 +101,8 @@ pub async fn write_status(
     let key = keys.desired_status();
     let Some(packed) = desired::pack_status(status) else {
         let limit = desired::DESIRED_STATUS_BYTES_MAX;
-        let message = format!("what became of the topics takes more than {limit} bytes; describe fewer topics by resources");
+        let message =
+            format!("what became of the topics takes more than {limit} bytes; describe fewer topics by resources");
         return Err(MetadataError::Refused { message });
     };
     let compares = vec![Compare::ModRevision(key.clone(), revision)];
@@ -115,8 +121,7 @@ mod tests {
     const NEW: FencingToken = FencingToken(2);
 
     fn topics(partitions: i32) -> DesiredTopics {
-        let topic =
-            DesiredTopic { uid: "u".into(), resource: 1, partitions, configs: BTreeMap::new(), deletion: None };
+        let topic = DesiredTopic { uid: "u".into(), resource: 1, partitions, configs: BTreeMap::new(), deletion: None };
         [("a".to_owned(), topic)].into()
     }
 
@@ -141,7 +146,10 @@ mod tests {
         let put = Op::Put(keys.desired(), br#"{"v":2}"#[..].into(), None);
         store.txn(Txn { compares: vec![], ops: vec![put] }).await.unwrap();
         let refused = publish(&store, &keys, NEW, &topics(1)).await.unwrap_err();
-        assert!(matches!(&refused, MetadataError::Malformed { message, .. } if message.contains("upgrade")), "{refused}");
+        assert!(
+            matches!(&refused, MetadataError::Malformed { message, .. } if message.contains("upgrade")),
+            "{refused}"
+        );
     }
 
     #[tokio::test]

@@ -178,7 +178,11 @@ impl Follower {
 
     /// Does everything, and waits until the image shows it. What fails is decided again.
     async fn execute(&mut self, plan: &Plan, status: Revision) -> Result<(), MetadataError> {
-        tracing::info!(operations = plan.operations.len(), generation = plan.status.generation, "topics are made as the operator wants them");
+        tracing::info!(
+            operations = plan.operations.len(),
+            generation = plan.status.generation,
+            "topics are made as the operator wants them"
+        );
         let guard = (self.context.keys.desired_status(), status);
         let mut done = futures::stream::iter(plan.operations.clone())
             .map(|(name, operation)| operate(self.broker.clone(), name, operation, guard.clone()).boxed())
@@ -252,9 +256,11 @@ async fn attempt(
                 None => Outcome::Changed,
             });
         }
-        Operate::Grow { id, partitions, placement } => {
-            broker.admin.create_partitions(name, id, partitions, &placement).await.map(|(_, revision)| Outcome::Done(revision))
-        }
+        Operate::Grow { id, partitions, placement } => broker
+            .admin
+            .create_partitions(name, id, partitions, &placement)
+            .await
+            .map(|(_, revision)| Outcome::Done(revision)),
         Operate::Configure { id, changes } => {
             let change = move |stored: &_| config_change::incremental(Owner::Topic, stored, &changes);
             broker.admin.alter_topic_configs(name, id, false, change).await.map(Outcome::Done)

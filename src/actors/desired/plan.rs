@@ -149,7 +149,9 @@ fn create(
 fn check_name(name: &str) -> Result<(), String> {
     topic_name::check(name)?;
     match name.starts_with(INTERNAL_PREFIX) {
-        true => Err(format!("names that begin with {INTERNAL_PREFIX} belong to the brokers; make a resource with another topicName")),
+        true => Err(format!(
+            "names that begin with {INTERNAL_PREFIX} belong to the brokers; make a resource with another topicName"
+        )),
         false => Ok(()),
     }
 }

@@ -4,10 +4,10 @@
 //! is being deleted leaves the document, and its topic stays, unless its policy is Delete: then the document says so until the
 //! brokers have done it.
 
+use crate::ids::FencingToken;
 use crate::metadata::desired::DesiredTopics;
 use crate::metadata::model::FORMAT;
 use crate::metadata::model::desired::{self, DESIRED_BYTES_MAX, DesiredDeletion, DesiredTopic, DesiredValue};
-use crate::ids::FencingToken;
 use crate::operator::crd::topic::TopicDeletion;
 use crate::operator::crd::{FORCE_DELETE_ANNOTATION, KafscaleTopic, PAUSED_ANNOTATION, TOPIC_FINALIZER};
 use std::collections::BTreeMap;
@@ -135,7 +135,8 @@ fn entry(resource: &KafscaleTopic) -> DesiredTopic {
 /// Leaves the youngest topics out until the document fits. What is to be deleted stays in it.
 fn fit(topics: &mut DesiredTopics, order: &[usize], resources: &[Arc<KafscaleTopic>], verdicts: &mut [Verdict]) {
     let fits = |topics: &DesiredTopics| {
-        let value = DesiredValue { v: FORMAT, token: FencingToken(u64::MAX), generation: u64::MAX, topics: topics.clone() };
+        let value =
+            DesiredValue { v: FORMAT, token: FencingToken(u64::MAX), generation: u64::MAX, topics: topics.clone() };
         topics.len() <= TOPICS_MAX && desired::pack(&value).len() <= DESIRED_BYTES_MAX
     };
     if fits(topics) {

@@ -128,10 +128,7 @@ fn deletion() {
             resource("t", 1).with_policy(Delete).guarded().deleting().annotated(FORCE_DELETE_ANNOTATION),
             Verdict::Released,
         ),
-        (
-            resource("t", 1).with_policy(Delete).guarded().deleting().annotated(PAUSED_ANNOTATION),
-            Verdict::Paused,
-        ),
+        (resource("t", 1).with_policy(Delete).guarded().deleting().annotated(PAUSED_ANNOTATION), Verdict::Paused),
         (
             resource("t", 1)
                 .with_policy(Delete)
@@ -157,7 +154,8 @@ fn what_is_left_alone_stays_as_it_was_published() {
     let mut published = document_of(resource("t", 1));
     published.get_mut("t").unwrap().partitions = 2;
     let paused = resource("t", 1).annotated(PAUSED_ANNOTATION);
-    for topic in [paused.clone(), paused.clone().with_policy(Delete).guarded().deleting(), resource("t", 1).with_policy(Delete)]
+    for topic in
+        [paused.clone(), paused.clone().with_policy(Delete).guarded().deleting(), resource("t", 1).with_policy(Delete)]
     {
         assert_eq!(all(vec![topic], &published).topics, published);
     }
@@ -190,14 +188,16 @@ fn the_youngest_are_left_out_when_there_is_no_room() {
 }
 
 fn any_resource(name: usize) -> impl Strategy<Value = KafscaleTopic> {
-    (0..3i64, 0..3usize, any::<[bool; 5]>()).prop_map(move |(created, topic, [guarded, gone, paused, forced, deletes])| {
-        let mut resource = resource(&format!("r{name}"), created).called(["x", "y", "z"][topic]);
-        resource = if guarded { resource.guarded() } else { resource };
-        resource = if gone { resource.deleting() } else { resource };
-        resource = if paused { resource.annotated(PAUSED_ANNOTATION) } else { resource };
-        resource = if forced { resource.annotated(FORCE_DELETE_ANNOTATION) } else { resource };
-        resource.with_policy(if deletes { Delete } else { Retain })
-    })
+    (0..3i64, 0..3usize, any::<[bool; 5]>()).prop_map(
+        move |(created, topic, [guarded, gone, paused, forced, deletes])| {
+            let mut resource = resource(&format!("r{name}"), created).called(["x", "y", "z"][topic]);
+            resource = if guarded { resource.guarded() } else { resource };
+            resource = if gone { resource.deleting() } else { resource };
+            resource = if paused { resource.annotated(PAUSED_ANNOTATION) } else { resource };
+            resource = if forced { resource.annotated(FORCE_DELETE_ANNOTATION) } else { resource };
+            resource.with_policy(if deletes { Delete } else { Retain })
+        },
+    )
 }
 
 proptest! {

@@ -392,7 +392,8 @@ impl Session {
         let now = self.now();
         let known = Known { answer: None, trouble: Some(trouble), now: &now };
         let decided = publish::decide(&input.topics, &Default::default());
-        let namespace_ends = input.topics.iter().any(|topic| publish::is_deleting(topic)) && self.namespace_ends(input).await;
+        let namespace_ends =
+            input.topics.iter().any(|topic| publish::is_deleting(topic)) && self.namespace_ends(input).await;
         let mut todo = Vec::new();
         for (topic, verdict) in input.topics.iter().zip(&decided.verdicts) {
             // No answer is known, so nobody is let go whose topic is still to be deleted.

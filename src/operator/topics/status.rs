@@ -62,7 +62,9 @@ fn ready(topic: &KafscaleTopic, verdict: &Verdict, known: &Known<'_>) -> Finding
     match verdict {
         Verdict::Conflict { with } => no(
             "Conflict",
-            format!("KafscaleTopic {with} describes topic {name} already; delete one of the two, or make this one again with another topicName"),
+            format!(
+                "KafscaleTopic {with} describes topic {name} already; delete one of the two, or make this one again with another topicName"
+            ),
         ),
         Verdict::NoRoom => no(
             "NoRoom",
@@ -80,9 +82,8 @@ fn ready(topic: &KafscaleTopic, verdict: &Verdict, known: &Known<'_>) -> Finding
                 return no("NotUnderstood", error.clone());
             }
             let applied = applied(topic, known.answer);
-            let applied = applied.filter(|applied| {
-                *verdict == Verdict::Paused || Some(applied.resource) == topic.metadata.generation
-            });
+            let applied = applied
+                .filter(|applied| *verdict == Verdict::Paused || Some(applied.resource) == topic.metadata.generation);
             match applied.map(|applied| (applied.state, applied.error.as_ref())) {
                 Some((AppliedState::Live, _)) => Finding::yes(ConditionType::Ready, "Live", "the topic is live"),
                 Some((AppliedState::Refused, error)) => no("Refused", error.cloned().unwrap_or_default()),
@@ -100,7 +101,10 @@ pub fn status(topic: &KafscaleTopic, verdict: &Verdict, known: &Known<'_>) -> Ka
         findings.push(Finding::yes(ConditionType::Paused, "Annotation", message));
     }
     let old = topic.status.clone().unwrap_or_default();
-    let mut status = KafscaleTopicStatus { topic_name: Some(topic.topic_name().to_owned()), ..described(topic, findings, known.now) };
+    let mut status = KafscaleTopicStatus {
+        topic_name: Some(topic.topic_name().to_owned()),
+        ..described(topic, findings, known.now)
+    };
     if matches!(verdict, Verdict::Conflict { .. } | Verdict::NoRoom) {
         return status;
     }
@@ -125,7 +129,9 @@ pub fn orphaned(topic: &KafscaleTopic, orphan: Orphan, now: &Time) -> KafscaleTo
     let cluster = &topic.spec.cluster_ref;
     let message = match orphan {
         Orphan::ClusterNotFound => {
-            format!("there is no KafscaleCluster {cluster} in this namespace; make it, or make this resource again with another clusterRef")
+            format!(
+                "there is no KafscaleCluster {cluster} in this namespace; make it, or make this resource again with another clusterRef"
+            )
         }
         Orphan::ClusterDeleting => format!("KafscaleCluster {cluster} is being deleted"),
     };
@@ -165,9 +171,9 @@ pub fn finalizer(
     let name = topic.topic_name();
     match verdict {
         _ if !guarded => FinalizerChange::Keep,
-        Verdict::Released if deletes && publish::is_forced(topic) => {
-            FinalizerChange::Skip(format!("the annotation kafscale.io/force-delete says so; topic {name} may still be there"))
-        }
+        Verdict::Released if deletes && publish::is_forced(topic) => FinalizerChange::Skip(format!(
+            "the annotation kafscale.io/force-delete says so; topic {name} may still be there"
+        )),
         Verdict::Deleting | Verdict::Paused if namespace_ends => {
             FinalizerChange::Skip(format!("the namespace is being deleted; topic {name} may still be there"))
         }

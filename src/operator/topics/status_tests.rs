@@ -114,13 +114,20 @@ fn finalizers() {
     assert_eq!(change(&unguarded, Verdict::Conflict { with: "o".into() }, None, false), FinalizerChange::Keep);
     let kept = resource("t", 1).guarded();
     assert_eq!(change(&kept, Verdict::Published, None, false), FinalizerChange::Remove { deleted: false });
-    assert_eq!(change(&kept.clone().deleting(), Verdict::Released, None, false), FinalizerChange::Remove { deleted: false });
+    assert_eq!(
+        change(&kept.clone().deleting(), Verdict::Released, None, false),
+        FinalizerChange::Remove { deleted: false }
+    );
     let deleting = resource("t", 1).with_policy(Delete).guarded().deleting();
     for unconfirmed in [None, Some(&live)] {
         assert_eq!(change(&deleting, Verdict::Deleting, unconfirmed, false), FinalizerChange::Keep);
     }
     assert_eq!(change(&deleting, Verdict::Deleting, Some(&gone), false), FinalizerChange::Remove { deleted: true });
-    assert_eq!(change(&deleting, Verdict::Released, None, false), FinalizerChange::Remove { deleted: false }, "lost a conflict");
+    assert_eq!(
+        change(&deleting, Verdict::Released, None, false),
+        FinalizerChange::Remove { deleted: false },
+        "lost a conflict"
+    );
     let skips = |change| matches!(change, FinalizerChange::Skip(_));
     assert!(skips(change(&deleting, Verdict::Deleting, Some(&live), true)));
     assert!(skips(change(&deleting.clone().annotated(FORCE_DELETE_ANNOTATION), Verdict::Released, None, false)));
@@ -128,7 +135,10 @@ fn finalizers() {
     assert!(skips(change(&deleting, Verdict::Paused, None, true)));
     for orphan in [Orphan::ClusterNotFound, Orphan::ClusterDeleting] {
         assert!(skips(orphan_finalizer(&deleting, orphan)));
-        assert_eq!(orphan_finalizer(&resource("t", 1).guarded().deleting(), orphan), FinalizerChange::Remove { deleted: false });
+        assert_eq!(
+            orphan_finalizer(&resource("t", 1).guarded().deleting(), orphan),
+            FinalizerChange::Remove { deleted: false }
+        );
         assert_eq!(orphan_finalizer(&unguarded, orphan), FinalizerChange::Keep);
     }
 }

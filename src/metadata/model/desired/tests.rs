@@ -8,8 +8,11 @@ fn desired(topics: usize) -> DesiredValue {
         uid: uuid::Uuid::from_u128((n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)).to_string(),
         resource: 2,
         partitions: 3,
-        configs: [("retention.ms".to_owned(), "86400000".to_owned()), ("cleanup.policy".to_owned(), "compact".to_owned())]
-            .into(),
+        configs: [
+            ("retention.ms".to_owned(), "86400000".to_owned()),
+            ("cleanup.policy".to_owned(), "compact".to_owned()),
+        ]
+        .into(),
         deletion: None,
     };
     let topics = (0..topics).map(|n| (format!("team-{}.orders-{n}", n % 7), topic(n))).collect();
@@ -18,13 +21,7 @@ fn desired(topics: usize) -> DesiredValue {
 
 #[test]
 fn documents_are_stored_as_ever() {
-    let plain = DesiredTopic {
-        uid: "u".into(),
-        resource: 2,
-        partitions: 3,
-        configs: BTreeMap::new(),
-        deletion: None,
-    };
+    let plain = DesiredTopic { uid: "u".into(), resource: 2, partitions: 3, configs: BTreeMap::new(), deletion: None };
     let value = DesiredValue {
         v: 1,
         token: FencingToken(7),
@@ -95,8 +92,7 @@ fn answers_are_stored_as_ever() {
 #[test]
 fn a_packed_value_of_before_is_read() {
     let hex = "28b52ffd24575d0200b2c40f16a0a51a03539f4492ee97160baeea62d06c2c07febf21adb58127554bd027e059769d94fbbdc6095d6486a7a268e0e6a8229b268b6fc04d028efa023c300b0304015ce550ce3c9d494de343";
-    let bytes: Vec<u8> =
-        (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
+    let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(|i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap()).collect();
     let value: DesiredValue = unpack_bytes(&bytes).unwrap();
     assert_eq!((value.generation, value.topics["a"].partitions), (3, 3));
 }
@@ -108,7 +104,9 @@ fn ten_thousand_topics_fit_and_so_does_the_answer() {
     assert!(packed.len() <= DESIRED_BYTES_MAX, "{}", packed.len());
     assert_eq!(unpack_bytes::<DesiredValue>(&packed).unwrap(), desired);
     let id = |name: &str| {
-        let sum = name.bytes().fold(7u128, |sum, b| sum.wrapping_mul(0x1000_0000_01b3_9e37_79b9_7f4a_7c15).wrapping_add(b.into()));
+        let sum = name
+            .bytes()
+            .fold(7u128, |sum, b| sum.wrapping_mul(0x1000_0000_01b3_9e37_79b9_7f4a_7c15).wrapping_add(b.into()));
         TopicId(uuid::Uuid::from_u128(sum))
     };
     let topics = desired.topics.iter().map(|(name, topic)| {
