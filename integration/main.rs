@@ -20,6 +20,7 @@ mod consumer_groups;
 mod control;
 mod cost;
 mod cost_page;
+mod desired_topics;
 mod faults;
 mod fuzz_corpus;
 mod group_client;

@@ -20,6 +20,7 @@ use crate::actors::group::value::{self, StoredGroup};
 use crate::ids::{LeaderEpoch, Offset};
 use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::{Keys, ParsedKey};
+use crate::metadata::model::desired::{self, DesiredStatusValue, DesiredValue};
 use crate::metadata::model::{self, BrokerConfigsValue, ClusterValue, CounterValue, DeletedTopicValue, LiveValue};
 use crate::metadata::model::{PartitionValue, ShardValue, TopicValue, WriterValue};
 use crate::metadata::{Entry, WatchEvent};
@@ -194,6 +195,8 @@ pub fn metadata_key(data: &[u8]) -> bool {
         ParsedKey::BrokerConfigs(node) => keys.broker_configs(*node),
         ParsedKey::GroupConfigs(group) => keys.group_configs(group),
         ParsedKey::Deleted(topic) => keys.deleted(*topic),
+        ParsedKey::Desired => keys.desired(),
+        ParsedKey::DesiredStatus => keys.desired_status(),
         ParsedKey::Shard(shard) => keys.shard(*shard),
         ParsedKey::GroupWrites(writer) => keys.group_writes(*writer),
         ParsedKey::Group(group) => keys.group(group),
@@ -215,6 +218,8 @@ pub fn metadata_value(data: &[u8]) -> bool {
         value_survives::<BrokerConfigsValue>(data),
         value_survives::<DeletedTopicValue>(data),
         value_survives::<ShardValue>(data),
+        packed_survives::<DesiredValue>(data),
+        packed_survives::<DesiredStatusValue>(data),
         group_value_survives(data),
     ]
     .contains(&true)
@@ -238,6 +243,14 @@ fn group_value_survives(data: &[u8]) -> bool {
 fn value_survives<T: DeserializeOwned + Serialize + PartialEq + Debug>(data: &[u8]) -> bool {
     let Ok(value) = model::decode_bytes::<T>(data) else { return false };
     let again = model::decode_bytes::<T>(&model::encode(&value)).expect("what was read can be written and read");
+    assert_eq!(again, value);
+    true
+}
+
+/// A value that may be packed.
+fn packed_survives<T: DeserializeOwned + Serialize + PartialEq + Debug>(data: &[u8]) -> bool {
+    let Ok(value) = desired::unpack_bytes::<T>(data) else { return false };
+    let again = desired::unpack_bytes::<T>(&desired::pack(&value)).expect("what was read can be written and read");
     assert_eq!(again, value);
     true
 }

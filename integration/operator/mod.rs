@@ -10,6 +10,31 @@ mod control_plane_tests;
 mod kubelet;
 mod kubelet_tests;
 mod namespace;
+mod rules;
 mod scenarios;
 mod steering;
+mod topics;
 mod world;
+
+use control_plane::wait_for;
+use kafscale::operator::crd;
+use namespace::Namespace;
+
+/// Defines the custom resources, once for all tests.
+async fn define(namespace: &Namespace) {
+    static DEFINED: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+    DEFINED
+        .get_or_init(async || {
+            let plane = namespace.plane();
+            let yaml = crd::definitions().each_ref().map(crd::yaml).join("---\n");
+            plane.apply(&yaml).await.expect("the API server takes the definitions");
+            for name in ["kafscaleclusters.kafscale.io", "kafscaletopics.kafscale.io"] {
+                let definition = format!("crd/{name}");
+                let established = ["wait", "--for=condition=Established", "--timeout=60s", definition.as_str()];
+                plane.kubectl(&established).await.expect("it is established");
+                // It is served a moment later.
+                wait_for(name, async || plane.kubectl(&["get", name, "-A"]).await).await;
+            }
+        })
+        .await;
+}

@@ -5,6 +5,7 @@ pub mod compactor;
 pub mod context;
 pub mod control;
 pub mod controller;
+pub mod desired;
 pub mod drain;
 pub mod flusher;
 pub mod group;

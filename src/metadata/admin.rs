@@ -22,6 +22,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Partitions of one topic. Each is a metadata key; the whole cluster is meant to have some ten thousand.
+pub const PARTITIONS_MAX: i32 = 10_000;
+
 /// Producer ids allocated by one transaction.
 const PRODUCER_ID_BLOCK: u64 = 1000;
 
@@ -112,6 +115,32 @@ impl Admin {
                 None => attempts.conflict(&key).await?,
             }
         }
+    }
+
+    /// Creates a topic with an id that was chosen before, if `unless_changed` (a key and its last write) still holds: one attempt.
+    /// The revision that has it, or `None` if the topic or the key is another by now, or the id was used up.
+    pub async fn create_topic_as(
+        &self,
+        name: &str,
+        topic: TopicValue,
+        unless_changed: (String, Revision),
+    ) -> Result<Option<Revision>, MetadataError> {
+        let key = self.keys.topic(name);
+        let compares = vec![
+            Compare::ModRevision(key.clone(), 0),
+            Compare::ModRevision(self.keys.deleted(topic.id), 0),
+            Compare::ModRevision(unless_changed.0, unless_changed.1),
+        ];
+        let txn = Txn { compares, ops: vec![Op::Put(key, model::encode(&topic), None)] };
+        Ok(match self.store.txn(txn).await? {
+            TxnOutcome::Committed(revision) => Some(revision),
+            TxnOutcome::Rejected(_) => None,
+        })
+    }
+
+    /// True if a topic with this id was deleted and its data is not collected yet.
+    pub async fn is_used_up(&self, id: TopicId) -> Result<bool, MetadataError> {
+        Ok(self.store.get(&self.keys.deleted(id)).await?.is_some())
     }
 
     /// Deletes the topic `name` if its id is (still) `id`: the name is free at once, and the topic id is recorded for

@@ -47,6 +47,8 @@ pub struct ClusterImage {
     /// What topics' configs fall back to in this process.
     defaults: Arc<Defaults>,
     groups: Arc<BTreeMap<Arc<str>, GroupConfigs>>,
+    /// When the operator's document was last written; the document itself is read by the one who follows it.
+    desired: Revision,
 }
 
 impl ClusterImage {
@@ -83,6 +85,11 @@ impl ClusterImage {
     /// The live topic with this id.
     pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
         self.topic(self.names.get(&id)?).filter(|t| t.value.id == id)
+    }
+
+    /// Revision of the operator's document of topics; 0 if there is none.
+    pub fn desired(&self) -> Revision {
+        self.desired
     }
 
     /// True if the topics of the other image are known to be the same.
@@ -213,6 +220,7 @@ impl ClusterImage {
                 let overrides = GroupOverrides::from(&configs);
                 Arc::make_mut(&mut self.groups).insert(group.into(), GroupConfigs { configs, overrides });
             }
+            Some(ParsedKey::Desired) => self.desired = entry.mod_revision,
             Some(_) | None => {} // no part of the image
         }
         Ok(())
@@ -226,6 +234,7 @@ impl ClusterImage {
             Some(ParsedKey::Shard(shard)) => drop(Arc::make_mut(&mut self.shards).remove(&shard)),
             Some(ParsedKey::BrokerConfigs(node)) => self.set_dynamic(node, &BTreeMap::new()),
             Some(ParsedKey::GroupConfigs(group)) => drop(Arc::make_mut(&mut self.groups).remove(group.as_str())),
+            Some(ParsedKey::Desired) => self.desired = 0,
             Some(_) | None => {} // no part of the image
         }
     }

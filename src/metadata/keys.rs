@@ -17,7 +17,8 @@
 //! | `_g/{group}` | a group's members (`actors::group::value`) | rebalance |
 //! | `_g/{group}/o/{topic}/{block}` | offsets of 64 partitions | commits, gathered |
 //! | `deleted/{topic_id}` | `DeletedTopicValue`: what the janitor still has to collect | topic deletion, janitor |
-
+//! | `desired` | `DesiredValue`: topics as the operator wants them | when resources change |
+//! | `desired-status` | `DesiredStatusValue`: what became of that | by the controller among brokers, when it changes |
 //!
 //! An underscore marks what changes all the time and is no part of the cluster image. It sorts before all letters, so that
 //! whoever follows the image can begin behind it.
@@ -147,6 +148,16 @@ impl Keys {
         format!("{}deleted/", self.root)
     }
 
+    /// Topics as the operator wants them.
+    pub fn desired(&self) -> String {
+        format!("{}desired", self.root)
+    }
+
+    /// What became of that. It begins like [`Self::desired`], so that one watch sees both.
+    pub fn desired_status(&self) -> String {
+        format!("{}desired-status", self.root)
+    }
+
     /// A coordinator shard's owner.
     pub fn shard(&self, shard: u32) -> String {
         format!("{}c/{shard}", self.root)
@@ -185,6 +196,11 @@ impl Keys {
     /// What kind of key this is, or `None` for a key of a kind this version does not know.
     pub fn parse(&self, key: &str) -> Option<ParsedKey> {
         let rest = key.strip_prefix(&self.root)?;
+        match rest {
+            "desired" => return Some(ParsedKey::Desired),
+            "desired-status" => return Some(ParsedKey::DesiredStatus),
+            _ => {}
+        }
         let (kind, rest) = rest.split_once('/')?;
         match kind {
             "w" => parse_writer(rest).map(ParsedKey::Writer),
@@ -295,6 +311,10 @@ pub enum ParsedKey {
     GroupConfigs(String),
     /// `deleted/{topic_id}`
     Deleted(TopicId),
+    /// `desired`
+    Desired,
+    /// `desired-status`
+    DesiredStatus,
     /// `c/{shard}`
     Shard(u32),
     /// `_gw/{writer}`

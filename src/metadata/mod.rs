@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod coordination;
+pub mod desired;
 pub mod embedded;
 pub mod etcd;
 pub mod image;

@@ -8,6 +8,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+pub mod desired;
+
 /// The format this version writes and the newest it reads.
 pub const FORMAT: u32 = 1;
 

@@ -144,10 +144,10 @@ pub async fn run(store: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed) {
 }
 
 fn is_busy(keys: &Keys, event: &WatchEvent) -> bool {
-    use ParsedKey::{Group, GroupOffsets, GroupWrites, Writer};
+    use ParsedKey::{DesiredStatus, Group, GroupOffsets, GroupWrites, Writer};
     match event {
         WatchEvent::Put(Entry { key, .. }) | WatchEvent::Delete { key, .. } => {
-            matches!(keys.parse(key), Some(Writer(_) | Group(_) | GroupOffsets(..) | GroupWrites(_)))
+            matches!(keys.parse(key), Some(Writer(_) | Group(_) | GroupOffsets(..) | GroupWrites(_) | DesiredStatus))
         }
         WatchEvent::Snapshot { .. } => false,
     }

@@ -14,6 +14,7 @@ pub(crate) mod stores;
 use crate::actors::compactor::{self, Maintenance};
 use crate::actors::context::NodeContext;
 use crate::actors::controller;
+use crate::actors::desired;
 use crate::actors::drain::Drains;
 use crate::actors::flusher::{Flusher, FlusherConfig, Quiesce};
 use crate::actors::group::{self, GroupConfig};
@@ -497,6 +498,8 @@ async fn start_loops(
     supervise_loop("s3-health", registry, io, move || health.clone().run());
     let (ctx, b, followed) = (context.clone(), broker.clone(), feed.clone());
     supervise_loop("controller", registry, io, move || controller::run(ctx.clone(), b.clone(), followed.clone()));
+    let (ctx, b, followed) = (context.clone(), broker.clone(), feed.clone());
+    supervise_loop("desired", registry, io, move || desired::run(ctx.clone(), b.clone(), followed.clone()));
     let (ctx, m) = (context.clone(), maintenance.clone());
     supervise_loop("leadership", registry, io, move || leadership::run(ctx.clone(), m.clone(), feed.clone()));
     let (m, b) = (maintenance.clone(), broker.clone());

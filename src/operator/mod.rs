@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod resources;
 pub mod rollout;
 pub mod run;
+pub mod topics;
 pub mod view;
 pub mod watch;
 

@@ -171,6 +171,8 @@ fn keys_are_formatted_as_ever_and_parse_back() {
         (keys.live(writer), "live/000000000000beef".to_owned(), Some(ParsedKey::Live(writer))),
         (keys.partition(&partition), format!("p/{TOPIC}/12"), Some(ParsedKey::Partition(partition))),
         (keys.topic("a.b-c_d"), "t/a.b-c_d".to_owned(), Some(ParsedKey::Topic("a.b-c_d".to_owned()))),
+        (keys.desired(), "desired".to_owned(), Some(ParsedKey::Desired)),
+        (keys.desired_status(), "desired-status".to_owned(), Some(ParsedKey::DesiredStatus)),
         (keys.deleted(topic_id()), format!("deleted/{TOPIC}"), Some(ParsedKey::Deleted(topic_id()))),
     ];
     for (key, expected, parsed) in cases {

@@ -14,7 +14,11 @@ use serde::{Deserialize, Serialize};
     validation = Rule::new("!has(self.credentialsSecretRef) || (has(self.endpoints) && size(self.endpoints) > 0)")
         .message("credentialsSecretRef goes with endpoints: managed etcd has no users"),
     validation = Rule::new("(has(self.endpoints) && size(self.endpoints) > 0) == (has(oldSelf.endpoints) && size(oldSelf.endpoints) > 0)")
-        .message("a cluster does not move from managed etcd to another one or back: metadata would be lost. Make a new cluster, or use `kafscale recover`")
+        .message("a cluster does not move from managed etcd to another one or back: metadata would be lost. Make a new cluster, or use `kafscale recover`"),
+    validation = Rule::new("(has(self.managed) ? self.managed.replicas : 3) == (has(oldSelf.managed) ? oldSelf.managed.replicas : 3)")
+        .message("the number of members of managed etcd is immutable; without `managed` it is 3"),
+    validation = Rule::new("(has(self.managed) && has(self.managed.storageClass)) == (has(oldSelf.managed) && has(oldSelf.managed.storageClass))")
+        .message("storageClass cannot be set or unset later: volumes do not change their class")
 )]
 pub struct EtcdSpec {
     /// Endpoints, `http(s)://host:port`.

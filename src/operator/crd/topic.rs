@@ -81,11 +81,8 @@ pub struct KafscaleTopicSpec {
     /// Other topic configs under Kafka's names, for example `cleanup.policy: compact`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
-    #[x_kube(
-        validation = Rule::new("self.all(name, name.matches('^[a-z][a-z0-9.]*$') && size(name) <= 128)")
-            .message("config names are Kafka's, for example cleanup.policy"),
-        validation = Rule::new("self.all(name, size(self[name]) <= 1024)").message("a config's value has at most 1024 characters")
-    )]
+    #[x_kube(validation = Rule::new("self.all(name, name.matches('^[a-z][a-z0-9.]*$') && size(name) <= 128)")
+        .message("config names are Kafka's, for example cleanup.policy"))]
     pub config: BTreeMap<String, ConfigText>,
     /// What happens to the topic and its records when the resource is deleted.
     #[serde(default)]

@@ -4,8 +4,9 @@
 
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, duplicates, refuse};
-use super::topics::{PARTITIONS_MAX, WAIT_MAX};
+use super::topics::WAIT_MAX;
 use crate::ids::{BrokerId, TopicId};
+use crate::metadata::admin::PARTITIONS_MAX;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::metadata::placement;
 use crate::protocol::error_code::ErrorCode;

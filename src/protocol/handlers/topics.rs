@@ -7,6 +7,7 @@
 use super::ConnectionContext;
 use super::common::{self, Call, Refusal, refuse, text};
 use crate::ids::{BrokerId, TopicId};
+use crate::metadata::admin::PARTITIONS_MAX;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::metadata::model::TopicValue;
 use crate::metadata::placement;
@@ -24,8 +25,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Partitions of one topic. Each is a metadata key; the whole cluster is meant to have some ten thousand.
-pub(super) const PARTITIONS_MAX: i32 = 10_000;
 /// Longest wait for leaders that a client may ask for.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(60);
 /// What every topic's replication factor is reported as.
