@@ -2,6 +2,7 @@
 
 use super::leader::Leadership;
 use super::metrics::OperatorMetrics;
+use super::topics::TopicStats;
 use super::watch::Seen;
 use crate::actors::supervisor::ActorRegistry;
 use crate::clock::Clock;
@@ -44,6 +45,8 @@ pub struct OperatorContext {
     pub recorder: Recorder,
     /// Counts.
     pub metrics: Arc<OperatorMetrics>,
+    /// Counts of topics.
+    pub topics: Arc<TopicStats>,
     /// Supervised actors.
     pub registry: Arc<ActorRegistry>,
     /// The clock.

@@ -8,6 +8,7 @@ use super::leader::etcd::EtcdElection;
 use super::leader::lease::LeaseElection;
 use super::leader::{self, Election, Leadership};
 use super::metrics::OperatorMetrics;
+use super::topics::TopicStats;
 use super::watch::{self, Seen};
 use crate::actors::runtime::IoPool;
 use crate::actors::supervisor::ActorRegistry;
@@ -143,6 +144,8 @@ async fn work(
     let leadership = Leadership::new(clock);
     let seen = Arc::new(Seen::default());
     let (metrics, registry) = (Arc::new(OperatorMetrics::default()), Arc::new(ActorRegistry::default()));
+    let topics = Arc::new(TopicStats::default());
+    topics.register(&state.metrics);
     metrics.register(&state.metrics, leadership.clone(), seen.clone(), registry.clone());
     let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(config.identity.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
@@ -154,6 +157,7 @@ async fn work(
         seen,
         recorder,
         metrics,
+        topics,
         registry,
         clock,
     });
