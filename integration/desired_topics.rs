@@ -157,7 +157,7 @@ async fn topics_follow_the_document() {
     let orders = |partitions, configs: &[(&str, &str)]| want("u1", partitions, configs);
     let applied = operator
         .publish_and_settle(&document(&[
-            ("orders", orders(3, &[("retention.ms", "5000"), ("cleanup.policy", "compact")])),
+            ("orders", orders(3, &[("retention.ms", "5000"), ("max.message.bytes", "100000")])),
             ("existing", want("u2", 4, &[("retention.ms", "6000")])),
         ]))
         .await;

@@ -46,6 +46,20 @@ async fn install_defaults() {
     world.ns.wait_object("pdb/orders-broker", "one may go", |b| b["status"]["disruptionsAllowed"] == 1).await;
     let load = load(&world, 3).await;
     load.finish().await.assert_clean();
+    let topic = format!(
+        "apiVersion: kafscale.io/v1alpha1
+kind: KafscaleTopic
+metadata: {{name: shop, namespace: {}}}
+spec: {{clusterRef: orders, partitions: 6, retentionMs: 60000, deletionPolicy: Delete}}
+",
+        world.ns.name()
+    );
+    world.ns.apply(&topic).await.unwrap();
+    let live = |topic: &serde_json::Value| {
+        condition(topic, "Ready").is_some_and(|(status, _)| status == "True") && topic["status"]["partitions"] == 6
+    };
+    world.ns.wait_object("kafscaletopic/shop", "the topic is live", live).await;
+    world.ns.kubectl(&["delete", "kafscaletopic", "shop", "--wait=true", "--timeout=60s"]).await.unwrap();
     let shown = operator.metrics().await;
     for line in ["kafscale_operator_leader 1.0", "kafscale_operator_clusters 1.0"] {
         assert!(shown.lines().any(|shown| shown == line), "{line}: {shown}");
