@@ -185,6 +185,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         rack: None,
         version: "sim".into(),
         control: None,
+        metrics: None,
         draining: false,
     };
     let registered = ownership.register(writer, kafscale::rng::u64(), &live, LEASE_TTL).await;

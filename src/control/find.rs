@@ -84,6 +84,7 @@ mod tests {
                 rack: None,
                 version: "0".into(),
                 control: control.map(str::to_owned),
+                metrics: None,
                 draining: false,
             };
             let put = Op::Put(keys.live(WriterId(*writer)), model::encode(&live), None);

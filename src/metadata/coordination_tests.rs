@@ -94,6 +94,7 @@ impl Bed {
             rack: None,
             version: "0".into(),
             control: None,
+            metrics: None,
             draining: false,
         };
         let registration = self.ownership.register(WriterId(id), id, &live, Duration::from_secs(3_600)).await.unwrap();

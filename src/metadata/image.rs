@@ -391,6 +391,7 @@ mod tests {
             rack: None,
             version: "0".into(),
             control: None,
+            metrics: None,
             draining: false,
         }
     }

@@ -97,6 +97,9 @@ pub struct LiveValue {
     /// host:port of its gRPC control plane, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<String>,
+    /// host:port of its metrics listener; versions before 0.2 do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// It gives away what it leads and takes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,

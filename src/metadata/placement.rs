@@ -150,6 +150,7 @@ mod tests {
                 rack: None,
                 version: "0".into(),
                 control: None,
+                metrics: None,
                 draining: draining.contains(node),
             };
             image.apply(&keys, entry(keys.live(WriterId(*node as u64)), model::encode(&live)));

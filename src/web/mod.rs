@@ -2,7 +2,30 @@
 //!
 //! What it shows comes from the Kafka protocol, from etcd and from the brokers' metrics listeners; it keeps nothing durable. What it
 //! cannot find out it says: every answer names the sources that are missing and since when.
+//!
+//! `kafscale console` and `kafscale dev` start it with [`spawn`], on a thread of its own. [`gate`] is what every request passes.
 
+pub mod assets;
 pub mod audit;
+pub mod auth;
+pub mod brokers;
+pub mod client;
+pub mod cluster;
+pub mod drains;
+pub mod exposition;
+pub mod fetch;
+pub mod gate;
+pub mod history;
+pub mod insight;
+pub mod list;
+pub mod live;
+pub mod overview;
+pub mod probes;
 pub mod problem;
+pub mod scrape;
+pub mod server;
 pub mod source;
+mod start;
+pub mod state;
+
+pub use start::{ConsoleHandle, Parts, StartError, bind, run, spawn};

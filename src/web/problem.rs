@@ -60,14 +60,22 @@ impl ResponseError for Problem {
     }
 
     fn error_response(&self) -> HttpResponse {
+        self.response(None)
+    }
+}
+
+impl Problem {
+    /// The answer, with the id of the request.
+    pub fn response(&self, request_id: Option<&str>) -> HttpResponse {
         let mut response = HttpResponse::build(self.status).content_type("application/problem+json").json(json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "code": self.code,
             "detail": self.detail,
+            "request_id": request_id,
         }));
-        // `json` sets its own type unless one is there; the request's id is added by the server for every answer.
+        // `json` sets its own type unless one is there.
         if let Some(seconds) = self.retry_after_sec {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         }

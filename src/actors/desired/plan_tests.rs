@@ -45,6 +45,7 @@ impl World {
                 rack: None,
                 version: "0".into(),
                 control: None,
+                metrics: None,
                 draining: false,
             };
             image.apply(&keys, entry(keys.live(WriterId(node as u64)), model::encode(&live)));

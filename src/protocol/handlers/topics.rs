@@ -331,6 +331,7 @@ mod tests {
             rack: None,
             version: "0".into(),
             control: None,
+            metrics: None,
             draining: false,
         };
         let entry = |key: String, value| Entry { key, value, create_revision: 1, mod_revision: 1 };

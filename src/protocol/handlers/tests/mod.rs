@@ -173,6 +173,7 @@ async fn groups(
         rack: None,
         version: "0".into(),
         control: None,
+        metrics: None,
         draining: false,
     };
     let ownership = Ownership::new(store.clone(), keys.clone());
