@@ -256,7 +256,7 @@ impl Node {
         let edge =
             Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
         metrics::register(&state.metrics, &context, &broker, &edge, &stores);
-        pages::register(&state.pages, &config, &context, &stores);
+        pages::register(&state, &config, &context, &broker, &stores);
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);
         let control_shutdown = CancellationToken::new();

@@ -1,12 +1,16 @@
-//! What a broker tells the console of itself, as JSON on the metrics listener: its actors, and how the object store does.
+//! What a broker tells the console of itself, as JSON on the metrics listener: its configs, its actors, and how the object store
+//! does.
 
 use super::stores::Stores;
 use crate::actors::context::NodeContext;
 use crate::actors::s3_health::S3Health;
 use crate::actors::supervisor::{ActorRegistry, ActorStatus, ExitReason};
+use crate::broker::Broker;
 use crate::config::NodeConfig;
-use crate::http::{PageError, Pages};
+use crate::http::{HttpState, PageError};
 use crate::metrics::HistogramSample;
+use crate::protocol::broker_config::{self, BrokerConfig};
+use crate::protocol::config_defaults::Source;
 use crate::storage::measured::{OPS, StoreStats};
 use crate::storage::replica::ReplicaStore;
 use serde_json::{Value, json};
@@ -14,7 +18,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Adds the broker's pages.
-pub(super) fn register(pages: &Pages, config: &NodeConfig, context: &Arc<NodeContext>, stores: &Stores) {
+pub(super) fn register(
+    state: &Arc<HttpState>,
+    config: &NodeConfig,
+    context: &Arc<NodeContext>,
+    broker: &Arc<Broker>,
+    stores: &Stores,
+) {
+    let pages = &state.pages;
+    // The state has this page: held strongly it would keep itself alive.
+    let (own, described, clock) = (Arc::downgrade(state), broker.clone(), context.clock);
+    pages.register("/v1/broker", move |_| {
+        let failing = own.upgrade().map(|state| state.readiness.failing()).unwrap_or_default();
+        let page = json!({
+            "as_of_ms": clock.wall_ms(),
+            "broker": described.node.0,
+            "readiness": { "ready": failing.is_empty(), "failing": failing },
+            "configs": configs(&described),
+        });
+        Box::pin(async move { Ok(page) })
+    });
     let shared = context.clone();
     pages.register("/v1/actors", move |_| {
         let actors = actors(&shared.registry);
@@ -70,6 +93,40 @@ fn actor(status: &ActorStatus) -> Value {
         "last_exit_at_ms": status.last_exit_ms(),
         "started_at_ms": status.started_ms(),
     })
+}
+
+/// As DescribeConfigs shows them, with the words of Kafka's tools.
+fn configs(broker: &Broker) -> Vec<Value> {
+    let image = broker.image.load();
+    let shown = |config: &BrokerConfig, value: &str| (!config.is_sensitive).then(|| value.to_owned());
+    let item = |(name, config): (String, BrokerConfig)| {
+        let synonyms = config.layers.iter().map(|(name, value, source)| {
+            json!({ "name": name, "value": shown(&config, value), "source": source_name(*source) })
+        });
+        json!({
+            "name": name,
+            "value": shown(&config, &config.value),
+            "source": source_name(config.source),
+            "default": config.layers.iter().find(|(_, _, source)| *source == Source::Default).map(|(_, value, _)| value),
+            "read_only": !config.is_dynamic,
+            "sensitive": config.is_sensitive,
+            "type": format!("{:?}", config.kind).to_lowercase(),
+            "documentation": config.doc,
+            "synonyms": synonyms.collect::<Vec<_>>(),
+        })
+    };
+    broker_config::all(broker, image.defaults()).into_iter().map(item).collect()
+}
+
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Topic => "DYNAMIC_TOPIC_CONFIG",
+        Source::DynamicBroker => "DYNAMIC_BROKER_CONFIG",
+        Source::DynamicDefault => "DYNAMIC_DEFAULT_BROKER_CONFIG",
+        Source::StaticBroker => "STATIC_BROKER_CONFIG",
+        Source::Default => "DEFAULT_CONFIG",
+        Source::Group => "DYNAMIC_GROUP_CONFIG",
+    }
 }
 
 fn object_store(health: &S3Health, now_ms: i64) -> Value {

@@ -19,6 +19,7 @@ pub mod history;
 pub mod insight;
 pub mod list;
 pub mod live;
+pub mod openapi;
 pub mod overview;
 pub mod probes;
 pub mod problem;
