@@ -97,7 +97,7 @@ pub struct LiveValue {
     /// host:port of its gRPC control plane, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<String>,
-    /// host:port of its metrics listener; versions before 0.2 do not say.
+    /// host:port of its metrics listener; earlier versions do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<String>,
     /// It gives away what it leads and takes nothing.

@@ -6,7 +6,7 @@ use crate::actors::runtime::IoPool;
 use crate::actors::supervisor::{ActorRegistry, supervise_loop};
 use crate::clock::Clock;
 use crate::config::MetadataConfig;
-use crate::metadata::MetadataStore;
+use crate::metadata::{MetadataError, MetadataStore};
 use crate::metadata::etcd::members::{MemberStatus, Members};
 use crate::metadata::etcd::{EtcdSettings, EtcdStore};
 use crate::metadata::image::ClusterImage;
@@ -182,9 +182,13 @@ impl Cluster {
             let statuses = members.status().await;
             // A linearizable read: only a quorum answers it.
             let read = match &store {
-                Some(store) => store.get(&cluster_key).await.map_err(|e| e.to_string()),
-                None => Err("no member can be reached".to_owned()),
+                Some(store) => store.get(&cluster_key).await,
+                None => Err(MetadataError::Unavailable { message: "no member can be reached".to_owned() }),
             };
+            if matches!(read, Err(MetadataError::WentBack { .. })) {
+                store = None; // it was restored from a backup: that is for brokers to refuse
+            }
+            let read = read.map_err(|e| e.to_string());
             let mut reasons = Vec::new();
             let level = match &read {
                 Err(error) => {

@@ -11,12 +11,12 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long a broker may take to tell of itself.
+/// How long all brokers together may take to tell of themselves; who does not is missing in the answer.
 const WITHIN: Duration = Duration::from_millis(1_500);
 /// Longest answer of a broker, bytes: tens of thousands of actors.
 const PAGE_BYTES_MAX: usize = 16 << 20;
 /// Brokers that are asked at a time.
-const AT_A_TIME_MAX: usize = 16;
+const AT_A_TIME_MAX: usize = 64;
 
 /// Adds the routes of this module.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -30,8 +30,10 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 /// Asks every broker for a page.
 async fn ask_all(state: &ConsoleState, page: &'static str) -> (Vec<(i32, Value)>, Vec<Missing>) {
+    let deadline = state.clock.monotonic() + WITHIN;
     let asked = state.cluster.metrics_urls().into_iter().map(|(broker, url)| async move {
-        let body = fetch::get(&format!("{url}{page}"), WITHIN, PAGE_BYTES_MAX).await;
+        let left = deadline.saturating_duration_since(crate::clock::monotonic());
+        let body = fetch::get(&format!("{url}{page}"), left, PAGE_BYTES_MAX).await;
         let value = body.and_then(|body| serde_json::from_slice(&body).map_err(|e| format!("{page} is no JSON: {e}")));
         (broker, value)
     });

@@ -85,10 +85,8 @@ impl Handler<Next> for LiveFeed {
     fn handle(&mut self, _: Next, context: &mut Context<Self>) {
         if let Some(state) = self.state.upgrade() {
             let pages = state.stats.live_pages.load(Ordering::Relaxed);
-            if pages > 0 || self.ticks.borrow().id == 0 {
-                if pages > 0 {
-                    state.scraped.want(self.clock.wall_ms());
-                }
+            if pages > 0 {
+                state.scraped.want(self.clock.wall_ms());
                 self.publish(&state);
             }
         }
@@ -112,14 +110,32 @@ impl Drop for Page {
     }
 }
 
+/// How far a page is.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// The last state that was sent, or that there was before.
+    last_id: u64,
+    /// States that were not sent.
+    dropped: u64,
+    /// States that were.
+    sent: u64,
+}
+
+impl Progress {
+    /// State `id` is sent; how many in between were not.
+    fn advance(&mut self, id: u64) -> u64 {
+        // What there was before the first state of a page was not missed by it.
+        let missed = if self.sent == 0 { 0 } else { id - self.last_id - 1 };
+        *self = Self { last_id: id, dropped: self.dropped + missed, sent: self.sent + 1 };
+        missed
+    }
+}
+
 struct Following {
     page: Page,
     ticks: watch::Receiver<Arc<Tick>>,
     signed_in: SignedIn,
-    /// The last state that was sent, or that the browser says it has.
-    last_id: u64,
-    dropped: u64,
-    sent: u64,
+    progress: Progress,
     ready: VecDeque<Bytes>,
     over: bool,
 }
@@ -127,17 +143,17 @@ struct Following {
 /// GET `/live`.
 pub async fn live(state: web::Data<ConsoleState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let signed_in = request.extensions().get::<SignedIn>().cloned().ok_or_else(super::gate::unauthenticated)?;
-    let last_id = request.headers().get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).unwrap_or(0);
     let ticks = state.live.clone();
-    // An id from before a restart of the console says nothing.
-    let last_id = if last_id > ticks.borrow().id { 0 } else { last_id };
+    // What is there may be from when somebody looked last: the next one counts. A page that comes back has missed what was in
+    // between; an id from before a restart of the console says nothing.
+    let newest_id = ticks.borrow().id;
+    let last_id = request.headers().get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
+    let dropped = last_id.map_or(0, |last_id| newest_id.saturating_sub(last_id));
     let following = Following {
         page: Page::open(state),
         ticks,
         signed_in,
-        last_id,
-        dropped: 0,
-        sent: 0,
+        progress: Progress { last_id: newest_id, dropped, sent: 0 },
         ready: VecDeque::from([Bytes::from(format!("retry: {RETRY_MS}\n\n"))]),
         over: false,
     };
@@ -179,7 +195,7 @@ impl Following {
     async fn newer(&mut self) -> Option<Arc<Tick>> {
         loop {
             let tick = self.ticks.borrow_and_update().clone();
-            if tick.id > self.last_id {
+            if tick.id > self.progress.last_id {
                 return Some(tick);
             }
             self.ticks.changed().await.ok()?;
@@ -187,20 +203,14 @@ impl Following {
     }
 
     async fn tick(&mut self, tick: &Tick) {
-        if self.sent.is_multiple_of(CHECK_EVERY) && !self.is_signed_in().await {
+        if self.progress.sent.is_multiple_of(CHECK_EVERY) && !self.is_signed_in().await {
             return self.end("session expired");
         }
-        // What was missed before the first state of a page was not missed by it.
-        if self.sent > 0 {
-            let missed = tick.id - self.last_id - 1;
-            self.dropped += missed;
-            self.page.0.stats.dropped_ticks.fetch_add(missed, Ordering::Relaxed);
-        }
-        self.sent += 1;
-        self.last_id = tick.id;
+        let missed = self.progress.advance(tick.id);
+        self.page.0.stats.dropped_ticks.fetch_add(missed, Ordering::Relaxed);
         self.ready.push_back(Bytes::from(format!(
             "id: {}\nevent: tick\ndata: {{\"dropped\":{},",
-            tick.id, self.dropped
+            tick.id, self.progress.dropped
         )));
         self.ready.push_back(tick.rest.clone());
     }
@@ -214,5 +224,25 @@ impl Following {
     fn end(&mut self, reason: &str) {
         self.over = true;
         self.ready.push_back(Bytes::from(format!("event: end\ndata: {}\n\n", json!({ "reason": reason }))));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_page_that_is_slow_gets_the_newest_state_and_the_number_of_those_it_missed() {
+        let (ticks, mut seen) = watch::channel(Arc::new(Tick::default()));
+        let mut progress = Progress::default();
+        let mut read = || progress.advance(seen.borrow_and_update().id);
+        let publish = |id| drop(ticks.send_replace(Arc::new(Tick { id, rest: Bytes::new() })));
+        publish(7);
+        assert_eq!(read(), 0, "what there was before is not missed");
+        (8..=20).for_each(publish);
+        assert_eq!(read(), 12);
+        publish(21);
+        assert_eq!(read(), 0);
+        assert_eq!(progress, Progress { last_id: 21, dropped: 12, sent: 3 });
     }
 }

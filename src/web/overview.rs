@@ -122,11 +122,11 @@ fn reasons(counts: Option<&Counts>, etcd: &EtcdView, readings: &Readings) -> Vec
             reasons.push(reason("critical", "brokers", "no broker is live", "/brokers"));
         }
         if counts.leaderless > 0 {
-            let (what, level) = match counts.leaderless {
-                1 => ("1 partition has no leader: its clients wait".to_owned(), "warn"),
-                n => (format!("{n} partitions have no leader: their clients wait"), "warn"),
+            let what = match counts.leaderless {
+                1 => "1 partition has no leader: its clients wait".to_owned(),
+                n => format!("{n} partitions have no leader: their clients wait"),
             };
-            let level = if counts.leaderless == counts.partitions { "critical" } else { level };
+            let level = if counts.leaderless == counts.partitions { "critical" } else { "warn" };
             reasons.push(reason(level, "leaderless", what, "/topics"));
         }
     }
