@@ -75,7 +75,7 @@ pub fn settings() -> Vec<Row> {
             at("console.etcdAuth.passwordKey", "p", "env KAFSCALE_CONSOLE_ETCD_PASSWORD", "{name: etcd-login, key: p}"),
         ),
         at("console.clusterName", "prod", "env KAFSCALE_S3_NAMESPACE", "prod"),
-        with("operator: {s3Namespace: team}", at("console.logLevel", "info", "env KAFSCALE_S3_NAMESPACE", "team")),
+        at("operator.s3Namespace", "team", "env KAFSCALE_S3_NAMESPACE", "team"),
         at(
             "console.trustedProxies",
             "[10.0.0.0/8, 'fd00::/8']",

@@ -231,7 +231,11 @@ async fn configuration_is_checked_before_anything_is_started() {
     assert!(err.contains("KAFSCALE_UI_USERNAME is set without KAFSCALE_UI_PASSWORD"), "{err}");
     let (code, out, err) = run(
         &["check-config", "--component", "console"],
-        &[("KAFSCALE_UI_USERNAME", "a"), ("KAFSCALE_UI_PASSWORD", "hush"), ("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", "etcd:2379")],
+        &[
+            ("KAFSCALE_UI_USERNAME", "a"),
+            ("KAFSCALE_UI_PASSWORD", "hush"),
+            ("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", "etcd:2379"),
+        ],
     );
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("KAFSCALE_UI_PASSWORD") && !out.contains("hush"), "{out}");

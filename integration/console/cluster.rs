@@ -32,7 +32,8 @@ async fn every_page_of_a_cluster_under_load_is_as_described() {
     let mut cluster = Cluster::start("console-pages", "50").await;
     let console = beside(&mut cluster, "console-of-pages").await;
     let (admin, viewer) = (console.admin().await, console.viewer().await);
-    let load = Workload::start_on(&cluster.addresses(), Plan { partitions: 6, producers: 3, ..Plan::new("ledger", 1) }).await;
+    let load =
+        Workload::start_on(&cluster.addresses(), Plan { partitions: 6, producers: 3, ..Plan::new("ledger", 1) }).await;
     load.wait_acks(20).await;
     let schemas = Schemas::of(&admin).await;
     let is_measured = |o: &Value| {
@@ -54,7 +55,10 @@ async fn every_page_of_a_cluster_under_load_is_as_described() {
     let items = brokers["items"].as_array().unwrap();
     assert_eq!(items.iter().map(|b| b["partitions_led"].as_u64().unwrap()).sum::<u64>(), 6);
     assert_eq!(items.iter().filter(|b| b["controller"] == true).count(), 1);
-    assert!(items.iter().all(|b| b["metrics"] == "ok" && b["control"] == "ok" && b["started_at_ms"].is_i64()), "{items:?}");
+    assert!(
+        items.iter().all(|b| b["metrics"] == "ok" && b["control"] == "ok" && b["started_at_ms"].is_i64()),
+        "{items:?}"
+    );
     let broker = schemas.get(&viewer, "/brokers/2", "/brokers/{id}").await;
     assert_eq!(broker["readiness"], json!({ "ready": true, "failing": {} }));
     let config = |name: &str| broker["configs"].as_array().unwrap().iter().find(|c| c["name"] == name).cloned();
@@ -62,7 +66,8 @@ async fn every_page_of_a_cluster_under_load_is_as_described() {
     assert_eq!(config("kafscale.s3.secret.key"), None);
     assert!(broker["actors_running"].as_u64() > Some(5), "{}", broker["actors_running"]);
     let actors = schemas.get(&viewer, "/actors", "/actors").await;
-    let systems: Vec<&str> = actors["systems"].as_array().unwrap().iter().filter_map(|s| s["system"].as_str()).collect();
+    let systems: Vec<&str> =
+        actors["systems"].as_array().unwrap().iter().filter_map(|s| s["system"].as_str()).collect();
     assert_eq!(systems, ["broker 1", "broker 2", "broker 3", "console"]);
     for name in ["sessions", "scraper", "live-feed", "cluster-watch"] {
         let own = actors["systems"][3]["actors"].as_array().unwrap();

@@ -43,7 +43,8 @@ impl Schemas {
                     self.matches(self.0.pointer(place).ok_or_else(|| format!("{place} is not there"))?, value)
                 }
                 "oneOf" => {
-                    let fitting = want.as_array().into_iter().flatten().filter(|s| self.matches(s, value).is_ok()).count();
+                    let fitting =
+                        want.as_array().into_iter().flatten().filter(|s| self.matches(s, value).is_ok()).count();
                     (fitting == 1).then_some(()).ok_or_else(|| format!("{fitting} of {want} fit"))
                 }
                 "type" => is_of(want, value),
@@ -59,13 +60,17 @@ impl Schemas {
                     (Some("^[0-9]+$"), _) => Ok(()),
                     _ => Err(format!("the pattern {want} is not known here")),
                 },
-                "items" => value.as_array().into_iter().flatten().enumerate().try_for_each(|(n, item)| {
-                    self.matches(want, item).map_err(|e| format!("[{n}]: {e}"))
-                }),
+                "items" => value
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .enumerate()
+                    .try_for_each(|(n, item)| self.matches(want, item).map_err(|e| format!("[{n}]: {e}"))),
                 "minItems" => at(value, |len| Some(len) >= want.as_u64()),
                 "maxItems" => at(value, |len| Some(len) <= want.as_u64()),
                 "required" => want.as_array().into_iter().flatten().try_for_each(|name| {
-                    let is_there = value.as_object().is_none_or(|fields| fields.contains_key(name.as_str().unwrap_or("")));
+                    let is_there =
+                        value.as_object().is_none_or(|fields| fields.contains_key(name.as_str().unwrap_or("")));
                     is_there.then_some(()).ok_or_else(|| format!("{name} is missing"))
                 }),
                 "properties" => want.as_object().into_iter().flatten().try_for_each(|(name, schema)| {
@@ -115,7 +120,9 @@ fn is_of(kind: &Value, value: &Value) -> Result<(), String> {
 
 #[test]
 fn a_wrong_answer_is_noticed() {
-    let schemas = Schemas(serde_json::json!({ "components": { "schemas": { "N": { "type": "string", "pattern": "^[0-9]+$" } } } }));
+    let schemas = Schemas(
+        serde_json::json!({ "components": { "schemas": { "N": { "type": "string", "pattern": "^[0-9]+$" } } } }),
+    );
     let schema = serde_json::json!({
         "type": "object",
         "required": ["a"],

@@ -256,8 +256,7 @@ pub(super) fn ui(check: &mut Check, args: &UiArgs, listen: Option<SocketAddr>) -
         check.contradiction("KAFSCALE_UI_USERNAME and KAFSCALE_UI_VIEWER_USERNAME are the same: choose two names");
     }
     let cookie_secure = check.parse("KAFSCALE_CONSOLE_COOKIE_SECURE", &args.console_cookie_secure, cookie_secure);
-    let proxies =
-        check.parse_optional("KAFSCALE_CONSOLE_TRUSTED_PROXIES", &args.console_trusted_proxies, networks);
+    let proxies = check.parse_optional("KAFSCALE_CONSOLE_TRUSTED_PROXIES", &args.console_trusted_proxies, networks);
     let grafana = check.parse_optional("KAFSCALE_CONSOLE_GRAFANA_URL", &args.console_grafana_url, values::url);
     let traces = check.parse_optional("KAFSCALE_CONSOLE_TRACES_URL", &args.console_traces_url, values::url);
     Some(UiConfig {
@@ -272,11 +271,7 @@ pub(super) fn ui(check: &mut Check, args: &UiArgs, listen: Option<SocketAddr>) -
 }
 
 /// A name with exactly one of password and hash, or nothing at all.
-fn login(
-    check: &mut Check,
-    names: [&'static str; 3],
-    values: [&Option<String>; 3],
-) -> Option<Option<LoginConfig>> {
+fn login(check: &mut Check, names: [&'static str; 3], values: [&Option<String>; 3]) -> Option<Option<LoginConfig>> {
     let [user_name, password_name, hash_name] = names;
     let [username, password, hash] = values;
     if password.is_some() && hash.is_some() {

@@ -189,8 +189,7 @@ pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
     let broker_id = broker_id(check, &args.common, None);
     let addresses = Addresses { broker: &args.broker_addr, metrics: &args.metrics_addr, control: &args.control_addr };
     let common = common(check, &args.common, broker_id, addresses);
-    let console =
-        check.parse("KAFSCALE_CONSOLE_HTTP_ADDR", &args.console_http_addr, values::listen_address_or_off);
+    let console = check.parse("KAFSCALE_CONSOLE_HTTP_ADDR", &args.console_http_addr, values::listen_address_or_off);
     let listen = console.clone().flatten().map(|(listen, _)| listen);
     // Checked even if it is off: a wrong value is an error in any case.
     let unused = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -201,9 +200,7 @@ pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
     if let Some(listen) = listen.filter(|listen| listen.port() != 0) {
         let others = [("KAFSCALE_BROKER_ADDR", common.listen), ("KAFSCALE_METRICS_ADDR", common.metrics_addr)];
         for (name, _) in others.iter().filter(|(_, other)| *other == listen) {
-            check.contradiction(format!(
-                "{name} and KAFSCALE_CONSOLE_HTTP_ADDR are both {listen}: choose two ports"
-            ));
+            check.contradiction(format!("{name} and KAFSCALE_CONSOLE_HTTP_ADDR are both {listen}: choose two ports"));
         }
     }
     let process = common.into_process(Component::Dev, broker_id, storage, metadata, HealthLimits::local());

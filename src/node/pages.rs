@@ -204,8 +204,10 @@ mod tests {
 
     #[test]
     fn quantiles_lie_inside_of_buckets() {
-        let sample =
-            |counts: [u64; 3]| HistogramSample { sum: 0.0, buckets: [0.1, 0.2, f64::INFINITY].into_iter().zip(counts).collect() };
+        let sample = |counts: [u64; 3]| HistogramSample {
+            sum: 0.0,
+            buckets: [0.1, 0.2, f64::INFINITY].into_iter().zip(counts).collect(),
+        };
         assert_eq!(quantile(&sample([0, 0, 0]), 0.5), None);
         assert_eq!(quantile(&sample([10, 0, 0]), 0.5), Some(0.05));
         assert_eq!(quantile(&sample([0, 10, 0]), 1.0), Some(0.2));

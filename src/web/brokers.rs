@@ -114,8 +114,7 @@ async fn broker(state: web::Data<ConsoleState>, path: web::Path<i32>) -> Result<
     let now_ms = state.clock.wall_ms();
     state.scraped.want(now_ms);
     let mut item = item(&state, &image, &live);
-    let mut partial: Vec<Missing> =
-        state.partial().into_iter().filter(|missing| missing.source == "etcd").collect();
+    let mut partial: Vec<Missing> = state.partial().into_iter().filter(|missing| missing.source == "etcd").collect();
     let own = match &live.metrics {
         Some(address) => ask(address).await,
         None => Err("its version does not tell where its metrics are".to_owned()),
@@ -127,8 +126,7 @@ async fn broker(state: web::Data<ConsoleState>, path: web::Path<i32>) -> Result<
     let actors = actors["actors"].as_array();
     item["readiness"] = page["readiness"].clone();
     item["configs"] = page["configs"].clone();
-    item["actors_running"] =
-        json!(actors.map(|actors| actors.iter().filter(|actor| actor["running"] == true).count()));
+    item["actors_running"] = json!(actors.map(|actors| actors.iter().filter(|actor| actor["running"] == true).count()));
     let readings = state.scraped.readings.load();
     item["actor_restarts"] =
         json!(readings.brokers.get(&id).and_then(|r| r.get("actor_restarts")).map(|n| (n as u64).to_string()));
@@ -174,7 +172,15 @@ async fn drain(
     let resource = format!("broker/{id}");
     let before = json!({ "draining": live.draining });
     let record = |outcome, detail: &str| {
-        audit.record(&actor, "broker.drain", resource.clone(), before.clone(), json!({ "draining": true }), outcome, detail);
+        audit.record(
+            &actor,
+            "broker.drain",
+            resource.clone(),
+            before.clone(),
+            json!({ "draining": true }),
+            outcome,
+            detail,
+        );
     };
     if body.confirm != id.to_string() {
         record(Outcome::Refused, "not confirmed");

@@ -131,11 +131,16 @@ mod tests {
                 let labels: Labels = source;
                 (labels, HistogramSample { sum: 1.0, buckets: bounds.into_iter().zip(counts).collect() })
             };
-            let waits = [of(&[("source", "memory")], [1, 2, 0]), of(&[("source", "store")], [1, 0, 1]), of(&[("source", "nothing")], [9, 9, 9])];
+            let waits = [
+                of(&[("source", "memory")], [1, 2, 0]),
+                of(&[("source", "store")], [1, 0, 1]),
+                of(&[("source", "nothing")], [9, 9, 9]),
+            ];
             families.histograms("t_wait_seconds", "Wait", waits)
         });
         let text = metrics.render().unwrap();
-        let scalars = [("all", REQUESTS), ("fetch", FETCH), ("others", OTHERS), ("none", Series { name: "x", ..REQUESTS })];
+        let scalars =
+            [("all", REQUESTS), ("fetch", FETCH), ("others", OTHERS), ("none", Series { name: "x", ..REQUESTS })];
         let numbers = read(&text, &scalars, &[("wait", WAIT)]);
         assert_eq!(numbers.scalars, BTreeMap::from([("all", 7.0), ("fetch", 3.0), ("others", 4.0)]));
         let buckets = &numbers.histograms["wait"].buckets;
@@ -148,7 +153,8 @@ mod tests {
 
     #[test]
     fn leaves_out_what_it_does_not_understand() {
-        let text = "<html>\nt_requests_total\nt_requests_total{api=\"x\" 3\nt_requests_total abc\n# t_requests_total 9\n\n";
+        let text =
+            "<html>\nt_requests_total\nt_requests_total{api=\"x\" 3\nt_requests_total abc\n# t_requests_total 9\n\n";
         assert_eq!(read(text, &[("all", REQUESTS)], &[("wait", WAIT)]), Numbers::default());
     }
 }

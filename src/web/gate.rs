@@ -37,8 +37,7 @@ pub const STREAMS_MAX: usize = 512;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Open to everybody. Exactly these spellings.
-const OPEN: [&str; 4] =
-    ["/api/v1/auth/config", "/api/v1/auth/login", "/ui/api/auth/config", "/ui/api/auth/login"];
+const OPEN: [&str; 4] = ["/api/v1/auth/config", "/api/v1/auth/login", "/ui/api/auth/config", "/ui/api/auth/login"];
 /// For sessions of whatever role, since they change nothing but the session, or nothing at all.
 const FOR_VIEWERS: [&str; 5] = [
     "/api/v1/auth/logout",

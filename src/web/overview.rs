@@ -72,7 +72,8 @@ fn controller(image: &ClusterImage) -> Option<i32> {
 
 /// The object store as the worst-off broker sees it.
 fn s3(readings: &Readings) -> Value {
-    let known = readings.brokers.iter().filter_map(|(broker, reading)| Some((broker, reading, reading.get("s3_state")?)));
+    let known =
+        readings.brokers.iter().filter_map(|(broker, reading)| Some((broker, reading, reading.get("s3_state")?)));
     let worst = known.max_by(|a, b| a.2.total_cmp(&b.2));
     let Some((_, worst, state)) = worst else {
         return json!({ "state": "unknown", "since_ms": null, "reasons": [] });
@@ -242,7 +243,11 @@ mod tests {
     }
 
     fn reading(s3_state: f64) -> Reading {
-        Reading { derived: BTreeMap::from([("s3_state", s3_state)]), s3_reasons: vec!["slow".to_owned()], ..Reading::default() }
+        Reading {
+            derived: BTreeMap::from([("s3_state", s3_state)]),
+            s3_reasons: vec!["slow".to_owned()],
+            ..Reading::default()
+        }
     }
 
     fn levels(reasons: &[Reason]) -> Vec<(&str, &str)> {

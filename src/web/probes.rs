@@ -55,8 +55,16 @@ pub fn register(metrics: &Metrics, state: &Arc<ConsoleState>) {
             ("kafscale_console_errors", "Answers with a status of 500 or above", &stats.errors),
             ("kafscale_console_logins", "Logins that succeeded", &auth.logins),
             ("kafscale_console_login_failures", "Logins with a wrong name or password", &auth.failures),
-            ("kafscale_console_logins_locked_out", "Logins that were not looked at, after too many failures", &auth.locked_out),
-            ("kafscale_console_dropped_ticks", "States of the live feed that slow browsers did not get", &stats.dropped_ticks),
+            (
+                "kafscale_console_logins_locked_out",
+                "Logins that were not looked at, after too many failures",
+                &auth.locked_out,
+            ),
+            (
+                "kafscale_console_dropped_ticks",
+                "States of the live feed that slow browsers did not get",
+                &stats.dropped_ticks,
+            ),
             ("kafscale_console_scrapes", "Questions to the metrics listeners of brokers", &stats.scrapes),
             ("kafscale_console_scrape_failures", "Questions to brokers without an answer", &stats.scrape_failures),
         ] {

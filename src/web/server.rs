@@ -33,7 +33,9 @@ pub fn serve(listener: TcpListener, state: web::Data<ConsoleState>) -> std::io::
             .route("/readyz", web::get().to(probes::ready))
             .route("/metrics", web::get().to(probes::metrics))
             .service(web::scope("/api/v1").wrap(from_fn(gate::admit)).configure(api).default_service(web::to(no_route)))
-            .service(web::scope("/ui/api").wrap(from_fn(gate::admit)).configure(guide).default_service(web::to(no_route)))
+            .service(
+                web::scope("/ui/api").wrap(from_fn(gate::admit)).configure(guide).default_service(web::to(no_route)),
+            )
             .default_service(web::to(page))
     });
     let server = server
@@ -77,7 +79,10 @@ fn api(config: &mut web::ServiceConfig) {
 
 /// Paths of the operations guide, below `/ui/api`.
 fn guide(config: &mut web::ServiceConfig) {
-    config.configure(auth::routes).route("/status", web::get().to(overview::overview)).route("/metrics", web::get().to(live::live));
+    config
+        .configure(auth::routes)
+        .route("/status", web::get().to(overview::overview))
+        .route("/metrics", web::get().to(live::live));
 }
 
 async fn no_route() -> Result<HttpResponse, Problem> {

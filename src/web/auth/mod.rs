@@ -74,8 +74,7 @@ pub fn csrf_token(token: &str) -> String {
 }
 
 /// What is said where nobody can sign in.
-pub const NOT_CONFIGURED: &str =
-    "Nobody can sign in yet. Set KAFSCALE_UI_USERNAME and KAFSCALE_UI_PASSWORD (or KAFSCALE_UI_PASSWORD_HASH) and start the console again.";
+pub const NOT_CONFIGURED: &str = "Nobody can sign in yet. Set KAFSCALE_UI_USERNAME and KAFSCALE_UI_PASSWORD (or KAFSCALE_UI_PASSWORD_HASH) and start the console again.";
 
 async fn config_of(state: web::Data<ConsoleState>) -> HttpResponse {
     let configured = state.logins.is_configured();
@@ -140,8 +139,11 @@ async fn verify(
     password: String,
 ) -> Result<Option<sessions::Role>, Problem> {
     let busy = || {
-        let mut problem =
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "locked_out", "too many people sign in at once: try again in 2 s");
+        let mut problem = Problem::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "locked_out",
+            "too many people sign in at once: try again in 2 s",
+        );
         problem.retry_after_sec = Some(2);
         problem
     };

@@ -2,9 +2,9 @@
 
 use super::sessions::Role;
 use crate::config::console::{LoginConfig, PasswordConfig, UiConfig};
+use argon2::Argon2;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
-use argon2::Argon2;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 

@@ -50,9 +50,8 @@ async fn history(state: web::Data<ConsoleState>, query: web::Query<Query>) -> Re
     let mut wanted = Vec::new();
     for name in names {
         let position = catalogue::position(name);
-        let position = position.ok_or_else(|| {
-            Problem::invalid(format!("there is no metric {name:?}: see /api/v1/history/metrics"))
-        })?;
+        let position = position
+            .ok_or_else(|| Problem::invalid(format!("there is no metric {name:?}: see /api/v1/history/metrics")))?;
         wanted.push((position, METRICS[position].fold));
     }
     let to_ms = query.to_ms.unwrap_or(now_ms).clamp(0, now_ms + ring::STEP_MS);

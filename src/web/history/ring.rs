@@ -83,13 +83,7 @@ impl Ring {
     }
 
     /// The series of `metrics` between two times, in steps of at least `step_ms`; also returns the step that was taken.
-    pub fn query(
-        &self,
-        metrics: &[(usize, Fold)],
-        from_ms: i64,
-        to_ms: i64,
-        step_ms: i64,
-    ) -> (Vec<Line>, i64) {
+    pub fn query(&self, metrics: &[(usize, Fold)], from_ms: i64, to_ms: i64, step_ms: i64) -> (Vec<Line>, i64) {
         let to_ms = to_ms.max(from_ms);
         let least = (to_ms - from_ms).div_euclid(POINTS_MAX as i64).max(STEP_MS);
         let per_point = step_ms.max(least).saturating_add(STEP_MS - 1).div_euclid(STEP_MS).max(1);
