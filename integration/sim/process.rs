@@ -186,6 +186,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         version: "sim".into(),
         control: None,
         draining: false,
+        follows: false,
     };
     let registered = ownership.register(writer, kafscale::rng::u64(), &live, LEASE_TTL).await;
     let registration = registered.map_err(|e| text(&e))?;

@@ -392,6 +392,7 @@ mod tests {
             version: "0".into(),
             control: None,
             draining: false,
+            follows: false,
         }
     }
 

@@ -8,6 +8,7 @@ mod control;
 mod identity;
 mod limits;
 mod metrics;
+mod reading;
 mod rollback;
 pub(crate) mod stores;
 
@@ -40,10 +41,9 @@ use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
+use crate::storage::StoreError;
 use crate::storage::layout::Layout;
-use crate::storage::reader::{LogReader, ReaderLimits};
 use crate::storage::registered::Registered;
-use crate::storage::{ObjectStore, StoreError};
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -202,6 +202,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             control: control.as_ref().map(|(_, address)| address.clone()),
             draining: false,
+            follows: config.follows(),
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
         let registration =
@@ -463,16 +464,7 @@ async fn start_loops(
     let shard = context.shards.last().expect("there is a shard");
     let groups = group::start(group_config, shard).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;
-    let limits = ReaderLimits {
-        cache_bytes: config.cache_bytes - config.cache_bytes / 4,
-        readahead_segments: config.readahead_segments as usize,
-    };
-    let (primary, runtime) = (stores.objects.clone(), io.clone());
-    let copy: Arc<dyn ObjectStore> = match &stores.replica {
-        Some(replica) => replica.clone(),
-        None => primary.clone(),
-    };
-    let reader = runtime.spawn(async move { LogReader::with_copy(copy, primary, limits) }).await;
+    let reader = reading::reader(config, stores, io).await?;
     let broker = Arc::new(Broker {
         cluster_id: context.cluster_id.clone(),
         node: config.broker_id,
@@ -487,12 +479,14 @@ async fn start_loops(
         image: feed.image().clone(),
         directory: context.directory.clone(),
         partitions: context.clone(),
-        reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
+        reader,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
         latencies: Default::default(),
         health: context.health.clone(),
         standing: context.standing.clone(),
         groups,
+        followers: config.follows().then(|| reading::followers(config, stores, context, &feed)),
+        sent_away: Default::default(),
     });
     let health = context.health.clone();
     supervise_loop("s3-health", registry, io, move || health.clone().run());

@@ -174,6 +174,7 @@ async fn groups(
         version: "0".into(),
         control: None,
         draining: false,
+        follows: false,
     };
     let ownership = Ownership::new(store.clone(), keys.clone());
     let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
@@ -235,6 +236,8 @@ impl Bed {
             health: Arc::new(S3Health::new(HealthLimits::default())),
             standing: standing.clone(),
             groups,
+            followers: None,
+            sent_away: Default::default(),
         });
         let mut publications = feed.subscribe();
         tokio::task::spawn_local(async move { watcher::run(store, keys, feed).await });
@@ -248,7 +251,8 @@ impl Bed {
         let advertised = ("broker-1".to_owned(), 9092);
         let peer = ([127, 0, 0, 1], 40_000).into();
         let sessions = Arc::new(SessionCache::default());
-        let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded: Rc::new(|| false) };
+        let crowded = Rc::new(|| false);
+        let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded, sent_away: Default::default() };
         Self { ctx: Rc::new(ctx), partitions, control, standing }
     }
 
