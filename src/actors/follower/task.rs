@@ -18,6 +18,8 @@ use std::time::Duration;
 
 /// Pause between two reads of a writer's key.
 const REFRESH: Duration = Duration::from_millis(150);
+/// The pause doubles with each failure in a row, up to so many.
+const FAILURES_COUNTED_MAX: u32 = 3;
 /// How often views that nobody reads are looked at, to be dropped.
 const IDLE_LOOK: Duration = Duration::from_secs(5);
 
@@ -61,15 +63,16 @@ impl Drop for End {
 pub(super) async fn run(followers: Arc<Followers>, writer: WriterId, pulse: Arc<Pulse>) {
     let _end = End { followers: followers.clone(), writer, pulse: pulse.clone() };
     let mut seen = None;
-    let mut failed = false;
+    let mut failures = 0;
     loop {
         crate::failpoint::hit("follower.refresh");
         match followers.refresh(writer, &pulse, &mut seen).await {
-            Ok(true) => failed = false,
+            Ok(true) => failures = 0,
             Ok(false) => return,
             Err(error) => {
                 followers.stats.failures.fetch_add(1, Ordering::Relaxed);
-                if !std::mem::replace(&mut failed, true) {
+                failures += 1;
+                if failures == 1 {
                     tracing::warn!(%writer, %error, "a writer cannot be followed; its consumers are sent to the leader");
                 }
                 if matches!(error, FollowError::WentBack { .. }) {
@@ -78,7 +81,7 @@ pub(super) async fn run(followers: Arc<Followers>, writer: WriterId, pulse: Arc<
             }
         }
         followers.tick();
-        tokio::time::sleep(REFRESH).await;
+        tokio::time::sleep(REFRESH * (1 << failures.min(FAILURES_COUNTED_MAX))).await;
         loop {
             let rest = followers.table().rest(writer, followers.clock.monotonic());
             match rest {
