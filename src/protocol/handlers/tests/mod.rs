@@ -8,6 +8,7 @@ mod data;
 mod fetch;
 mod groups;
 mod placement;
+mod preferred;
 mod produce;
 mod versions;
 
@@ -202,6 +203,7 @@ struct Bed {
     control: Arc<FakeControl>,
     /// Set: another process may have taken over.
     standing: Arc<Standing>,
+    store: Arc<dyn MetadataStore>,
 }
 
 impl Bed {
@@ -239,7 +241,7 @@ impl Bed {
             followers: None,
             sent_away: Default::default(),
         });
-        let mut publications = feed.subscribe();
+        let (mut publications, shared) = (feed.subscribe(), store.clone());
         tokio::task::spawn_local(async move { watcher::run(store, keys, feed).await });
         let (leader, led) = (broker.clone(), partitions.clone());
         tokio::task::spawn_local(async move {
@@ -253,7 +255,7 @@ impl Bed {
         let sessions = Arc::new(SessionCache::default());
         let crowded = Rc::new(|| false);
         let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded, sent_away: Default::default() };
-        Self { ctx: Rc::new(ctx), partitions, control, standing }
+        Self { ctx: Rc::new(ctx), partitions, control, standing, store: shared }
     }
 
     /// Creates a topic and waits until it is led.
