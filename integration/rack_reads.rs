@@ -449,6 +449,14 @@ async fn what_a_follower_answers() {
         assert_eq!(code(AWAY, 0, epoch - 1).await, FENCED_LEADER_EPOCH);
     }
     assert_eq!(code(AWAY, 99, -1).await, OFFSET_NOT_AVAILABLE, "that is for the leader to judge");
+    for (believed, error, records) in [(epoch, 0, true), (epoch + 1, NOT_LEADER_OR_FOLLOWER, false)] {
+        let mut request = fetch_request(TOPIC, 0, 3, 1_000, 1 << 20).with_rack_id(text(AWAY));
+        request.topics[0].partitions[0].last_fetched_epoch = believed;
+        let answer = Client::new(&follower).call(FETCH_VERSION, &request).await.expect("an answer");
+        let data = &answer.responses[0].partitions[0];
+        let has_records = data.records.as_ref().is_some_and(|r| !r.is_empty());
+        assert_eq!((data.error_code, has_records, data.diverging_epoch.epoch), (error, records, -1));
+    }
     let listed = Client::new(&follower).list_offset(TOPIC, 0, LATEST).await;
     assert!(matches!(listed, Err(crate::client::ClientError::Code(NOT_LEADER_OR_FOLLOWER))), "{listed:?}");
 

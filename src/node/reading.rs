@@ -36,7 +36,8 @@ pub(super) fn followers(
     context: &NodeContext,
     feed: &ImageFeed,
 ) -> Arc<Followers> {
-    let primary = context.recovery();
+    // What was read ahead is for whoever takes over: it is handed out once.
+    let primary = Recovery { ahead: Arc::default(), ..context.recovery() };
     let sources = Sources {
         ownership: context.ownership.clone(),
         metadata: context.metadata.clone(),

@@ -107,8 +107,12 @@ impl Bed {
         let registration = ownership.register(WRITER, NONCE, &live, Duration::from_secs(1 << 30)).await.unwrap();
         let memory = || Arc::new(FaultStore::scripted(Arc::new(MemoryStore::new(clock))));
         let (primary, copy) = (memory(), memory());
-        let recovery =
-            |store: Arc<dyn ObjectStore>| Recovery { store, layout: layout.clone(), cluster_id: CLUSTER.to_owned() };
+        let recovery = |store: Arc<dyn ObjectStore>| Recovery {
+            store,
+            layout: layout.clone(),
+            cluster_id: CLUSTER.to_owned(),
+            ahead: Arc::default(),
+        };
         let sources = Sources {
             ownership: ownership.clone(),
             metadata: link.clone(),
@@ -230,6 +234,31 @@ async fn a_view_ends_at_the_committed_head_and_goes_on_with_it() {
     let loads = bed.followers.stats().loads.load(Ordering::Relaxed);
     assert_eq!(loads, 1, "the rest was read slot by slot");
     assert_eq!(bed.followers.size(), (1, 3 * EXTENT_BYTES));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sealed_writer_has_not_committed_is_never_served() {
+    let mut bed = Bed::new().await;
+    bed.produce(3).await;
+    let reading = bed.follow();
+    let view = ready(&bed, &reading, 3).await;
+    bed.upload(2).await; // in flight when it is sealed
+    bed.ownership.seal(WRITER, true).await.unwrap();
+    let refused = bed.ownership.commit(&bed.registration, bed.registration.value.head.next(), None).await;
+    assert!(refused.is_err(), "{refused:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(matches!(reading.look(), Look::Ready(_)), "what it had is served until somebody claims");
+    assert_eq!((view.high_watermark(), view.with_log(|l| l.extents.len())), (Offset(3), 1));
+    // Nor by who begins to read it now, and so begins with a load.
+    reading.outdated();
+    let loads = || bed.followers.stats().loads.load(Ordering::Relaxed);
+    let (before, mut ticks) = (loads(), bed.followers.ticks());
+    while loads() == before {
+        ticks.changed().await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(view.high_watermark(), Offset(3));
+    assert_eq!(bed.followers.stats().failures.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -203,6 +203,8 @@ impl Slot {
                 let (epoch, end) = offsets::epoch_end(view, believed);
                 if epoch.0 < 0 || end.0 < 0 {
                     self.fail(ErrorCode::OffsetOutOfRange);
+                } else if self.reading.is_some() && (epoch < believed || end < offset) {
+                    self.fail(ErrorCode::NotLeaderOrFollower); // this may be a beginning of the log
                 } else if epoch < believed || end < offset {
                     self.outcome.diverging = Some((epoch, end));
                 } else {

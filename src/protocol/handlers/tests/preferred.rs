@@ -55,6 +55,8 @@ fn the_leader_sends_consumers_of_another_rack_there() {
         bed.broker(2, "eu", true, false).await;
         assert_eq!(told(&bed.fetch_from("", 0).await), (0, -1, true), "a consumer without a rack");
         assert_eq!(told(&bed.fetch_from("us", 0).await), (0, -1, true), "one of another rack");
+        let old: FetchResponse = bed.call(10, &fetch_request("t", &[(0, 0)], 500)).await;
+        assert_eq!(told(&old.responses[0].partitions[0]), (0, -1, true), "one that cannot name its rack");
         let code = ErrorCode::OffsetOutOfRange.code();
         assert_eq!(told(&bed.fetch_from("eu", 5).await), (code, -1, false), "that is for the leader to say");
 
