@@ -215,6 +215,7 @@ impl Table {
         let Some(place) = self.place(writer, &view.key, view.leader_epoch) else { return view.close() };
         let total = total - place.extents + extents;
         if total > max {
+            view.close();
             return self.refuse(writer, &view.key, view.leader_epoch);
         }
         place.extents = extents;
