@@ -60,6 +60,9 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a shutdown goes on answering consumers that read what others lead, so that each hears that it should ask the
+/// leader. Some clients wait minutes for a broker that is only gone.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Why the node did not start or run; `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -305,8 +308,12 @@ impl Node {
     /// checkpoint and leaves the cluster.
     pub async fn stop(self) {
         self.readiness.readiness.fail("startup", "stopping");
+        let is_read = self.broker.followers.as_ref().is_some_and(|followers| followers.size().0 > 0);
         if tokio::time::timeout(DRAIN_TIMEOUT, self.drains.stop()).await.is_err() {
             tracing::warn!("not everything could be given to other brokers in time; they take it over");
+        }
+        if is_read {
+            tokio::time::sleep(FAREWELL).await;
         }
         self.shutdown.cancel();
         let finish = async {

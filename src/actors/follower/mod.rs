@@ -120,9 +120,10 @@ impl Followers {
         (views as u64, extents as u64 * EXTENT_BYTES)
     }
 
-    /// Begins to read a partition that another broker's writer owns. `None` if nobody else does, or if it is not served here.
+    /// Begins to read a partition that another broker's writer owns. `None` if nobody else does, if it is not
+    /// served here, or if this broker drains: clients then hear so before it is gone.
     pub fn follow(self: &Arc<Self>, key: &PartitionKey, image: &ClusterImage) -> Option<Reading> {
-        let value = image.partition(key)?;
+        let value = image.partition(key).filter(|_| !image.drains(self.me))?;
         let (writer, epoch) = (value.owner.filter(|writer| *writer != self.me)?, value.epoch);
         let pulse = || Pulse { standing: Standing::new(self.clock, self.lease_ttl), wake: Default::default() };
         let (pulse, is_new) = self.table().enter(writer, *key, epoch, self.clock.monotonic(), pulse)?;

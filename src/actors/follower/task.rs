@@ -59,7 +59,7 @@ impl Drop for End {
     }
 }
 
-/// Runs until nobody has read the writer's partitions for a while, or the writer is gone.
+/// Runs until nobody has read the writer's partitions for a while, the writer is gone, or this broker drains.
 pub(super) async fn run(followers: Arc<Followers>, writer: WriterId, pulse: Arc<Pulse>) {
     let _end = End { followers: followers.clone(), writer, pulse: pulse.clone() };
     let mut seen = None;
@@ -95,7 +95,7 @@ pub(super) async fn run(followers: Arc<Followers>, writer: WriterId, pulse: Arc<
 }
 
 impl Followers {
-    /// Brings the writer's views up to its head. Returns false if the writer is gone.
+    /// Brings the writer's views up to its head. Returns false if nothing of the writer is to be followed any more.
     async fn refresh(
         &self,
         writer: WriterId,
@@ -104,6 +104,9 @@ impl Followers {
     ) -> Result<bool, FollowError> {
         // The image first: what it says of claims is then not newer than what the writer's key says of a checkpoint.
         let image = self.image.load_full();
+        if image.drains(self.me) {
+            return Ok(false);
+        }
         let asked = self.clock.monotonic();
         let Some((value, revision)) = self.sources.ownership.writer(writer).await? else { return Ok(false) };
         let (work, load) = self.table().work(writer, &image);

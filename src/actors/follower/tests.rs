@@ -14,6 +14,7 @@ use crate::storage::segment::{self, ExtentInput, SegmentHeader};
 use crate::storage::testkit::{partition, stored_batch};
 use crate::storage::{ObjectKey, ObjectStore};
 use async_trait::async_trait;
+use bytes::Bytes;
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
@@ -73,6 +74,20 @@ impl MetadataStore for Link {
     }
 }
 
+fn live(node: i32) -> LiveValue {
+    LiveValue {
+        v: model::FORMAT,
+        node: BrokerId(node),
+        host: "h".into(),
+        port: 9092,
+        rack: None,
+        version: "0".into(),
+        control: None,
+        draining: false,
+        follows: false,
+    }
+}
+
 /// A writer elsewhere, played by hand, and somebody who follows it.
 struct Bed {
     link: Arc<Link>,
@@ -93,17 +108,7 @@ impl Bed {
         let link = Arc::new(Link { store: EmbeddedStore::in_memory(), cut: AtomicBool::new(false) });
         let (keys, layout) = (Keys::new("test"), Layout::new("test"));
         let ownership = Ownership::new(link.clone(), keys.clone());
-        let live = LiveValue {
-            v: model::FORMAT,
-            node: BrokerId(1),
-            host: "h".into(),
-            port: 9092,
-            rack: None,
-            version: "0".into(),
-            control: None,
-            draining: false,
-            follows: false,
-        };
+        let live = live(1);
         let registration = ownership.register(WRITER, NONCE, &live, Duration::from_secs(1 << 30)).await.unwrap();
         let memory = || Arc::new(FaultStore::scripted(Arc::new(MemoryStore::new(clock))));
         let (primary, copy) = (memory(), memory());
@@ -133,8 +138,16 @@ impl Bed {
     fn owned(&self, owner: Option<WriterId>, epoch: LeaderEpoch, log_start: i64) {
         let history = vec![owner.unwrap_or(WRITER)];
         let value = PartitionValue { v: 1, owner, epoch, history, log_start: Offset(log_start) };
+        self.put(self.keys.partition(&partition(1)), model::encode(&value));
+    }
+
+    /// What it says of this broker.
+    fn draining(&self, draining: bool) {
+        self.put(self.keys.live(ME), model::encode(&LiveValue { draining, ..live(2) }));
+    }
+
+    fn put(&self, key: String, value: Bytes) {
         let mut image = ClusterImage::clone(&self.image.load());
-        let (key, value) = (self.keys.partition(&partition(1)), model::encode(&value));
         let warnings =
             image.apply(&self.keys, WatchEvent::Put(Entry { key, value, create_revision: 1, mod_revision: 1 }));
         assert_eq!(warnings, Vec::<String>::new());
@@ -301,6 +314,20 @@ async fn another_owner_ends_the_view() {
     let reading = bed.follow();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(matches!(reading.look(), Look::Refused));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_drains_follows_nobody() {
+    let mut bed = Bed::new().await;
+    bed.produce(3).await;
+    let reading = bed.follow();
+    let view = ready(&bed, &reading, 3).await;
+    bed.draining(true);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(view.is_closed() && matches!(reading.look(), Look::Refused));
+    assert!(bed.followers.follow(&partition(1), &bed.image.load()).is_none());
+    bed.draining(false);
+    ready(&bed, &bed.follow(), 3).await;
 }
 
 #[tokio::test(start_paused = true)]

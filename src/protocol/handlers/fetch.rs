@@ -201,10 +201,11 @@ impl Slot {
             Ok(view) if params.last_fetched_epoch >= 0 => {
                 let believed = LeaderEpoch(params.last_fetched_epoch);
                 let (epoch, end) = offsets::epoch_end(view, believed);
-                if epoch.0 < 0 || end.0 < 0 {
-                    self.fail(ErrorCode::OffsetOutOfRange);
-                } else if self.reading.is_some() && (epoch < believed || end < offset) {
+                let is_unknown = epoch.0 < 0 || end.0 < 0;
+                if self.reading.is_some() && (is_unknown || epoch < believed || end < offset) {
                     self.fail(ErrorCode::NotLeaderOrFollower); // this may be a beginning of the log
+                } else if is_unknown {
+                    self.fail(ErrorCode::OffsetOutOfRange);
                 } else if epoch < believed || end < offset {
                     self.outcome.diverging = Some((epoch, end));
                 } else {
