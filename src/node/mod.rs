@@ -60,8 +60,8 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long a shutdown goes on answering consumers that read what others lead, so that each hears that it should ask the
-/// leader. Some clients wait minutes for a broker that is only gone.
+/// How long a shutdown goes on answering consumers that read what others lead, so that they hear that they should ask
+/// the leader.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Why the node did not start or run; `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
