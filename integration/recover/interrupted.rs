@@ -8,7 +8,7 @@ use kafscale::actors::partition::handle::ValidBatch;
 use kafscale::ids::{Offset, WriterId};
 use kafscale::metadata::embedded::EmbeddedStore;
 use kafscale::metadata::keys::Keys;
-use kafscale::metadata::model::{self, ClusterValue, LiveValue, WriterState};
+use kafscale::metadata::model::{self, LiveValue, WriterState};
 use kafscale::metadata::ownership::Ownership;
 use kafscale::metadata::{Entry, LeaseId, MetadataError, MetadataStore, Revision, Txn, TxnOutcome, WatchEvent};
 use kafscale::protocol::batch::BatchHeader;
@@ -17,7 +17,7 @@ use kafscale::recover::plan::{Plan, Store, plan};
 use kafscale::recover::read_store;
 use kafscale::recover::survey::Survey;
 use kafscale::storage::layout::Layout;
-use kafscale::storage::{ObjectStore, Payload};
+use kafscale::storage::ObjectStore;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -122,8 +122,6 @@ async fn history(world: &std::rc::Rc<World>) -> Scene {
     produce(world, &second, 1, 4).await;
     produce(world, &second, 3, 1).await;
     let (layout, (_, keys)) = (second.context.layout.clone(), world.metadata());
-    let cluster = ClusterValue { v: 1, cluster_id: second.context.cluster_id.clone(), generation: 0 };
-    world.raw.create(&layout.cluster(), &Payload::new(vec![model::encode(&cluster)], 1)).await.unwrap();
     drop(second);
     Scene { objects: world.raw.clone(), layout, keys }
 }

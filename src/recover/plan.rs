@@ -9,6 +9,9 @@
 //! **What is not acked may appear.** An object above the head that the metadata store remembers counts if no slot before it is
 //! missing: its commit may be what the store has forgotten.
 //!
+//! **A writer of the backup that left nothing behind** was forgotten since, in order, if others led all partitions that the
+//! backup says it had at a later leader epoch. Otherwise the bucket lost something.
+//!
 //! **What topics there are** is what the newest of two says: the metadata store or the catalogs in checkpoints. Generations order
 //! catalogs across earlier recoveries, revisions within one. A topic that has data and that neither has ever heard of is
 //! restored under a name made of its id; one that a catalog had and a newer one has not was deleted.
@@ -184,7 +187,7 @@ pub fn plan(store: &Store, found: &Found, now_ms: WallMs) -> Result<Plan, String
     let generation = newest.map_or(0, |c| c.generation).max(store.cluster.as_ref().map_or(0, |c| c.generation)) + 1;
     plan.cluster = Some(ClusterValue { v: FORMAT, cluster_id: found.cluster_id.clone(), generation });
     let topics = topics(store, found, &used, now_ms, &mut plan);
-    writers(store, found, &used, &mut plan);
+    writers(store, found, &used, &topics, &mut plan);
     partitions(store, found, &used, &topics, &mut plan);
     homes(store, found, &mut plan);
     let ids: BTreeMap<TopicId, &String> = topics.iter().map(|(name, t)| (t.id, name)).collect();
@@ -320,7 +323,13 @@ fn settings(store: &Store, found: &Found, used: &BTreeSet<usize>, newest: &Catal
 }
 
 /// Fences everybody.
-fn writers(store: &Store, found: &Found, used: &BTreeSet<usize>, plan: &mut Plan) {
+fn writers(
+    store: &Store,
+    found: &Found,
+    used: &BTreeSet<usize>,
+    topics: &BTreeMap<String, TopicValue>,
+    plan: &mut Plan,
+) {
     for source in used.iter().map(|index| &found.sources[*index]) {
         let known = store.writers.get(&source.writer).map(|(value, _)| value);
         if let Some(known) = known.filter(|known| known.nonce == source.nonce) {
@@ -345,7 +354,12 @@ fn writers(store: &Store, found: &Found, used: &BTreeSet<usize>, plan: &mut Plan
         let is_source = |index: &usize| found.sources[*index].nonce == value.nonce;
         if !used.iter().any(is_source) {
             let inherited = found.inherited.contains(&(*writer, value.nonce));
-            if !inherited && (value.head > Seq(0) || value.checkpoint.is_some()) {
+            let wrote = value.head > Seq(0) || value.checkpoint.is_some();
+            if wrote && !inherited && is_succeeded(*writer, store, found, used, topics) {
+                plan.decisions.push(format!(
+                    "writer {writer} was forgotten after the backup: others went on with everything that it had"
+                ));
+            } else if wrote && !inherited {
                 let head = value.head;
                 plan.losses.push(format!(
                     "writer {writer} has committed slot {head}, but the bucket has nothing of it: restore the bucket"
@@ -356,6 +370,24 @@ fn writers(store: &Store, found: &Found, used: &BTreeSet<usize>, plan: &mut Plan
             }
         }
     }
+}
+
+/// True if everything that the store says the writer had was led at a later epoch by somebody whose log is there.
+fn is_succeeded(
+    writer: WriterId,
+    store: &Store,
+    found: &Found,
+    used: &BTreeSet<usize>,
+    topics: &BTreeMap<String, TopicValue>,
+) -> bool {
+    let live: BTreeSet<TopicId> = topics.values().map(|t| t.id).collect();
+    let had = |v: &PartitionValue| v.owner == Some(writer) || v.history.contains(&writer);
+    let went_on = |key: &PartitionKey, epoch: LeaderEpoch| {
+        let mut candidates = found.partitions.get(key).into_iter().flatten();
+        candidates.any(|c| used.contains(&c.source) && c.last_epoch() > epoch)
+    };
+    let mut partitions = store.partitions.iter().filter(|(key, (v, _))| had(v) && live.contains(&key.topic));
+    !used.is_empty() && partitions.all(|(key, (v, _))| went_on(key, v.epoch))
 }
 
 fn partitions(

@@ -90,18 +90,38 @@ fn the_highest_epoch_wins_and_what_it_leaves_out_is_said() {
 fn everybody_is_fenced_and_ids_go_on_above_everything() {
     let sources = vec![source(2, 5, None), source(9, 4, None)];
     let partitions = vec![(key(0), vec![candidate(0, &[(0, 0)], 3)]), (key(1), vec![candidate(1, &[(0, 0)], 3)])];
-    let topics = [record("t", 1, 2)];
-    let plan = plan(&store(60, &topics), &found(sources, partitions), 7).unwrap();
+    let topics = [record("t", 1, 3)];
+    let mut store = store(60, &topics);
+    store.partitions.insert(key(2), owned_by(3, 4));
+    let plan = plan(&store, &found(sources, partitions), 7).unwrap();
     let heads: Vec<_> = plan.writers.iter().map(|(id, v)| (id.0, v.head.0, v.state, v.node.0)).collect();
     assert_eq!(heads, [(2, 5, WriterState::Fenced, 4), (9, 4, WriterState::Fenced, -1)]);
     // The store says that 3 has committed something, of which nothing is there.
     assert_eq!(plan.forgotten, [WriterId(3)]);
-    assert_eq!(plan.losses.len(), 1);
+    assert_eq!(plan.losses.len(), 2, "the writer's log, and what it led: {:?}", plan.losses);
     let homes: Vec<_> = plan.homes.iter().map(|h| (h.source, h.writer.0, h.partitions.clone())).collect();
     assert_eq!(homes, [(0, 1_010, vec![key(0)]), (1, 1_011, vec![key(1)])]);
     assert_eq!(plan.partitions[&key(1)].value.history, [WriterId(1_011)]);
     assert_eq!((plan.next_writer, plan.next_producer), (1_012, 1_000_001_000));
     assert_eq!(plan.cluster.unwrap().generation, 1);
+}
+
+fn owned_by(writer: u64, epoch: i32) -> (PartitionValue, Revision) {
+    let (owner, epoch, history) = (Some(WriterId(writer)), LeaderEpoch(epoch), vec![WriterId(writer)]);
+    (PartitionValue { v: 1, owner, epoch, history, log_start: Offset(0) }, 50)
+}
+
+#[test]
+fn a_writer_that_was_forgotten_after_the_backup_is_no_loss() {
+    let topics = [record("t", 1, 1)];
+    let mut store = store(60, &topics);
+    store.partitions.insert(key(0), owned_by(3, 4));
+    let losses = |epoch| {
+        let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (epoch, 5)], 9)])];
+        plan(&store, &found(vec![source(2, 9, None)], partitions), 7).unwrap().losses
+    };
+    assert_eq!(losses(5), Vec::<String>::new());
+    assert_eq!(losses(4).len(), 1, "nobody went on from where it was");
 }
 
 #[test]

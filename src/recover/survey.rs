@@ -171,6 +171,9 @@ async fn list(store: &dyn ObjectStore, layout: &Layout) -> Result<Listing, Surve
     }
 }
 
+/// How often an object is read before it counts as damaged: bytes may be damaged on their way, too.
+const READS_MAX: u32 = 3;
+
 /// The writer's log from its newest readable checkpoint on, up to the first slot that is missing. What cannot be read goes to
 /// `damaged`.
 async fn read(
@@ -181,6 +184,7 @@ async fn read(
     damaged: &mut Vec<String>,
 ) -> Result<Option<(WriterValue, WriterLog)>, SurveyError> {
     let mut unreadable: BTreeSet<ObjectKey> = BTreeSet::new();
+    let mut reads: BTreeMap<ObjectKey, u32> = BTreeMap::new();
     loop {
         let newest = keys.checkpoints.iter().rev().find(|(_, key)| !unreadable.contains(*key));
         let checkpoint = newest.map(|((seq, _), key)| CheckpointRef { seq: *seq, key: key.as_str().to_owned() });
@@ -194,6 +198,13 @@ async fn read(
             Ok(log) => return Ok(Some((value, log))),
             Err(error) => error,
         };
+        if let RecoveryError::Store(StoreError::Corrupt { key, .. }) = &error {
+            let reads = reads.entry(key.clone()).or_default();
+            *reads += 1;
+            if *reads < READS_MAX {
+                continue;
+            }
+        }
         match error {
             RecoveryError::Store(StoreError::Corrupt { key, .. } | StoreError::NotFound { key })
                 if unreadable.insert(key.clone()) =>

@@ -1,0 +1,218 @@
+//! The metadata store goes back to a backup, as `docs/disaster-recovery.md` describes: brokers notice and end, nobody starts,
+//! and `kafscale recover --write` rebuilds it from the objects, however often it is interrupted. Some brokers sleep meanwhile,
+//! and nobody remembers to stop them.
+//!
+//! Nothing that was acked is lost, whenever that was. Offsets that groups committed are at least those of the backup.
+
+use super::brokers::Brokers;
+use super::faults::{How, NodeMetadata, NodeObjects};
+use super::link::Link;
+use super::process::{Process, UPLOADS_MAX};
+use super::{PARTITIONS, World};
+use crate::workload::Rng;
+use kafscale::cli::exit;
+use kafscale::ids::{BrokerId, WriterId};
+use kafscale::metadata::embedded::Backup;
+use kafscale::metadata::model::{self, WriterState, WriterValue};
+use kafscale::metadata::keys::ParsedKey;
+use kafscale::metadata::{MetadataStore, Revision};
+use kafscale::recover::{Options, RecoverError, recover_stores};
+use kafscale::storage::fault::FaultRates;
+use kafscale::storage::layout::Layout;
+use kafscale::storage::retry::{RetryPolicy, RetryingStore};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time in which a broker that can reach both stores has to end.
+const NOTICED_WITHIN: Duration = Duration::from_secs(60);
+/// Recoveries that faults may prevent. After that the stores do not fail.
+const ATTEMPTS_MAX: u32 = 15;
+/// Recoveries that may fail then: leases of before have to end.
+const MORE_ATTEMPTS_MAX: u32 = 10;
+/// Starts of a broker that is to be refused.
+const STARTS_MAX: u32 = 60;
+/// The heading of what recovery cannot restore.
+const LOSSES: &str = "CANNOT BE RESTORED";
+
+/// A backup, and which offsets clients knew to be committed.
+pub struct Saved {
+    backup: Backup,
+    committed: BTreeMap<(u64, i32), i64>,
+}
+
+/// Takes a backup.
+pub fn save(world: &World) -> Saved {
+    let backup = world.metadata.inner.backup();
+    world.trace.event(format_args!("backup at {}", backup.revision()));
+    Saved { backup, committed: world.committed.borrow().clone() }
+}
+
+/// The store goes back to `saved`, and is recovered.
+pub async fn restore(brokers: &mut Brokers, world: &Rc<World>, saved: Saved, random: &mut Rng) {
+    let in_order = random.below(2) == 0;
+    let forgotten = brokers.put_to_sleep(random);
+    if in_order {
+        brokers.running.clear();
+    }
+    let forgets = Forgets::of(world, &saved.backup);
+    let bump = if random.below(2) == 0 { 0 } else { 1_000_000 };
+    let how = How { bump, keep_leases: random.below(2) == 0, is_another_cluster: random.below(2) == 0 };
+    world.go_back(&saved.backup, how);
+    *world.committed.borrow_mut() = saved.committed;
+    world.trace.happened("rollback: a backup was restored");
+    if !in_order {
+        tokio::time::sleep(Duration::from_millis(random.below(20_000))).await;
+        if random.below(2) == 0 {
+            all_end(brokers, world, &forgets).await;
+        }
+    }
+    if forgets.shows() {
+        refuses_to_start(world, random).await;
+    }
+    brokers.running.clear();
+    brokers.zombies.clear();
+    brokers.publish(world);
+    recover(world, random).await;
+    rebuilt(world);
+    let mut sleepers = forgotten;
+    brokers.start(world, BrokerId(1 + random.below(super::NODES as u64) as i32)).await;
+    sleepers.iter().for_each(|p| p.link.wake());
+    brokers.zombies.append(&mut sleepers);
+    brokers.publish(world);
+}
+
+/// What a backup does not have of what was committed.
+struct Forgets {
+    /// By writer: the revision of its key before.
+    writers: BTreeMap<WriterId, Revision>,
+    /// Writers whose keys the backup has not, or an older revision of them.
+    changed: Vec<WriterId>,
+    /// Slots that were committed since, of the writer with most of them; of writers that registered since, all that could be.
+    slots: u64,
+}
+
+impl Forgets {
+    fn of(world: &World, backup: &Backup) -> Self {
+        let (mut writers, mut changed, mut slots) = (BTreeMap::new(), Vec::new(), 0);
+        for (writer, (value, revision)) in world.writers() {
+            writers.insert(writer, revision);
+            let before = backup.get(&world.keys.writer(writer));
+            if before.as_ref().is_none_or(|e| e.mod_revision < revision) {
+                changed.push(writer);
+            }
+            let before = before.map(|e| model::decode::<WriterValue>(&e).expect("readable"));
+            slots = slots.max(match before {
+                None => u64::MAX,
+                Some(before) if before.state == WriterState::Active => value.head.0 - before.head.0,
+                Some(_) => 0,
+            });
+        }
+        Self { writers, changed, slots }
+    }
+
+    /// True if objects tell of what was forgotten: of more slots than are uploaded at the same time.
+    fn shows(&self) -> bool {
+        self.slots > 2 * UPLOADS_MAX as u64 + 2
+    }
+
+    /// True if the process cannot fail to notice.
+    fn concerns(&self, process: &Process) -> bool {
+        let writer = process.context.registration.writer;
+        !self.writers.contains_key(&writer) || self.changed.contains(&writer)
+    }
+}
+
+/// Whoever can reach the stores, and did something since the backup, ends.
+async fn all_end(brokers: &mut Brokers, world: &Rc<World>, forgets: &Forgets) {
+    world.set_faults(FaultRates::default(), 0);
+    brokers.running.iter().for_each(|p| p.link.heal());
+    tokio::time::sleep(NOTICED_WITHIN).await;
+    for process in brokers.running.iter().filter(|p| forgets.concerns(p)) {
+        let (node, writer) = (process.node, process.context.registration.writer);
+        assert!(process.is_dead(), "broker {node} (writer {writer}) serves from a metadata store that went back");
+        world.trace.happened("rollback: all that had to end did");
+    }
+}
+
+/// No broker starts before the store is recovered.
+async fn refuses_to_start(world: &Rc<World>, random: &mut Rng) {
+    let node = BrokerId(1 + random.below(super::NODES as u64) as i32);
+    for attempt in 0.. {
+        let Err(error) = Process::start_node(world, node, true).await else {
+            panic!("broker {node} starts, although the metadata store went back");
+        };
+        if error.contains(&format!("(exit code {})", exit::WENT_BACK)) {
+            world.trace.happened("rollback: a start was refused");
+            return;
+        }
+        assert!(attempt < STARTS_MAX, "broker {node} is not refused for the metadata store that went back: {error}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Runs the command until it is done.
+async fn recover(world: &Rc<World>, random: &mut Rng) {
+    let mut force = false;
+    for attempt in 0.. {
+        if attempt == ATTEMPTS_MAX {
+            world.set_faults(FaultRates::default(), 0);
+        }
+        let link = Arc::new(Link::new(world.trace.clone()));
+        let metadata = NodeMetadata::new(world.metadata.clone(), link.clone(), Box::new(|_| {}));
+        let objects = Arc::new(NodeObjects { shared: world.objects.clone(), link: link.clone() });
+        let objects = Arc::new(RetryingStore::new(objects, RetryPolicy::default(), Default::default()));
+        let (layout, mut said) = (Layout::new("sim"), String::new());
+        let mut say = |text: &str| said.push_str(text);
+        let options = Options { write: true, force };
+        let run = recover_stores(Arc::new(metadata), objects, &world.keys, &layout, world.clock, options, &mut say);
+        let patience = match random.below(3) {
+            0 if attempt < ATTEMPTS_MAX => Duration::from_millis(random.below(30_000)),
+            _ => super::PATIENCE,
+        };
+        let outcome = tokio::time::timeout(patience, run).await;
+        world.trace.event(format_args!("recovery {attempt}: {outcome:?}\n{said}"));
+        link.crash();
+        match outcome {
+            Ok(Ok(())) => return world.trace.happened("rollback: recovered"),
+            Err(_) => world.trace.happened("rollback: a recovery was interrupted"),
+            Ok(Err(RecoverError::Unavailable(_))) => world.trace.happened("rollback: a recovery failed"),
+            Ok(Err(RecoverError::Refused(_))) if said.contains(LOSSES) && attempt < ATTEMPTS_MAX => {
+                world.trace.happened("rollback: a recovery did not find everything");
+            }
+            Ok(Err(RecoverError::Refused(error))) => {
+                let lost = said.lines().skip_while(|l| !l.contains(LOSSES)).skip(1).take_while(|l| !l.is_empty());
+                let lost: Vec<_> = lost.collect();
+                assert!(attempt < ATTEMPTS_MAX + MORE_ATTEMPTS_MAX, "recovery is refused: {error}\n{said}");
+                let of_others = |l: &&str| l.starts_with("  churn") || l.starts_with("  recovered-");
+                force = !lost.is_empty() && lost.iter().all(of_others);
+                assert!(force || lost.is_empty(), "recovery without faults loses something: {lost:#?}\n{said}");
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// What clients know is compared with what was recovered from now on. Records may be there again that had been deleted.
+fn rebuilt(world: &World) {
+    world.age.set(world.age.get() + 1);
+    for partition in 0..PARTITIONS {
+        let log_start = world.ownership_if_any(partition).map_or(0, |v| v.log_start.0);
+        world.told(partition, |told| told.trimmed = told.trimmed.min(log_start));
+    }
+}
+
+/// Deletes all topics that are not the simulation's own, and lets the store reach the revisions of before, without which
+/// nothing of before is taken for garbage.
+pub async fn tidy(world: &World) {
+    let (topics, _) = world.metadata.inner.get_prefix(&world.keys.topics()).await.expect("no faults");
+    for entry in topics {
+        let Some(ParsedKey::Topic(name)) = world.keys.parse(&entry.key) else { continue };
+        let topic: model::TopicValue = model::decode(&entry).expect("readable");
+        if Some(topic.id) != world.topic.get() && Some(topic.id) != world.compacted.get() {
+            world.admin().delete_topic(&name, topic.id).await.expect("no faults");
+        }
+    }
+    world.catch_up().await;
+}
