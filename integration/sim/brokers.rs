@@ -49,7 +49,10 @@ impl Brokers {
                     }
                     let attempts_max = START_ATTEMPTS_MAX + MORE_ATTEMPTS_MAX;
                     let fails_for_ever = error.contains("panicked") || attempts == attempts_max;
-                    assert!(!fails_for_ever, "broker {node} does not start any more, {attempts} times in a row: {error}");
+                    assert!(
+                        !fails_for_ever,
+                        "broker {node} does not start any more, {attempts} times in a row: {error}"
+                    );
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }

@@ -51,13 +51,7 @@ pub async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64)
     }
 }
 
-async fn send(
-    world: &World,
-    partition: i32,
-    broker: &Reachable,
-    found: &PartitionRef,
-    queue: &mut VecDeque<Sent>,
-) {
+async fn send(world: &World, partition: i32, broker: &Reachable, found: &PartitionRef, queue: &mut VecDeque<Sent>) {
     let waiting: Vec<_> = queue.iter().map(|(_, batch)| found.append(batch.clone())).collect();
     for receiver in waiting {
         let Ok(receiver) = receiver else { break };
@@ -98,7 +92,10 @@ pub async fn consume(world: Rc<World>, partition: i32, seed: u64) {
         if world.is_of_today(&broker) {
             let confirmed = world.ownership(partition).log_start;
             let shown = found.view.log_start();
-            assert!(shown <= confirmed, "partition {partition}: {confirmed} is the log start that is stored, not {shown}");
+            assert!(
+                shown <= confirmed,
+                "partition {partition}: {confirmed} is the log start that is stored, not {shown}"
+            );
         }
         let bytes_max = random.below(3_000) as usize;
         let read = broker.reader.read(&found.view, Offset(next), bytes_max, true);

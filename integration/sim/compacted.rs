@@ -169,7 +169,12 @@ pub async fn check(world: &World, last: &Process) {
 }
 
 /// Reads everything and compares it, if that is possible. `leads` says whether what is read has to be up to date.
-async fn scan(world: &World, reader: &LogReader, view: &std::sync::Arc<PartitionView>, leads: impl Fn() -> bool) -> bool {
+async fn scan(
+    world: &World,
+    reader: &LogReader,
+    view: &std::sync::Arc<PartitionView>,
+    leads: impl Fn() -> bool,
+) -> bool {
     let since = Instant::now();
     let (last, busy) = {
         let keyed = world.keyed.borrow();
@@ -224,4 +229,3 @@ fn records_of(batch: &[u8], to: &mut Scanned) {
 pub fn partitions(world: &World) -> Vec<PartitionKey> {
     (0..PARTITIONS).map(|p| world.key(p)).chain(key(world)).collect()
 }
-

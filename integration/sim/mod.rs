@@ -27,6 +27,7 @@ mod faults;
 mod link;
 mod process;
 mod restored;
+mod rollback;
 mod takeover;
 mod tests;
 mod trace;

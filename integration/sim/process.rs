@@ -198,8 +198,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
     let on_fatal = ending(world, link, &dead);
     let fatal = on_fatal.clone();
     let hook: WentBackHook = Box::new(move |error| fatal(Fatal::WentBack(error.to_string())));
-    let metadata: Arc<dyn MetadataStore> =
-        Arc::new(NodeMetadata::new(world.metadata.clone(), link.clone(), hook));
+    let metadata: Arc<dyn MetadataStore> = Arc::new(NodeMetadata::new(world.metadata.clone(), link.clone(), hook));
     let objects = Arc::new(NodeObjects { shared: world.objects.clone(), link: link.clone() });
     let store: Arc<dyn ObjectStore> = Arc::new(RetryingStore::new(objects, RetryPolicy::default(), Default::default()));
     let clock_shift_ms: &'static AtomicI64 = Box::leak(Box::default());

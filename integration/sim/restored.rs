@@ -11,11 +11,11 @@ use super::process::{Process, UPLOADS_MAX};
 use super::{PARTITIONS, World};
 use crate::workload::Rng;
 use kafscale::cli::exit;
-use kafscale::ids::{BrokerId, WriterId};
+use kafscale::ids::BrokerId;
+use kafscale::metadata::MetadataStore;
 use kafscale::metadata::embedded::Backup;
-use kafscale::metadata::model::{self, WriterState, WriterValue};
 use kafscale::metadata::keys::ParsedKey;
-use kafscale::metadata::{MetadataStore, Revision};
+use kafscale::metadata::model::{self, WriterState, WriterValue};
 use kafscale::recover::{Options, RecoverError, recover_stores};
 use kafscale::storage::fault::FaultRates;
 use kafscale::storage::layout::Layout;
@@ -23,6 +23,7 @@ use kafscale::storage::retry::{RetryPolicy, RetryingStore};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Time in which a broker that can reach both stores has to end.
@@ -56,7 +57,11 @@ pub async fn restore(brokers: &mut Brokers, world: &Rc<World>, saved: Saved, ran
     if in_order {
         brokers.running.clear();
     }
-    let forgets = Forgets::of(world, &saved.backup);
+    let slots = slots_forgotten(world, &saved.backup);
+    // Somebody may have sealed them since, which is forgotten now: they are stopped, as the documentation demands.
+    brokers.running.retain(|p| must_notice(world, &saved.backup, p));
+    brokers.zombies.retain(|p| must_notice(world, &saved.backup, p));
+    brokers.publish(world);
     let bump = if random.below(2) == 0 { 0 } else { 1_000_000 };
     let how = How { bump, keep_leases: random.below(2) == 0, is_another_cluster: random.below(2) == 0 };
     world.go_back(&saved.backup, how);
@@ -65,10 +70,11 @@ pub async fn restore(brokers: &mut Brokers, world: &Rc<World>, saved: Saved, ran
     if !in_order {
         tokio::time::sleep(Duration::from_millis(random.below(20_000))).await;
         if random.below(2) == 0 {
-            all_end(brokers, world, &forgets).await;
+            all_end(brokers, world).await;
         }
     }
-    if forgets.shows() {
+    // More than are uploaded at the same time: objects tell of them.
+    if slots > 2 * UPLOADS_MAX as u64 + 2 {
         refuses_to_start(world, random).await;
     }
     brokers.running.clear();
@@ -83,53 +89,32 @@ pub async fn restore(brokers: &mut Brokers, world: &Rc<World>, saved: Saved, ran
     brokers.publish(world);
 }
 
-/// What a backup does not have of what was committed.
-struct Forgets {
-    /// By writer: the revision of its key before.
-    writers: BTreeMap<WriterId, Revision>,
-    /// Writers whose keys the backup has not, or an older revision of them.
-    changed: Vec<WriterId>,
-    /// Slots that were committed since, of the writer with most of them; of writers that registered since, all that could be.
-    slots: u64,
-}
-
-impl Forgets {
-    fn of(world: &World, backup: &Backup) -> Self {
-        let (mut writers, mut changed, mut slots) = (BTreeMap::new(), Vec::new(), 0);
-        for (writer, (value, revision)) in world.writers() {
-            writers.insert(writer, revision);
-            let before = backup.get(&world.keys.writer(writer));
-            if before.as_ref().is_none_or(|e| e.mod_revision < revision) {
-                changed.push(writer);
-            }
-            let before = before.map(|e| model::decode::<WriterValue>(&e).expect("readable"));
-            slots = slots.max(match before {
-                None => u64::MAX,
-                Some(before) if before.state == WriterState::Active => value.head.0 - before.head.0,
-                Some(_) => 0,
-            });
+/// Slots that were committed since the backup, of the writer with most of them; of one that registered since, all there could be.
+fn slots_forgotten(world: &World, backup: &Backup) -> u64 {
+    let slots = world.writers().into_iter().map(|(writer, (value, _))| {
+        let before = backup.get(&world.keys.writer(writer));
+        match before.map(|e| model::decode::<WriterValue>(&e).expect("readable")) {
+            None => u64::MAX,
+            Some(before) if before.state == WriterState::Active => value.head.0 - before.head.0,
+            Some(_) => 0,
         }
-        Self { writers, changed, slots }
-    }
-
-    /// True if objects tell of what was forgotten: of more slots than are uploaded at the same time.
-    fn shows(&self) -> bool {
-        self.slots > 2 * UPLOADS_MAX as u64 + 2
-    }
-
-    /// True if the process cannot fail to notice.
-    fn concerns(&self, process: &Process) -> bool {
-        let writer = process.context.registration.writer;
-        !self.writers.contains_key(&writer) || self.changed.contains(&writer)
-    }
+    });
+    slots.max().unwrap_or(0)
 }
 
-/// Whoever can reach the stores, and did something since the backup, ends.
-async fn all_end(brokers: &mut Brokers, world: &Rc<World>, forgets: &Forgets) {
+/// True if the process has written its own key since the backup. Others have nothing to notice by.
+fn must_notice(world: &World, backup: &Backup, process: &Process) -> bool {
+    let registration = &process.context.registration;
+    let written = registration.revision.max(process.context.stats.revision.load(Ordering::Acquire));
+    backup.get(&world.keys.writer(registration.writer)).is_none_or(|e| e.mod_revision < written)
+}
+
+/// Whoever can reach the stores ends.
+async fn all_end(brokers: &mut Brokers, world: &Rc<World>) {
     world.set_faults(FaultRates::default(), 0);
     brokers.running.iter().for_each(|p| p.link.heal());
     tokio::time::sleep(NOTICED_WITHIN).await;
-    for process in brokers.running.iter().filter(|p| forgets.concerns(p)) {
+    for process in &brokers.running {
         let (node, writer) = (process.node, process.context.registration.writer);
         assert!(process.is_dead(), "broker {node} (writer {writer}) serves from a metadata store that went back");
         world.trace.happened("rollback: all that had to end did");
@@ -153,7 +138,7 @@ async fn refuses_to_start(world: &Rc<World>, random: &mut Rng) {
 }
 
 /// Runs the command until it is done.
-async fn recover(world: &Rc<World>, random: &mut Rng) {
+pub async fn recover(world: &Rc<World>, random: &mut Rng) {
     let mut force = false;
     for attempt in 0.. {
         if attempt == ATTEMPTS_MAX {
@@ -195,7 +180,7 @@ async fn recover(world: &Rc<World>, random: &mut Rng) {
 }
 
 /// What clients know is compared with what was recovered from now on. Records may be there again that had been deleted.
-fn rebuilt(world: &World) {
+pub fn rebuilt(world: &World) {
     world.age.set(world.age.get() + 1);
     for partition in 0..PARTITIONS {
         let log_start = world.ownership_if_any(partition).map_or(0, |v| v.log_start.0);

@@ -39,9 +39,9 @@ use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
+use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use crate::storage::reader::{LogReader, ReaderLimits};
-use crate::storage::ObjectStore;
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -186,7 +186,8 @@ impl Node {
         progress("the read replica to answer");
         stores.probe_replica(&layout, clock).await;
         progress("the cluster's identity to be read");
-        let cluster = identity::establish(&*stores.metadata, &*stores.objects, &keys, &layout, &config.namespace).await?;
+        let cluster =
+            identity::establish(&*stores.metadata, &*stores.objects, &keys, &layout, &config.namespace).await?;
         progress("the object store to be compared with the metadata store");
         rollback::check(&stores.metadata, &*stores.objects, &keys, &layout).await?;
         progress("the writer to be registered in the metadata store");

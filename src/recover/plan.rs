@@ -6,6 +6,10 @@
 //! the shorter ones. What a loser has beyond the point where the winner's epochs went on is left out, as a follower of Kafka
 //! truncates; it is never guessed that somebody was acked.
 //!
+//! A checkpoint that is newer than everything that was committed may lack partitions: a broker whose metadata store went back under it
+//! believes for a moment that they are somebody else's. What only older checkpoints of a writer have, as far as these are
+//! still there, is therefore a candidate, too. If the partition was given away in order, whoever took it has a later epoch.
+//!
 //! **What is not acked may appear.** An object above the head that the metadata store remembers counts if no slot before it is
 //! missing: its commit may be what the store has forgotten.
 //!
@@ -73,6 +77,8 @@ pub struct Source {
     pub checkpoint: Option<CheckpointRef>,
     /// What that says of topics.
     pub catalog: Option<Catalog>,
+    /// Another source is the same writer's log from a newer checkpoint on; this one has what that lacks.
+    pub is_older: bool,
 }
 
 /// What a writer has of a partition.
@@ -330,11 +336,12 @@ fn writers(
     topics: &BTreeMap<String, TopicValue>,
     plan: &mut Plan,
 ) {
-    for source in used.iter().map(|index| &found.sources[*index]) {
+    for source in used.iter().map(|index| &found.sources[*index]).filter(|source| !source.is_older) {
         let known = store.writers.get(&source.writer).map(|(value, _)| value);
         if let Some(known) = known.filter(|known| known.nonce == source.nonce) {
             let pointer = |c: &Option<CheckpointRef>| c.as_ref().map_or(Seq(0), |c| c.seq);
-            if known.head > source.head || pointer(&known.checkpoint) > pointer(&source.checkpoint) {
+            let is_shorter = known.head > source.head || pointer(&known.checkpoint) > pointer(&source.checkpoint);
+            if is_shorter && !is_succeeded(source.writer, store, found, used, topics) {
                 plan.losses.push(format!(
                     "writer {} has committed slot {}, but the bucket has its log only up to {}: restore the bucket",
                     source.writer, known.head, source.head
@@ -372,7 +379,7 @@ fn writers(
     }
 }
 
-/// True if everything that the store says the writer had was led at a later epoch by somebody whose log is there.
+/// True if everything that the store says the writer had was led at a later epoch by somebody else, whose log is there.
 fn is_succeeded(
     writer: WriterId,
     store: &Store,
@@ -384,7 +391,8 @@ fn is_succeeded(
     let had = |v: &PartitionValue| v.owner == Some(writer) || v.history.contains(&writer);
     let went_on = |key: &PartitionKey, epoch: LeaderEpoch| {
         let mut candidates = found.partitions.get(key).into_iter().flatten();
-        candidates.any(|c| used.contains(&c.source) && c.last_epoch() > epoch)
+        let is_other = |c: &Candidate| used.contains(&c.source) && found.sources[c.source].writer != writer;
+        candidates.any(|c| is_other(c) && c.last_epoch() > epoch)
     };
     let mut partitions = store.partitions.iter().filter(|(key, (v, _))| had(v) && live.contains(&key.topic));
     !used.is_empty() && partitions.all(|(key, (v, _))| went_on(key, v.epoch))

@@ -23,7 +23,8 @@ fn catalog(generation: u32, revision: Revision, topics: &[TopicRecord]) -> Catal
 
 fn source(writer: u64, head: u64, catalog: Option<Catalog>) -> Source {
     let checkpoint = Some(CheckpointRef { seq: Seq(head.min(3)), key: format!("c{writer}") });
-    Source { writer: WriterId(writer), nonce: writer * 10, node: None, head: Seq(head), checkpoint, catalog }
+    let (writer, nonce) = (WriterId(writer), writer * 10);
+    Source { writer, nonce, node: None, head: Seq(head), checkpoint, catalog, is_older: false }
 }
 
 /// Epochs with their first offsets.
@@ -104,6 +105,22 @@ fn everybody_is_fenced_and_ids_go_on_above_everything() {
     assert_eq!(plan.partitions[&key(1)].value.history, [WriterId(1_011)]);
     assert_eq!((plan.next_writer, plan.next_producer), (1_012, 1_000_001_000));
     assert_eq!(plan.cluster.unwrap().generation, 1);
+}
+
+#[test]
+fn what_only_an_older_checkpoint_has_counts_unless_it_was_given_away() {
+    let topics = [record("t", 1, 2)];
+    let older = Source { is_older: true, ..source(2, 5, None) };
+    let sources = vec![source(2, 9, Some(catalog(0, 90, &topics))), source(3, 9, None), older];
+    let partitions = vec![
+        (key(0), vec![candidate(2, &[(0, 0), (3, 10)], 30)]),
+        (key(1), vec![candidate(1, &[(0, 0), (4, 20)], 40), candidate(2, &[(0, 0), (3, 10)], 20)]),
+    ];
+    let plan = plan(&Store::default(), &found(sources, partitions), 7).unwrap();
+    assert_eq!(winner(&plan, key(0)), (2, 3, 30));
+    assert_eq!(winner(&plan, key(1)), (1, 4, 40));
+    assert_eq!((plan.losses, plan.decisions), (Vec::new(), Vec::new()));
+    assert_eq!(plan.writers[&WriterId(2)].head, Seq(9), "the newest log is the writer's");
 }
 
 fn owned_by(writer: u64, epoch: i32) -> (PartitionValue, Revision) {

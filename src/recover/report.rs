@@ -16,7 +16,12 @@ pub fn text(store: &Store, survey: &Survey, plan: &Plan) -> String {
     let out = &mut text;
     let found = &survey.found;
     say!(out, "Cluster {}", found.cluster_id);
-    say!(out, "Found in the object store: {} object(s), logs of {} writer(s)", survey.objects, found.sources.len());
+    say!(
+        out,
+        "Found in the object store: {} object(s), logs of {} writer(s)",
+        survey.objects,
+        found.sources.iter().filter(|s| !s.is_older).count()
+    );
     match &store.cluster {
         None => say!(out, "The metadata store knows no cluster: everything comes from the object store"),
         Some(cluster) => say!(

@@ -33,6 +33,8 @@ pub struct Survey {
     pub objects: usize,
     /// By source: the log, under its writer's id.
     logs: Vec<BTreeMap<WriterId, WriterLog>>,
+    /// By source: partitions that newer checkpoints of the same writer have.
+    covered: Vec<BTreeSet<PartitionKey>>,
 }
 
 /// The keys of one writer.
@@ -96,19 +98,61 @@ impl Survey {
             };
             found.producer_max = found.producer_max.max(log.producer_max());
             let (head, checkpoint, catalog) = (value.head, value.checkpoint, log.catalog.clone());
-            found.sources.push(Source { writer: *writer, nonce: *nonce, node, head, checkpoint, catalog });
+            let (writer_id, nonce, is_older) = (*writer, *nonce, false);
+            found.sources.push(Source { writer: writer_id, nonce, node, head, checkpoint, catalog, is_older });
             logs.push(BTreeMap::from([(*writer, log)]));
         }
         found.inherited = drop_inherited(layout, &listing, &mut found.sources, &mut logs);
-        let mut survey = Self { found, objects: listing.lens.len(), logs };
+        let covered = vec![BTreeSet::new(); logs.len()];
+        let mut survey = Self { found, objects: listing.lens.len(), logs, covered };
+        survey.add_older(&recovery, &listing).await?;
         survey.find_partitions(&listing, now_ms);
         Ok(survey)
+    }
+
+    /// Adds what only older checkpoints have of those that are still there.
+    async fn add_older(&mut self, recovery: &Recovery, listing: &Listing) -> Result<(), SurveyError> {
+        for index in 0..self.found.sources.len() {
+            let newest = self.found.sources[index].clone();
+            let Some(newest_key) = newest.checkpoint.as_ref().map(|c| c.key.clone()) else { continue };
+            let keys = &listing.writers[&(newest.writer, newest.nonce)];
+            let mut covered: BTreeSet<_> = self.logs[index].values().flat_map(WriterLog::partitions).collect();
+            let mut loaded = 0;
+            let is_older = |key: &ObjectKey| key.as_str() != newest_key;
+            let older = keys.checkpoints.iter().rev().skip_while(|(_, key)| is_older(key)).skip(1);
+            let pointers = older.map(|((seq, _), key)| Some(CheckpointRef { seq: *seq, key: key.as_str().to_owned() }));
+            for pointer in pointers.chain([None]) {
+                // The last one but one may be followed by partitions that were new then. Of those before, their own are enough.
+                let is_next = loaded == 0;
+                let from = pointer.as_ref().map_or(Seq(0), |c| c.seq);
+                let whole = fenced(newest.nonce, keys, pointer, |_| true);
+                let alone = WriterValue { head: from, ..whole.clone() };
+                let value = if is_next { &whole } else { &alone };
+                let Some(mut log) = load_older(recovery, newest.writer, value).await? else { continue };
+                loaded += 1;
+                if !is_next && log.partitions().any(|key| !covered.contains(&key)) {
+                    let Some(found) = load_older(recovery, newest.writer, &whole).await? else { continue };
+                    log = found;
+                }
+                let value = whole;
+                let partitions: BTreeSet<PartitionKey> = log.partitions().collect();
+                if partitions.is_subset(&covered) {
+                    continue;
+                }
+                let (head, checkpoint, catalog) = (value.head, value.checkpoint, log.catalog.clone());
+                self.found.sources.push(Source { head, checkpoint, catalog, is_older: true, ..newest.clone() });
+                self.logs.push(BTreeMap::from([(newest.writer, log)]));
+                self.covered.push(covered.clone());
+                covered.extend(partitions);
+            }
+        }
+        Ok(())
     }
 
     fn find_partitions(&mut self, listing: &Listing, now_ms: WallMs) {
         for (source, logs) in self.logs.iter().enumerate() {
             let keys: BTreeSet<PartitionKey> = logs.values().flat_map(WriterLog::partitions).collect();
-            for key in keys {
+            for key in keys.into_iter().filter(|key| !self.covered[source].contains(key)) {
                 match seed(&self.found.sources[source], logs, key, now_ms) {
                     Ok(seed) => {
                         let is_there = |e: &crate::actors::partition::view::Extent| {
@@ -120,6 +164,7 @@ impl Survey {
                         let candidate = Candidate { source, epochs, log_start, next_offset, missing };
                         self.found.partitions.entry(key).or_default().push(candidate);
                     }
+                    Err(_) if self.found.sources[source].is_older => {} // newer ones may have replaced its objects
                     Err(error) => self.found.broken.push((source, key, error.to_string())),
                 }
             }
@@ -171,6 +216,29 @@ async fn list(store: &dyn ObjectStore, layout: &Layout) -> Result<Listing, Surve
     }
 }
 
+/// A writer's log from an older checkpoint on, unless something of it is not there any more.
+async fn load_older(
+    recovery: &Recovery,
+    writer: WriterId,
+    value: &WriterValue,
+) -> Result<Option<WriterLog>, SurveyError> {
+    match recovery.load(writer, value, i64::MAX).await {
+        Ok(log) => Ok(Some(log)),
+        Err(RecoveryError::Store(StoreError::NotFound { .. } | StoreError::Corrupt { .. })) => Ok(None),
+        Err(RecoveryError::Store(error)) => Err(error.into()),
+        Err(_) => Ok(None), // unreachable: no partition is looked at yet
+    }
+}
+
+/// A writer with this checkpoint, whose log goes on up to the first slot that is missing.
+fn fenced(nonce: u64, keys: &Keys, checkpoint: Option<CheckpointRef>, readable: impl Fn(&Seq) -> bool) -> WriterValue {
+    let from = checkpoint.as_ref().map_or(Seq(0), |c| c.seq);
+    let is_there = |seq: &Seq| keys.slots.contains(seq) && readable(seq);
+    let head = (from.0 + 1..).map(Seq).take_while(is_there).last().unwrap_or(from);
+    let (state, node) = (WriterState::Fenced, BrokerId(-1));
+    WriterValue { v: FORMAT, node, state, head, nonce, checkpoint }
+}
+
 /// How often an object is read before it counts as damaged: bytes may be damaged on their way, too.
 const READS_MAX: u32 = 3;
 
@@ -188,12 +256,8 @@ async fn read(
     loop {
         let newest = keys.checkpoints.iter().rev().find(|(_, key)| !unreadable.contains(*key));
         let checkpoint = newest.map(|((seq, _), key)| CheckpointRef { seq: *seq, key: key.as_str().to_owned() });
-        let from = checkpoint.as_ref().map_or(Seq(0), |c| c.seq);
-        let readable =
-            |seq: &Seq| keys.slots.contains(seq) && !unreadable.contains(&recovery.layout.wal(writer, nonce, *seq));
-        let head = (from.0 + 1..).map(Seq).take_while(readable).last().unwrap_or(from);
-        let (state, node) = (WriterState::Fenced, BrokerId(-1));
-        let value = WriterValue { v: FORMAT, node, state, head, nonce, checkpoint };
+        let readable = |seq: &Seq| !unreadable.contains(&recovery.layout.wal(writer, nonce, *seq));
+        let value = fenced(nonce, keys, checkpoint, readable);
         let error = match recovery.load(writer, &value, i64::MAX).await {
             Ok(log) => return Ok(Some((value, log))),
             Err(error) => error,
