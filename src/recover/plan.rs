@@ -35,6 +35,9 @@ const WRITER_ID_GAP: u64 = 1_000;
 /// Producer ids that are skipped, besides all that were seen: clients may have some that they have not used yet.
 const PRODUCER_ID_GAP: u64 = 1_000_000_000;
 
+/// Partitions that are named in one line.
+const LISTED_MAX: usize = 10;
+
 /// What the metadata store has.
 #[derive(Debug, Clone, Default)]
 pub struct Store {
@@ -341,9 +344,10 @@ fn writers(
         if let Some(known) = known.filter(|known| known.nonce == source.nonce) {
             let pointer = |c: &Option<CheckpointRef>| c.as_ref().map_or(Seq(0), |c| c.seq);
             let is_shorter = known.head > source.head || pointer(&known.checkpoint) > pointer(&source.checkpoint);
-            if is_shorter && !is_succeeded(source.writer, store, found, used, topics) {
+            let missing = is_shorter.then(|| not_succeeded(source.writer, store, found, used, topics));
+            if let Some(of) = missing.flatten() {
                 plan.losses.push(format!(
-                    "writer {} has committed slot {}, but the bucket has its log only up to {}: restore the bucket",
+                    "{of}: writer {} has committed slot {}, but the bucket has its log only up to {}: restore the bucket",
                     source.writer, known.head, source.head
                 ));
             }
@@ -362,15 +366,15 @@ fn writers(
         if !used.iter().any(is_source) {
             let inherited = found.inherited.contains(&(*writer, value.nonce));
             let wrote = value.head > Seq(0) || value.checkpoint.is_some();
-            if wrote && !inherited && is_succeeded(*writer, store, found, used, topics) {
-                plan.decisions.push(format!(
+            match not_succeeded(*writer, store, found, used, topics) {
+                _ if !wrote || inherited => {}
+                None => plan.decisions.push(format!(
                     "writer {writer} was forgotten after the backup: others went on with everything that it had"
-                ));
-            } else if wrote && !inherited {
-                let head = value.head;
-                plan.losses.push(format!(
-                    "writer {writer} has committed slot {head}, but the bucket has nothing of it: restore the bucket"
-                ));
+                )),
+                Some(of) => plan.losses.push(format!(
+                    "{of}: writer {writer} has committed slot {}, but the bucket has nothing of it: restore the bucket",
+                    value.head
+                )),
             }
             if !plan.writers.contains_key(writer) {
                 plan.forgotten.push(*writer);
@@ -379,23 +383,34 @@ fn writers(
     }
 }
 
-/// True if everything that the store says the writer had was led at a later epoch by somebody else, whose log is there.
-fn is_succeeded(
+/// What the store says that the writer had and that nobody else, whose log is there, led at a later epoch; `None` if there is
+/// nothing of that kind. For people.
+fn not_succeeded(
     writer: WriterId,
     store: &Store,
     found: &Found,
     used: &BTreeSet<usize>,
     topics: &BTreeMap<String, TopicValue>,
-) -> bool {
-    let live: BTreeSet<TopicId> = topics.values().map(|t| t.id).collect();
+) -> Option<String> {
+    if used.is_empty() {
+        return Some("everything".to_owned());
+    }
+    let live: BTreeMap<TopicId, &str> = topics.iter().map(|(name, t)| (t.id, name.as_str())).collect();
     let had = |v: &PartitionValue| v.owner == Some(writer) || v.history.contains(&writer);
     let went_on = |key: &PartitionKey, epoch: LeaderEpoch| {
         let mut candidates = found.partitions.get(key).into_iter().flatten();
         let is_other = |c: &Candidate| used.contains(&c.source) && found.sources[c.source].writer != writer;
         candidates.any(|c| is_other(c) && c.last_epoch() > epoch)
     };
-    let mut partitions = store.partitions.iter().filter(|(key, (v, _))| had(v) && live.contains(&key.topic));
-    !used.is_empty() && partitions.all(|(key, (v, _))| went_on(key, v.epoch))
+    let partitions = store.partitions.iter().filter(|(key, (v, _))| had(v) && !went_on(key, v.epoch));
+    let names: Vec<String> =
+        partitions.filter_map(|(key, _)| Some(format!("{}-{}", live.get(&key.topic)?, key.partition))).collect();
+    let shown = names.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => None,
+        1..=LISTED_MAX => Some(shown),
+        more => Some(format!("{shown} and {} more", more - LISTED_MAX)),
+    }
 }
 
 fn partitions(
