@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod plan;
 mod report;
+mod succession;
 pub mod survey;
 
 use crate::actors::runtime::IoPool;

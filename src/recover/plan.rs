@@ -16,10 +16,15 @@
 //! **A writer of the backup that left nothing behind** was forgotten since, in order, if others led all partitions that the
 //! backup says it had at a later leader epoch. Otherwise the bucket lost something.
 //!
+//! **A log that is not complete** is what is left of one that is collected (its checkpoint is gone, and objects that others refer to
+//! are not), or it was damaged. It cannot have had anything later than the last epoch and the end that it still shows, so that
+//! it hides nothing if the winner has that epoch up to that end, or a later one: see `succession`.
+//!
 //! **What topics there are** is what the newest of two says: the metadata store or the catalogs in checkpoints. Generations order
 //! catalogs across earlier recoveries, revisions within one. A topic that has data and that neither has ever heard of is
 //! restored under a name made of its id; one that a catalog had and a newer one has not was deleted.
 
+use super::succession::{incomplete, left_out, not_succeeded};
 use crate::actors::partition::view::EpochStart;
 use crate::clock::WallMs;
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, TopicId, WriterId};
@@ -34,9 +39,6 @@ use std::collections::{BTreeMap, BTreeSet};
 const WRITER_ID_GAP: u64 = 1_000;
 /// Producer ids that are skipped, besides all that were seen: clients may have some that they have not used yet.
 const PRODUCER_ID_GAP: u64 = 1_000_000_000;
-
-/// Partitions that are named in one line.
-const LISTED_MAX: usize = 10;
 
 /// What the metadata store has.
 #[derive(Debug, Clone, Default)]
@@ -99,8 +101,24 @@ pub struct Candidate {
     pub missing: usize,
 }
 
+/// What a writer has of a partition, and what cannot be put together.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// Index into [`Found::sources`].
+    pub source: usize,
+    /// The partition.
+    pub key: PartitionKey,
+    /// The last leader epoch that it shows.
+    pub epoch: LeaderEpoch,
+    /// The greatest end that it shows.
+    pub end: Offset,
+    /// What is wrong.
+    pub error: String,
+}
+
 impl Candidate {
-    fn last_epoch(&self) -> LeaderEpoch {
+    /// The last leader epoch, 0 if there is none yet.
+    pub fn last_epoch(&self) -> LeaderEpoch {
         self.epochs.last().map_or(LeaderEpoch(0), |e| e.epoch.max(LeaderEpoch(0)))
     }
 }
@@ -114,8 +132,8 @@ pub struct Found {
     pub sources: Vec<Source>,
     /// Partitions.
     pub partitions: BTreeMap<PartitionKey, Vec<Candidate>>,
-    /// Writers that have something of a partition that cannot be put together, and why.
-    pub broken: Vec<(usize, PartitionKey, String)>,
+    /// Logs of partitions that are not complete.
+    pub broken: Vec<Broken>,
     /// Objects that cannot be read.
     pub damaged: Vec<String>,
     /// Writers, with their nonces, that others have taken everything over from.
@@ -124,6 +142,14 @@ pub struct Found {
     pub writer_max: u64,
     /// The greatest producer id.
     pub producer_max: i64,
+}
+
+impl Found {
+    /// The candidate that wins.
+    pub fn best(&self, used: &BTreeSet<usize>, key: &PartitionKey) -> Option<&Candidate> {
+        let candidates = self.partitions.get(key).into_iter().flatten().filter(|c| used.contains(&c.source));
+        candidates.max_by_key(|c| (c.last_epoch(), c.next_offset, self.sources[c.source].writer))
+    }
 }
 
 /// What a partition will have.
@@ -383,36 +409,6 @@ fn writers(
     }
 }
 
-/// What the store says that the writer had and that nobody else, whose log is there, led at a later epoch; `None` if there is
-/// nothing of that kind. For people.
-fn not_succeeded(
-    writer: WriterId,
-    store: &Store,
-    found: &Found,
-    used: &BTreeSet<usize>,
-    topics: &BTreeMap<String, TopicValue>,
-) -> Option<String> {
-    if used.is_empty() {
-        return Some("everything".to_owned());
-    }
-    let live: BTreeMap<TopicId, &str> = topics.iter().map(|(name, t)| (t.id, name.as_str())).collect();
-    let had = |v: &PartitionValue| v.owner == Some(writer) || v.history.contains(&writer);
-    let went_on = |key: &PartitionKey, epoch: LeaderEpoch| {
-        let mut candidates = found.partitions.get(key).into_iter().flatten();
-        let is_other = |c: &Candidate| used.contains(&c.source) && found.sources[c.source].writer != writer;
-        candidates.any(|c| is_other(c) && c.last_epoch() > epoch)
-    };
-    let partitions = store.partitions.iter().filter(|(key, (v, _))| had(v) && !went_on(key, v.epoch));
-    let names: Vec<String> =
-        partitions.filter_map(|(key, _)| Some(format!("{}-{}", live.get(&key.topic)?, key.partition))).collect();
-    let shown = names.iter().take(LISTED_MAX).cloned().collect::<Vec<_>>().join(", ");
-    match names.len() {
-        0 => None,
-        1..=LISTED_MAX => Some(shown),
-        more => Some(format!("{shown} and {} more", more - LISTED_MAX)),
-    }
-}
-
 fn partitions(
     store: &Store,
     found: &Found,
@@ -422,28 +418,12 @@ fn partitions(
 ) {
     let live: BTreeMap<TopicId, &String> = topics.iter().map(|(name, t)| (t.id, name)).collect();
     let named = |key: &PartitionKey| live.get(&key.topic).map(|name| format!("{name}-{}", key.partition));
-    for (source, key, error) in found.broken.iter().filter(|(source, ..)| used.contains(source)) {
-        let Some(name) = named(key) else { continue };
-        let writer = found.sources[*source].writer;
-        plan.losses.push(format!("{name}: what writer {writer} has of it is not complete: {error}"));
-    }
+    incomplete(store, found, used, &named, plan);
     for (key, candidates) in &found.partitions {
-        let Some(name) = named(key) else { continue };
-        let used: Vec<&Candidate> = candidates.iter().filter(|c| used.contains(&c.source)).collect();
-        let writer = |c: &Candidate| found.sources[c.source].writer;
-        let Some(best) = used.iter().max_by_key(|c| (c.last_epoch(), c.next_offset, writer(c))) else { continue };
-        for loser in used.iter().filter(|c| c.source != best.source) {
-            let went_on = best.epochs.iter().find(|e| e.epoch > loser.last_epoch()).map(|e| e.start);
-            if let Some(from) = went_on.filter(|from| loser.next_offset > *from) {
-                plan.decisions.push(format!(
-                    "{name}: offsets {from} to {} of writer {} (leader epoch {}) are left out: writer {} went on from {from} \
-                     at a later epoch",
-                    loser.next_offset,
-                    writer(loser),
-                    loser.last_epoch(),
-                    writer(best)
-                ));
-            }
+        let (Some(name), Some(best)) = (named(key), found.best(used, key)) else { continue };
+        for loser in candidates.iter().filter(|c| used.contains(&c.source) && c.source != best.source) {
+            let (epoch, end) = (loser.last_epoch(), loser.next_offset);
+            plan.decisions.extend(left_out(found, &name, loser.source, epoch, end, best));
         }
         if best.missing > 0 {
             plan.losses.push(format!("{name}: {} object(s) of it are not in the bucket: restore them", best.missing));

@@ -123,6 +123,50 @@ fn what_only_an_older_checkpoint_has_counts_unless_it_was_given_away() {
     assert_eq!(plan.writers[&WriterId(2)].head, Seq(9), "the newest log is the writer's");
 }
 
+fn broken(source: usize, epoch: i32, end: i64) -> Broken {
+    let (epoch, end, error) = (LeaderEpoch(epoch), Offset(end), "gap".to_owned());
+    Broken { source, key: key(0), epoch, end, error }
+}
+
+#[test]
+fn what_is_left_of_a_log_is_a_loss_only_if_it_can_have_had_more_than_the_winner() {
+    let topics = [record("t", 1, 1)];
+    let other = || vec![source(2, 9, Some(catalog(0, 90, &topics))), source(3, 9, None)];
+    let losses = |store: &Store, sources: Vec<Source>, broken: Broken| {
+        let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (4, 20)], 30)])];
+        let planned = plan(store, &Found { broken: vec![broken], ..found(sources, partitions) }, 7).unwrap();
+        assert_eq!(winner(&planned, key(0)), (0, 4, 30));
+        assert_eq!(planned.losses.is_empty(), !planned.decisions.is_empty(), "one of them says it: {planned:?}");
+        planned.losses.len()
+    };
+    let empty = Store::default();
+    for (epoch, end, expected) in [(3, 20, 0), (3, 99, 0), (4, 20, 0), (4, 30, 0), (4, 31, 1), (5, 20, 1)] {
+        assert_eq!(losses(&empty, other(), broken(1, epoch, end)), expected, "epoch {epoch}, end {end}");
+    }
+    // The store knows of a claim of which nothing is to be seen any more; somebody else's says nothing of this log.
+    for (owner, epoch, expected) in [(3, 3, 0), (3, 4, 1), (2, 4, 0)] {
+        let mut known = store(60, &topics);
+        known.partitions.insert(key(0), owned_by(owner, epoch));
+        assert_eq!(losses(&known, other(), broken(1, 3, 20)), expected, "writer {owner} had it at epoch {epoch}");
+    }
+    // The same log from an older checkpoint on is complete.
+    let mut known = store(60, &topics);
+    known.partitions.insert(key(0), owned_by(2, 4));
+    let same = || vec![source(2, 9, None), source(2, 9, Some(catalog(0, 90, &topics)))];
+    assert_eq!(losses(&known, same(), broken(1, 4, 30)), 0);
+    assert_eq!(losses(&known, same(), broken(1, 4, 31)), 1);
+}
+
+#[test]
+fn what_an_incomplete_log_has_beyond_where_the_winner_went_on_is_said() {
+    let topics = [record("t", 1, 1)];
+    let sources = vec![source(2, 9, Some(catalog(0, 90, &topics))), source(3, 9, None)];
+    let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (4, 20)], 30)])];
+    let all = Found { broken: vec![broken(1, 3, 25)], ..found(sources, partitions) };
+    let planned = plan(&Store::default(), &all, 7).unwrap();
+    assert!(planned.decisions[0].starts_with("t-0: offsets 20 to 25 of writer 3"), "{:?}", planned.decisions);
+}
+
 fn owned_by(writer: u64, epoch: i32) -> (PartitionValue, Revision) {
     let (owner, epoch, history) = (Some(WriterId(writer)), LeaderEpoch(epoch), vec![WriterId(writer)]);
     (PartitionValue { v: 1, owner, epoch, history, log_start: Offset(0) }, 50)
@@ -238,7 +282,7 @@ fn what_the_bucket_has_lost_is_a_loss() {
     // The writer's last slot; an epoch; what is below a log start; a partition. One that was never written to is none.
     assert_eq!(losses(&all), 4);
     all.partitions.get_mut(&key(0)).unwrap()[0].missing = 1;
-    all.broken.push((0, key(0), "gap".into()));
+    all.broken.push(broken(0, 2, 5));
     all.damaged.push("object".into());
     assert_eq!(losses(&all), 7);
     let planned = plan(&known, &all, 7).unwrap();
