@@ -15,6 +15,7 @@
 //! - `world.rs`: what outlives processes; `process.rs`: a process; `brokers.rs`: what happens to processes;
 //! - `faults.rs`: the metadata store's faults; `link.rs`: cut networks and stopped processes; `trace.rs`: what happened;
 //! - `restored.rs`: the metadata store goes back to a backup, and is recovered; `compacted.rs`: a topic compacted by key;
+//! - `takeover.rs`, `burial.rs`, `rollback.rs`, `remains.rs`: single schedules, step by step;
 //! - `clients.rs`: the load, and what clients check; `check.rs`: what must hold at the end;
 //! - `tests.rs`: seeds, determinism, and defects that have to be found.
 
@@ -26,6 +27,7 @@ mod compacted;
 mod faults;
 mod link;
 mod process;
+mod remains;
 mod restored;
 mod rollback;
 mod takeover;

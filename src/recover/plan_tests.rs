@@ -136,7 +136,8 @@ fn what_is_left_of_a_log_is_a_loss_only_if_it_can_have_had_more_than_the_winner(
         let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (4, 20)], 30)])];
         let planned = plan(store, &Found { broken: vec![broken], ..found(sources, partitions) }, 7).unwrap();
         assert_eq!(winner(&planned, key(0)), (0, 4, 30));
-        assert_eq!(planned.losses.is_empty(), !planned.decisions.is_empty(), "one of them says it: {planned:?}");
+        let is_said = planned.decisions.iter().any(|line| line.contains("is not used for 1 partition(s)"));
+        assert_eq!(planned.losses.is_empty(), is_said, "one of them says it: {planned:?}");
         planned.losses.len()
     };
     let empty = Store::default();
@@ -152,7 +153,8 @@ fn what_is_left_of_a_log_is_a_loss_only_if_it_can_have_had_more_than_the_winner(
     // The same log from an older checkpoint on is complete.
     let mut known = store(60, &topics);
     known.partitions.insert(key(0), owned_by(2, 4));
-    let same = || vec![source(2, 9, None), source(2, 9, Some(catalog(0, 90, &topics)))];
+    let older = || Source { is_older: true, ..source(2, 9, None) };
+    let same = || vec![older(), source(2, 9, Some(catalog(0, 90, &topics)))];
     assert_eq!(losses(&known, same(), broken(1, 4, 30)), 0);
     assert_eq!(losses(&known, same(), broken(1, 4, 31)), 1);
 }

@@ -3,9 +3,7 @@
 
 use super::plan::{Broken, Candidate, Found, Source};
 use crate::actors::partition::view::Extent;
-use crate::actors::recovery::{
-    Recovery, RecoveryError, Seed, TAILS_IN_FLIGHT_MAX, WriterLog, replay, shown_in,
-};
+use crate::actors::recovery::{Recovery, RecoveryError, Seed, TAILS_IN_FLIGHT_MAX, WriterLog, replay, shown_in};
 use crate::clock::WallMs;
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, WriterId};
 use crate::metadata::model::{self, CheckpointRef, ClusterValue, FORMAT, PartitionValue, WriterState, WriterValue};
@@ -330,11 +328,7 @@ async fn read(
 }
 
 /// The index of a WAL object. If it is damaged, the inner error says so to people.
-async fn index_of(
-    recovery: &Recovery,
-    source: &Source,
-    seq: Seq,
-) -> Result<Result<SegmentIndex, String>, SurveyError> {
+async fn index_of(recovery: &Recovery, source: &Source, seq: Seq) -> Result<Result<SegmentIndex, String>, SurveyError> {
     let mut reads = 0;
     loop {
         reads += 1;
