@@ -1,4 +1,5 @@
-//! A recovery that ends after any of its transactions is finished by another one, on memory stores.
+//! A recovery that ends after any of its transactions is finished by another one, on memory stores, and what it has sent and is
+//! applied after that changes nothing.
 
 use crate::client::Batch;
 use crate::sim::{Process, World};
@@ -18,8 +19,8 @@ use kafscale::recover::read_store;
 use kafscale::recover::survey::Survey;
 use kafscale::storage::ObjectStore;
 use kafscale::storage::layout::Layout;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -31,6 +32,8 @@ const NOW_MS: i64 = 1_800_000_000_000;
 struct Dying {
     inner: Arc<dyn MetadataStore>,
     left: AtomicI64,
+    /// The first one that was not answered.
+    held: Mutex<Option<Txn>>,
 }
 
 #[async_trait]
@@ -45,6 +48,7 @@ impl MetadataStore for Dying {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetadataError> {
         if self.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            self.held.lock().unwrap().get_or_insert(txn);
             return Err(MetadataError::Unavailable { message: "it died".into() });
         }
         self.inner.txn(txn).await
@@ -136,11 +140,15 @@ async fn scenario(lost: bool) {
             false => world.metadata().0,
         };
         let left = AtomicI64::new(transactions);
-        let done = scene.recover(Arc::new(Dying { inner: metadata.clone(), left })).await.is_ok();
+        let dying = Arc::new(Dying { inner: metadata.clone(), left, held: Mutex::default() });
+        let done = scene.recover(dying.clone()).await.is_ok();
         assert_eq!(scene.may_register(&metadata).await, done || transactions == 0, "after {transactions}");
         if !done {
             interrupted += 1;
             scene.recover(metadata.clone()).await.unwrap();
+            let late = dying.held.lock().unwrap().take().expect("it died there");
+            let applied = metadata.txn(late).await.unwrap();
+            assert!(matches!(applied, TxnOutcome::Rejected(_)), "transaction {transactions} comes late");
         }
         assert!(scene.may_register(&metadata).await);
         // What is there now is what another recovery would write.

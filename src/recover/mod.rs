@@ -174,11 +174,25 @@ pub async fn read_store(metadata: &Arc<dyn MetadataStore>, keys: &Keys) -> Resul
         let entry = metadata.get(&key).await?;
         Ok(entry.map(|e| model::decode::<CounterValue>(&e)).transpose()?.map_or(1, |c| c.next))
     };
-    let cluster = metadata.get(&keys.cluster()).await?.map(|e| model::decode(&e)).transpose()?;
+    // First, so that another run is noticed whenever it begins.
+    let recovering = metadata.get(&keys.recovering()).await?.map_or(0, |e| e.mod_revision);
+    let cluster = metadata.get(&keys.cluster()).await?;
+    let cluster_revision = cluster.as_ref().map_or(0, |e| e.mod_revision);
+    let cluster = cluster.map(|e| model::decode(&e)).transpose()?;
     let (next_writer, next_producer) = (counter(keys.next_writer()).await?, counter(keys.next_producer()).await?);
     let (writers, partitions) = (ownership.writers().await?, ownership.partitions().await?);
     let live = live(&**metadata, keys).await?;
-    let mut store = Store { cluster, next_writer, next_producer, writers, partitions, live, ..Store::default() };
+    let mut store = Store {
+        cluster,
+        cluster_revision,
+        recovering,
+        next_writer,
+        next_producer,
+        writers,
+        partitions,
+        live,
+        ..Store::default()
+    };
     let (topics, revision) = metadata.get_prefix(&keys.topics()).await?;
     store.revision = revision;
     for entry in &topics {

@@ -45,6 +45,10 @@ const PRODUCER_ID_GAP: u64 = 1_000_000_000;
 pub struct Store {
     /// `None` if it is empty.
     pub cluster: Option<ClusterValue>,
+    /// Revision at which that was written, 0 if never.
+    pub cluster_revision: Revision,
+    /// Revision at which the last recovery that was not finished began, 0 if there is none.
+    pub recovering: Revision,
     /// Its revision.
     pub revision: Revision,
     /// The next writer id.

@@ -135,10 +135,11 @@ impl Survey {
             let whole = fenced(newest.nonce, keys, pointer, |_| true);
             let alone = WriterValue { head: from, ..whole.clone() };
             let first = if is_next { &whole } else { &alone };
-            let Some(mut log) = load_older(recovery, newest.writer, first).await? else { continue };
+            let damaged = &mut self.found.damaged;
+            let Some(mut log) = load_older(recovery, newest.writer, first, damaged).await? else { continue };
             let has_more = log.partitions().any(|key| !covered.contains(&key));
             if !is_next && has_more {
-                let Some(found) = load_older(recovery, newest.writer, &whole).await? else { continue };
+                let Some(found) = load_older(recovery, newest.writer, &whole, damaged).await? else { continue };
                 log = found;
             }
             is_next = false;
@@ -262,17 +263,34 @@ async fn list(store: &dyn ObjectStore, layout: &Layout) -> Result<Listing, Surve
     }
 }
 
-/// A writer's log from an older checkpoint on, unless something of it is not there any more.
+/// A writer's log from an older checkpoint on, unless something of it is not there any more. What cannot be read goes to
+/// `damaged`: nobody knows what only that has.
 async fn load_older(
     recovery: &Recovery,
     writer: WriterId,
     value: &WriterValue,
+    damaged: &mut Vec<String>,
 ) -> Result<Option<WriterLog>, SurveyError> {
-    match recovery.load(writer, value, i64::MAX).await {
-        Ok(log) => Ok(Some(log)),
-        Err(RecoveryError::Store(StoreError::NotFound { .. } | StoreError::Corrupt { .. })) => Ok(None),
-        Err(RecoveryError::Store(error)) => Err(error.into()),
-        Err(_) => Ok(None), // unreachable: no partition is looked at yet
+    let mut reads: BTreeMap<ObjectKey, u32> = BTreeMap::new();
+    loop {
+        match recovery.load(writer, value, i64::MAX).await {
+            Ok(log) => return Ok(Some(log)),
+            Err(RecoveryError::Store(StoreError::NotFound { .. })) => return Ok(None),
+            Err(RecoveryError::Store(StoreError::Corrupt { key, .. })) => {
+                let reads = reads.entry(key.clone()).or_default();
+                *reads += 1;
+                if *reads < READS_MAX {
+                    continue;
+                }
+                let line = cannot_be_read(&key);
+                if !damaged.contains(&line) {
+                    damaged.push(line);
+                }
+                return Ok(None);
+            }
+            Err(RecoveryError::Store(error)) => return Err(error.into()),
+            Err(_) => return Ok(None), // unreachable: no partition is looked at yet
+        }
     }
 }
 
