@@ -5,12 +5,12 @@
 //! writer that may still have something: usually of an object that is not there.
 
 use super::NodeError;
-use crate::ids::{Seq, WriterId};
-use crate::metadata::keys::Keys;
+use crate::ids::{Seq, TopicId, WriterId};
+use crate::metadata::keys::{Keys, ParsedKey as MetadataKey};
 use crate::metadata::model::{self, CounterValue, WriterState, WriterValue};
 use crate::metadata::ownership::Ownership;
 use crate::metadata::rollback::{Above, Covered, Evidence, Known, forgotten};
-use crate::metadata::{MetadataError, MetadataStore};
+use crate::metadata::{Entry, MetadataError, MetadataStore};
 use crate::storage::layout::{Layout, ParsedKey};
 use crate::storage::segment::{self, HEADER_LEN};
 use crate::storage::{Listed, ObjectStore, StoreError};
@@ -34,13 +34,7 @@ pub async fn check(
     let store_failed = |e: StoreError| NodeError::new("the object store cannot be read", e);
     let ownership = Ownership::new(metadata.clone(), keys.clone());
     let before = known(&**metadata, keys, &ownership).await.map_err(|e| metadata_failed(&e))?;
-    let named: BTreeSet<WriterId> = ownership
-        .partitions()
-        .await
-        .map_err(|e| metadata_failed(&e))?
-        .values()
-        .flat_map(|(value, _)| value.history.iter().chain(&value.owner).copied())
-        .collect();
+    let named = named(&**metadata, keys, &ownership).await.map_err(|e| metadata_failed(&e))?;
     let mut evidence = Evidence::default();
     // None of those is expected, so that the first page is all.
     let from = before.next_writer.checked_sub(1).map(|last| layout.registered(WriterId(last)));
@@ -57,6 +51,25 @@ pub async fn check(
         None => Ok(()),
         Some(what) => Err(NodeError::went_back(MetadataError::WentBack { message: what.to_string() }.to_string())),
     }
+}
+
+/// Writers whose logs somebody may still read. Partitions of deleted topics name writers until their data is collected, also such as
+/// a recovery has fenced, and above whose heads objects of before it may arrive at any time.
+async fn named(
+    metadata: &dyn MetadataStore,
+    keys: &Keys,
+    ownership: &Ownership,
+) -> Result<BTreeSet<WriterId>, MetadataError> {
+    let unavailable = |e: &dyn std::fmt::Display| MetadataError::Unavailable { message: e.to_string() };
+    let partitions = ownership.partitions().await.map_err(|e| unavailable(&e))?;
+    let (tombstones, _) = metadata.get_prefix(&keys.deleted_topics()).await?;
+    let deleted = |entry: &Entry| match keys.parse(&entry.key) {
+        Some(MetadataKey::Deleted(topic)) => Some(topic),
+        _ => None,
+    };
+    let deleted: BTreeSet<TopicId> = tombstones.iter().filter_map(deleted).collect();
+    let alive = partitions.iter().filter(|(key, _)| !deleted.contains(&key.topic));
+    Ok(alive.flat_map(|(_, (value, _))| value.history.iter().chain(&value.owner).copied()).collect())
 }
 
 async fn known(store: &dyn MetadataStore, keys: &Keys, ownership: &Ownership) -> Result<Known, MetadataError> {
