@@ -37,7 +37,9 @@ pub enum ApplyError {
     #[error("{0} changed while the plan was made: make sure that no broker runs, and run the command again")]
     Changed(String),
     /// Another recovery has begun or ended meanwhile.
-    #[error("another `kafscale recover` has begun or ended since the plan was made; run the command again, once at a time")]
+    #[error(
+        "another `kafscale recover` has begun or ended since the plan was made; run the command again, once at a time"
+    )]
     AnotherRun,
     /// What was planned cannot be read any more.
     #[error("{0}; run the command again")]
