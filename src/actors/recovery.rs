@@ -22,7 +22,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Index tails read at the same time.
-const TAILS_IN_FLIGHT_MAX: usize = 32;
+pub const TAILS_IN_FLIGHT_MAX: usize = 32;
 
 /// A recovered partition, ready to be led.
 #[derive(Debug)]
@@ -179,7 +179,8 @@ impl Recovery {
         futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect().await
     }
 
-    async fn tail(
+    /// A WAL object and its index.
+    pub async fn tail(
         &self,
         writer: WriterId,
         nonce: u64,
@@ -297,6 +298,15 @@ impl WriterLog {
         self.partitions.contains_key(key)
     }
 
+    /// The last leader epoch and the greatest end that there is of a partition, whether or not the log is complete; nothing that
+    /// it lost from before its head was later than that.
+    pub fn shown(&self, key: &PartitionKey) -> Option<(LeaderEpoch, Offset)> {
+        let checkpoint = self.partitions.get(key);
+        let entry = checkpoint.map(|p| (p.epochs.last().map_or(LeaderEpoch(0), |e| e.epoch), p.next_offset));
+        let tails = self.tails.iter().filter_map(|(_, index)| shown_in(index, key));
+        tails.chain(entry).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
+    }
+
     /// Garbage that the log's checkpoint had not deleted yet.
     pub fn garbage(&self) -> &[GarbageRecord] {
         &self.garbage
@@ -408,6 +418,13 @@ pub(crate) fn append(
     }
     extents.push_back(extent(object, entry));
     Ok(entry.next)
+}
+
+/// Leader epoch and end of what an object has of a partition.
+pub fn shown_in(index: &SegmentIndex, key: &PartitionKey) -> Option<(LeaderEpoch, Offset)> {
+    let position = index.extents.binary_search_by(|e| e.key.cmp(key)).ok()?;
+    let entry = &index.extents[position];
+    Some((entry.leader_epoch, entry.next))
 }
 
 /// An extent of `object` as its index describes it.

@@ -5,11 +5,11 @@
 //! ends the process with a message that says what to do; nothing falls back.
 
 mod control;
-mod identity;
+pub mod identity;
 mod limits;
 mod metrics;
 mod reading;
-mod rollback;
+pub mod rollback;
 pub(crate) mod stores;
 
 use crate::actors::compactor::{self, Maintenance};
@@ -31,19 +31,16 @@ use crate::cli::exit;
 use crate::clock::Clock;
 use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
 use crate::http::{self, HttpState, Readiness};
-use crate::metadata::MetadataError;
-use crate::metadata::admin::{self, Admin};
+use crate::metadata::admin::Admin;
 use crate::metadata::etcd::WentBackHook;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, ClusterValue, LiveValue};
-use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
+use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
-use crate::storage::StoreError;
 use crate::storage::layout::Layout;
-use crate::storage::registered::Registered;
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -191,9 +188,10 @@ impl Node {
         progress("the read replica to answer");
         stores.probe_replica(&layout, clock).await;
         progress("the cluster's identity to be read");
-        let cluster = identity::establish(&stores, &keys, &layout, &config.namespace).await?;
+        let cluster =
+            identity::establish(&*stores.metadata, &*stores.objects, &keys, &layout, &config.namespace).await?;
         progress("the object store to be compared with the metadata store");
-        rollback::check(&stores, &keys, &layout).await?;
+        rollback::check(&stores.metadata, &*stores.objects, &keys, &layout).await?;
         progress("the writer to be registered in the metadata store");
         let port = if config.advertised_port == 0 { bound.port() } else { config.advertised_port };
         let live = LiveValue {
@@ -208,8 +206,9 @@ impl Node {
             follows: config.follows(),
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
+        let (metadata, objects) = (&stores.metadata, &*stores.objects);
         let registration =
-            register(&stores, &keys, &layout, &cluster.cluster_id, &ownership, &live, config.lease_ttl).await?;
+            identity::register(metadata, objects, &keys, &layout, &cluster.cluster_id, &live, config.lease_ttl).await?;
         let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(die);
         let context = build_context(
             &config,
@@ -346,33 +345,6 @@ impl Node {
 fn die(fatal: Fatal) {
     tracing::error!(exit_code = fatal.exit_code(), "{fatal}");
     std::process::exit(i32::from(fatal.exit_code()));
-}
-
-async fn register(
-    stores: &Stores,
-    keys: &Keys,
-    layout: &Layout,
-    cluster_id: &str,
-    ownership: &Ownership,
-    live: &LiveValue,
-    lease_ttl: Duration,
-) -> Result<Registration, NodeError> {
-    const CANNOT: &str = "the broker cannot register in the metadata store";
-    let writer = admin::allocate_writer_id(&*stores.metadata, keys).await.map_err(|e| NodeError::new(CANNOT, e))?;
-    let (nonce, key) = (crate::rng::u64(), layout.registered(writer));
-    let registered = Registered::new(cluster_id, live.node, writer, nonce);
-    match stores.objects.create(&key, &registered.encode()).await {
-        Ok(()) => {}
-        Err(StoreError::AlreadyExists { .. }) => {
-            let message = format!("it gives writer id {writer} away, which somebody had before (object {key})");
-            return Err(NodeError::went_back(MetadataError::WentBack { message }.to_string()));
-        }
-        Err(error) => return Err(NodeError::new("the writer's registration cannot be written", error)),
-    }
-    ownership.register(writer, nonce, live, lease_ttl).await.map_err(|error| match error {
-        OwnershipError::Metadata(error @ MetadataError::WentBack { .. }) => NodeError::went_back(error.to_string()),
-        error => NodeError::new(CANNOT, error),
-    })
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of a context, each of its own type
