@@ -259,7 +259,8 @@ impl Reader {
         Self { name: "kcat", process: Process::spawn("kcat", program, &args, &[], log) }
     }
 
-    /// Kafka's own console consumer.
+    /// Kafka's own console consumer, with the protocol that keeps its place: one of the classic protocol joins its group anew
+    /// whenever the racks of replicas change (KIP-881), and begins where it has last committed.
     fn java(bootstrap: &str, rack: &str, log: &Path) -> Self {
         let rack = format!("client.rack={rack}");
         let args = [
@@ -271,6 +272,8 @@ impl Reader {
             "--from-beginning",
             "--consumer-property",
             &rack,
+            "--consumer-property",
+            "group.protocol=consumer",
             "--property",
             "print.partition=true",
             "--property",
