@@ -35,6 +35,7 @@ mod operator;
 mod pressure;
 mod process;
 mod protocol;
+mod rack_reads;
 mod read_replica;
 mod recover;
 mod rolling;

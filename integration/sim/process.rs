@@ -216,6 +216,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         version: "sim".into(),
         control: None,
         draining: false,
+        follows: false,
     };
     let registered = identity::register(&metadata, &*store, &keys, &layout, &cluster_id, &live, LEASE_TTL).await;
     let registration = registered.map_err(ends)?;

@@ -90,6 +90,7 @@ mod tests {
             version: "0".into(),
             control: None,
             draining: false,
+            follows: false,
         }
     }
 

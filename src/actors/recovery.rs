@@ -18,6 +18,7 @@ use crate::storage::{ObjectKey, ObjectStore, StoreError};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Index tails read at the same time.
@@ -126,10 +127,7 @@ impl Recovery {
             catalog: None,
         };
         let head = sabotage::recovered_head(value.head);
-        let tails = |from: Seq| {
-            let slots = (from.0 + 1..=head.0).map(|seq| self.tail(writer, value.nonce, Seq(seq), revision_now));
-            futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect::<Vec<_>>()
-        };
+        let tails = |from: Seq| self.tails(writer, value.nonce, from.0 + 1..=head.0, revision_now);
         if let Some(pointer) = &value.checkpoint {
             let key = ObjectKey::new(pointer.key.as_str());
             // Both at once: nobody serves the partitions meanwhile.
@@ -167,6 +165,18 @@ impl Recovery {
             Some((bytes, object_len)) if bytes.len() as u64 >= len.min(object_len) => Ok((bytes, object_len)),
             _ => self.store.get_suffix(key, len).await,
         }
+    }
+
+    /// The indexes of a run of committed slots, in order.
+    pub(crate) async fn tails(
+        &self,
+        writer: WriterId,
+        nonce: u64,
+        slots: RangeInclusive<u64>,
+        revision_now: i64,
+    ) -> Result<Vec<(Arc<ObjectRef>, SegmentIndex)>, RecoveryError> {
+        let slots = slots.map(|seq| self.tail(writer, nonce, Seq(seq), revision_now));
+        futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect().await
     }
 
     /// A WAL object and its index.
@@ -327,19 +337,10 @@ impl Seed {
 
     /// Applies a committed extent; one that the checkpoint had already is skipped.
     fn apply(&mut self, object: &Arc<ObjectRef>, entry: &ExtentEntry, now_ms: WallMs) -> Result<(), RecoveryError> {
-        if entry.next <= self.next_offset {
+        let before = self.next_offset;
+        self.next_offset = append(self.key, before, &mut self.epochs, &mut self.extents, object, entry)?;
+        if self.next_offset == before {
             return Ok(());
-        }
-        if entry.base != self.next_offset {
-            let message = format!(
-                "object {} has offsets {}..{} but the log ends at {}",
-                object.key, entry.base, entry.next, self.next_offset
-            );
-            return Err(RecoveryError::Inconsistent { key: self.key, message });
-        }
-        self.next_offset = entry.next;
-        if self.epochs.last().is_none_or(|e| e.epoch < entry.leader_epoch) {
-            self.epochs.push(EpochStart { epoch: entry.leader_epoch, start: entry.base });
         }
         for batch in entry.batches.iter().filter(|b| b.producer_id.0 >= 0) {
             let count = (batch.next.0 - batch.base.0) as i32;
@@ -352,7 +353,6 @@ impl Seed {
             };
             self.producers.remember(batch.producer_id, remembered, self.next_offset, now_ms);
         }
-        self.extents.push_back(extent(object, entry));
         Ok(())
     }
 
@@ -393,6 +393,31 @@ impl Seed {
             producers: self.producers.snapshot(self.next_offset),
         }
     }
+}
+
+/// Puts a committed extent behind the others of `key`, whose log ends at `end`, and returns the new end. One that the log
+/// has already is left out; one that leaves a gap is an error.
+pub(crate) fn append(
+    key: PartitionKey,
+    end: Offset,
+    epochs: &mut Vec<EpochStart>,
+    extents: &mut VecDeque<Extent>,
+    object: &Arc<ObjectRef>,
+    entry: &ExtentEntry,
+) -> Result<Offset, RecoveryError> {
+    if entry.next <= end {
+        return Ok(end);
+    }
+    if entry.base != end {
+        let (object, base, next) = (&object.key, entry.base, entry.next);
+        let message = format!("object {object} has offsets {base}..{next} but the log ends at {end}");
+        return Err(RecoveryError::Inconsistent { key, message });
+    }
+    if epochs.last().is_none_or(|e| e.epoch < entry.leader_epoch) {
+        epochs.push(EpochStart { epoch: entry.leader_epoch, start: entry.base });
+    }
+    extents.push_back(extent(object, entry));
+    Ok(entry.next)
 }
 
 /// Leader epoch and end of what an object has of a partition.

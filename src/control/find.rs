@@ -85,6 +85,7 @@ mod tests {
                 version: "0".into(),
                 control: control.map(str::to_owned),
                 draining: false,
+                follows: false,
             };
             let put = Op::Put(keys.live(WriterId(*writer)), model::encode(&live), None);
             store.txn(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();

@@ -95,6 +95,7 @@ impl Bed {
             version: "0".into(),
             control: None,
             draining: false,
+            follows: false,
         };
         let registration = self.ownership.register(WriterId(id), id, &live, Duration::from_secs(3_600)).await.unwrap();
         Coordination::new(self.store.clone(), self.keys.clone(), &registration)

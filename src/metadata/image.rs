@@ -132,6 +132,11 @@ impl ClusterImage {
         self.lives.iter().map(|(w, l)| (*w, l))
     }
 
+    /// True if a live writer's broker says that it drains.
+    pub fn drains(&self, writer: WriterId) -> bool {
+        self.lives.get(&writer).is_some_and(|live| live.draining)
+    }
+
     /// The broker that leads a partition, if its owner is alive.
     pub fn leader(&self, key: &PartitionKey) -> Option<BrokerId> {
         let owner = self.partitions.get(key)?.owner?;
@@ -392,6 +397,7 @@ mod tests {
             version: "0".into(),
             control: None,
             draining: false,
+            follows: false,
         }
     }
 

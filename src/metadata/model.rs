@@ -100,6 +100,9 @@ pub struct LiveValue {
     /// It gives away what it leads and takes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// It serves consumers of its rack with what other brokers lead ([`super::read_replicas`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
 }
 
 /// A partition's ownership.

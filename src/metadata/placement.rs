@@ -37,7 +37,7 @@ impl Candidates {
 
     /// The one that should have what nobody was named for.
     pub fn pick(&self, hash: u64) -> Option<BrokerId> {
-        self.nodes.iter().copied().max_by_key(|node| mix(hash ^ mix(node.0 as u64)))
+        rendezvous(self.nodes.iter().copied(), hash)
     }
 
     /// The broker that should lead a partition; `None` if nobody can take it.
@@ -51,7 +51,12 @@ impl Candidates {
     }
 }
 
-fn hash_of(key: &PartitionKey) -> u64 {
+/// The broker that `hash` falls to: if one goes, only what had fallen to it falls to others.
+pub(super) fn rendezvous(nodes: impl Iterator<Item = BrokerId>, hash: u64) -> Option<BrokerId> {
+    nodes.max_by_key(|node| mix(hash ^ mix(node.0 as u64)))
+}
+
+pub(super) fn hash_of(key: &PartitionKey) -> u64 {
     let id = key.topic.0.as_u128();
     mix(id as u64 ^ mix((id >> 64) as u64 ^ mix(key.partition.0 as u64)))
 }
@@ -151,6 +156,7 @@ mod tests {
                 version: "0".into(),
                 control: None,
                 draining: draining.contains(node),
+                follows: false,
             };
             image.apply(&keys, entry(keys.live(WriterId(*node as u64)), model::encode(&live)));
         }

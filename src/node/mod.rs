@@ -8,6 +8,7 @@ mod control;
 pub mod identity;
 mod limits;
 mod metrics;
+mod reading;
 pub mod rollback;
 pub(crate) mod stores;
 
@@ -39,9 +40,7 @@ use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
-use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
-use crate::storage::reader::{LogReader, ReaderLimits};
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
@@ -58,6 +57,9 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a shutdown goes on answering consumers that read what others lead, so that they hear that they should ask
+/// the leader.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Why the node did not start or run; `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -201,6 +203,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             control: control.as_ref().map(|(_, address)| address.clone()),
             draining: false,
+            follows: config.follows(),
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
         let (metadata, objects) = (&stores.metadata, &*stores.objects);
@@ -304,8 +307,12 @@ impl Node {
     /// checkpoint and leaves the cluster.
     pub async fn stop(self) {
         self.readiness.readiness.fail("startup", "stopping");
+        let is_read = self.broker.followers.as_ref().is_some_and(|followers| followers.size().0 > 0);
         if tokio::time::timeout(DRAIN_TIMEOUT, self.drains.stop()).await.is_err() {
             tracing::warn!("not everything could be given to other brokers in time; they take it over");
+        }
+        if is_read {
+            tokio::time::sleep(FAREWELL).await;
         }
         self.shutdown.cancel();
         let finish = async {
@@ -436,16 +443,7 @@ async fn start_loops(
     let shard = context.shards.last().expect("there is a shard");
     let groups = group::start(group_config, shard).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;
-    let limits = ReaderLimits {
-        cache_bytes: config.cache_bytes - config.cache_bytes / 4,
-        readahead_segments: config.readahead_segments as usize,
-    };
-    let (primary, runtime) = (stores.objects.clone(), io.clone());
-    let copy: Arc<dyn ObjectStore> = match &stores.replica {
-        Some(replica) => replica.clone(),
-        None => primary.clone(),
-    };
-    let reader = runtime.spawn(async move { LogReader::with_copy(copy, primary, limits) }).await;
+    let reader = reading::reader(config, stores, io).await?;
     let broker = Arc::new(Broker {
         cluster_id: context.cluster_id.clone(),
         node: config.broker_id,
@@ -460,12 +458,14 @@ async fn start_loops(
         image: feed.image().clone(),
         directory: context.directory.clone(),
         partitions: context.clone(),
-        reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
+        reader,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
         latencies: Default::default(),
         health: context.health.clone(),
         standing: context.standing.clone(),
         groups,
+        followers: config.follows().then(|| reading::followers(config, stores, context, &feed)),
+        sent_away: Default::default(),
     });
     let health = context.health.clone();
     supervise_loop("s3-health", registry, io, move || health.clone().run());

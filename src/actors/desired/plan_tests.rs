@@ -46,6 +46,7 @@ impl World {
                 version: "0".into(),
                 control: None,
                 draining: false,
+                follows: false,
             };
             image.apply(&keys, entry(keys.live(WriterId(node as u64)), model::encode(&live)));
         }

@@ -66,6 +66,7 @@ fn values_are_stored_as_ever() {
             version: "0.1".into(),
             control: None,
             draining: false,
+            follows: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":9092,"version":"0.1"}"#,
     );
@@ -79,8 +80,9 @@ fn values_are_stored_as_ever() {
             version: "0".into(),
             control: None,
             draining: false,
+            follows: true,
         },
-        r#"{"v":1,"node":3,"host":"h","port":1,"rack":"a","version":"0"}"#,
+        r#"{"v":1,"node":3,"host":"h","port":1,"rack":"a","version":"0","follows":true}"#,
     );
     golden(
         PartitionValue {
@@ -128,6 +130,7 @@ fn values_are_stored_as_ever() {
             version: "0".into(),
             control: None,
             draining: true,
+            follows: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","draining":true}"#,
     );
@@ -141,6 +144,7 @@ fn values_are_stored_as_ever() {
             version: "0".into(),
             control: Some("h:9094".into()),
             draining: false,
+            follows: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","control":"h:9094"}"#,
     );

@@ -332,6 +332,7 @@ mod tests {
             version: "0".into(),
             control: None,
             draining: false,
+            follows: false,
         };
         let entry = |key: String, value| Entry { key, value, create_revision: 1, mod_revision: 1 };
         let entries = vec![
