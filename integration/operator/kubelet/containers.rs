@@ -66,7 +66,12 @@ impl Command {
             Some((first, rest)) if Path::new(first).file_name() == image.program.file_name() => {
                 (image.program.clone(), rest.to_vec())
             }
-            Some((first, rest)) => (first.into(), rest.to_vec()),
+            Some((first, rest)) => {
+                // An image may have several programs, which are beside each other.
+                let beside = image.program.with_file_name(first);
+                let found = if !first.contains('/') && beside.exists() { beside } else { first.into() };
+                (found, rest.to_vec())
+            }
         }
     }
 
