@@ -6,13 +6,13 @@ use super::control_plane::wait_for;
 use super::etcd_tests::Managed;
 use crate::harness::{Broker, store_envs};
 use crate::workload::{Plan, Workload};
-use actix::Actor;
 use kafscale::cli::exit;
 use kafscale::clock::Clock;
 use kafscale::metrics::Metrics;
 use kafscale::operator::etcd::Phase;
 use kafscale::operator::snapshot::metrics::SnapshotMetrics;
 use kafscale::operator::snapshot::{self, SnapshotReport, SnapshotScheduler, SnapshotWatch, restore};
+use std::sync::Arc;
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -24,7 +24,7 @@ async fn observe(managed: &Managed) -> SnapshotReport {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         actix::System::new().block_on(async move {
-            let scheduler = SnapshotScheduler::new(Clock::system()).start();
+            let scheduler = SnapshotScheduler::start(Clock::system(), Arc::default());
             sender.send(scheduler).ok();
             std::future::pending::<()>().await
         });

@@ -120,7 +120,7 @@ spec:
 
     /// Starts etcd, and waits until all members serve.
     pub async fn start(&self) {
-        self.keeper.observe(&self.view()).await;
+        self.keeper.observe(&self.view(), false).await;
         self.apply(&etcd::objects(&self.view())).await;
         self.wait_finding("QuorumHealthy").await;
     }
@@ -128,7 +128,7 @@ spec:
     /// Looks again and again, as an operator does, until etcd is said to be so.
     pub async fn wait_finding(&self, reason: &str) -> Finding {
         wait_for(&format!("etcd is {reason}"), async || {
-            let report = self.keeper.observe(&self.view()).await;
+            let report = self.keeper.observe(&self.view(), false).await;
             let finding = report.finding;
             if finding.reason == reason { Ok(finding) } else { Err(format!("{finding:?} {:?}", report.error)) }
         })
@@ -196,7 +196,7 @@ async fn a_member_that_loses_its_volume_joins_anew_and_one_that_is_restarted_sta
     }
     let replaced = wait_for("the member is replaced", async || {
         managed.ahead_ms.fetch_add(30_000, Ordering::Relaxed);
-        let report = managed.keeper.observe(&managed.view()).await;
+        let report = managed.keeper.observe(&managed.view(), false).await;
         let id = id_of("demo-etcd-1");
         match report.finding.reason {
             "QuorumHealthy" if !id.is_empty() && id != before => Ok(id),

@@ -27,6 +27,7 @@ const RULES: &str = "
 - {apiGroups: [apps], resources: [statefulsets], verbs: [get, list, watch, create, patch, update, delete]}
 - {apiGroups: [''], resources: [services, configmaps, serviceaccounts], verbs: [get, list, watch, create, patch, update, delete]}
 - {apiGroups: [''], resources: [pods], verbs: [get, list, watch, patch, delete]}
+- {apiGroups: [''], resources: [persistentvolumeclaims], verbs: [get]}
 - {apiGroups: [''], resources: [secrets], verbs: [get]}
 - {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [get, list, watch, create, patch, update, delete]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch, create, patch, update, delete]}

@@ -265,7 +265,7 @@ impl Clusters {
             actor.close();
             // One that is not there has left.
             let _left = actor.try_send(Leave);
-            context.metrics.forget(&key);
+            context.forget(&key);
         }
     }
 }

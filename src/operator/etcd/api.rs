@@ -9,8 +9,8 @@ use std::time::Duration;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time for a question.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Time for a compaction or a defragmentation; the latter copies the database.
-const WORK_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time for a compaction or a defragmentation. The latter copies the database, and goes on without us.
+const WORK_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a member is.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Looks after the etcd of clusters: reads what Kubernetes and etcd say, carries out steps, and says what was found.
 
-use super::super::view::{ClusterView, EtcdMode, FIELD_MANAGER};
+use super::super::view::{ClusterView, FIELD_MANAGER};
 use super::api::{self, Address, User};
 use super::findings::{self, Names};
 use super::maintenance::state::{self, Memory, Seen, Situation, Step};
@@ -9,6 +9,7 @@ use super::record::{self, Phase, Record};
 use super::{CLIENT_PORT, claim_name, client_url, member_name, peer_url, quota_bytes, size};
 use crate::clock::Clock;
 use crate::operator::crd::status::{ConditionType, Finding};
+use crate::operator::leader::{Leadership, NotLeading};
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret};
 use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
@@ -19,6 +20,8 @@ use std::sync::{Arc, Mutex};
 
 /// Steps for one look; the rest waits for the next.
 const STEPS_MAX: usize = 8;
+/// Between two looks at etcd of others, ms.
+const ALARMS_EVERY_MS: i64 = 30_000;
 
 /// What one look at a cluster's etcd came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,16 +34,37 @@ pub struct EtcdReport {
     pub error: Option<String>,
 }
 
+impl EtcdReport {
+    /// Nothing is under way: the next look can wait.
+    pub fn is_settled(&self) -> bool {
+        self.finding.reason == findings::HEALTHY
+    }
+}
+
+/// Why Kubernetes could not be asked or told.
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    /// Another operator leads.
+    #[error(transparent)]
+    NotLeading(#[from] NotLeading),
+    /// It refuses or cannot be reached.
+    #[error("Kubernetes: {0}")]
+    Kubernetes(#[from] kube::Error),
+}
+
 /// The URL that a member of a cluster has for the others.
 type PeerUrl = Box<dyn Fn(&ClusterView<'_>, u32) -> String + Send + Sync>;
 
-/// Looks after etcd; one per operator, for all clusters. Only the leading operator may call it.
+/// Looks after etcd; one per operator, for all clusters. It does nothing while this operator does not lead.
 pub struct EtcdKeeper {
     client: Client,
+    leadership: Option<Arc<Leadership>>,
     peer_url: PeerUrl,
     clock: Clock,
     metrics: Arc<EtcdMetrics>,
     memories: Mutex<BTreeMap<ClusterKey, Memory>>,
+    /// What was last found of etcd of others, and when.
+    alarms: Mutex<BTreeMap<ClusterKey, (i64, Option<Finding>)>>,
 }
 
 impl fmt::Debug for EtcdKeeper {
@@ -56,7 +80,13 @@ fn key(view: &ClusterView<'_>) -> ClusterKey {
 impl EtcdKeeper {
     /// One that knows nothing yet.
     pub fn new(client: Client, clock: Clock, metrics: Arc<EtcdMetrics>) -> Self {
-        Self { client, peer_url: Box::new(peer_url), clock, metrics, memories: Mutex::default() }
+        let (memories, alarms) = (Mutex::default(), Mutex::default());
+        Self { client, leadership: None, peer_url: Box::new(peer_url), clock, metrics, memories, alarms }
+    }
+
+    /// The same, which acts only as long as this operator leads.
+    pub fn while_leading(self, leadership: Arc<Leadership>) -> Self {
+        Self { leadership: Some(leadership), ..self }
     }
 
     /// The same where members have other URLs than the DNS of Kubernetes gives them.
@@ -68,53 +98,43 @@ impl EtcdKeeper {
     pub fn forget(&self, key: &ClusterKey) {
         self.metrics.forget(key);
         self.memories.lock().expect("no panic under the lock").remove(key);
+        self.alarms.lock().expect("no panic under the lock").remove(key);
     }
 
-    /// Looks at a cluster's etcd, and does what it needs if it is managed.
-    ///
-    /// Call it before the StatefulSet is applied for the first time, and from then on every half minute or so.
-    pub async fn observe(&self, view: &ClusterView<'_>) -> EtcdReport {
-        match view.etcd_mode() {
-            EtcdMode::Managed => self.keep(view).await,
-            EtcdMode::Spec | EtcdMode::Operator => self.look(view).await,
+    /// What is wrong with etcd that somebody else runs and that answers: an alarm. Asked every half minute.
+    pub async fn alarm(&self, view: &ClusterView<'_>) -> Option<Finding> {
+        let (key, now_ms) = (key(view), self.clock.monotonic_ms());
+        let known = self.alarms.lock().expect("no panic under the lock").get(&key).cloned();
+        if let Some((_, finding)) = known.filter(|(at_ms, _)| now_ms - at_ms < ALARMS_EVERY_MS) {
+            return finding;
         }
-    }
-
-    async fn look(&self, view: &ClusterView<'_>) -> EtcdReport {
-        self.forget(&key(view));
-        let user = match self.user(view).await {
-            Ok(user) => user,
-            Err(finding) => return EtcdReport { finding, done: Vec::new(), error: None },
-        };
+        let user = self.user(view).await?;
         let endpoints = view.etcd_endpoints().into_iter().enumerate();
         let members = endpoints
             .map(|(n, client)| (n as u32, Address { peer: String::new(), client: with_scheme(client) }))
             .collect();
-        let (seen, refusal) = api::look(&members, user.as_ref()).await;
-        EtcdReport { finding: findings::external(&seen, refusal.as_deref()), done: Vec::new(), error: None }
+        let (seen, _) = api::look(&members, user.as_ref()).await;
+        let finding = findings::external(&seen);
+        self.alarms.lock().expect("no panic under the lock").insert(key, (now_ms, finding.clone()));
+        finding
     }
 
-    async fn user(&self, view: &ClusterView<'_>) -> Result<Option<User>, Finding> {
-        let Some(name) = &view.resource.spec.etcd.credentials_secret_ref else { return Ok(None) };
-        let unknown = |message: String| Finding::unknown(ConditionType::EtcdAvailable, "CredentialsMissing", message);
+    /// The user that the resource names, if any; nothing if the secret is not as it has to be, which others say.
+    async fn user(&self, view: &ClusterView<'_>) -> Option<Option<User>> {
+        let Some(name) = &view.resource.spec.etcd.credentials_secret_ref else { return Some(None) };
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), view.namespace());
-        let secret = secrets.get_opt(name).await;
-        let secret = secret.map_err(|error| unknown(format!("secret {name} cannot be read: {error}")))?;
-        let value = |key: &str| {
-            let data = secret.as_ref().and_then(|secret| secret.data.as_ref());
-            data.and_then(|data| data.get(key)).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok())
-        };
-        match (value("KAFSCALE_ETCD_USERNAME"), value("KAFSCALE_ETCD_PASSWORD")) {
-            (Some(name), Some(password)) => Ok(Some(User { name, password })),
-            _ => Err(unknown(format!(
-                "secret {name} must have the keys KAFSCALE_ETCD_USERNAME and KAFSCALE_ETCD_PASSWORD"
-            ))),
-        }
+        let data = secrets.get_opt(name).await.ok()??.data?;
+        let value = |key: &str| data.get(key).and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
+        let (name, password) = value("KAFSCALE_ETCD_USERNAME").zip(value("KAFSCALE_ETCD_PASSWORD"))?;
+        Some(Some(User { name, password }))
     }
 
-    async fn keep(&self, view: &ClusterView<'_>) -> EtcdReport {
+    /// Looks at a cluster's managed etcd, and unless `hands_off` does what it needs.
+    ///
+    /// Call it before the StatefulSet is applied for the first time, and from then on every half minute or so.
+    pub async fn observe(&self, view: &ClusterView<'_>, hands_off: bool) -> EtcdReport {
         let mut done = Vec::new();
-        let kept = self.steps(view, &mut done).await;
+        let kept = self.steps(view, hands_off, &mut done).await;
         match kept {
             Ok((finding, error)) => EtcdReport { finding, done, error },
             Err(error) => {
@@ -129,13 +149,15 @@ impl EtcdKeeper {
     async fn steps(
         &self,
         view: &ClusterView<'_>,
+        hands_off: bool,
         done: &mut Vec<(&'static str, String)>,
-    ) -> kube::Result<(Finding, Option<String>)> {
+    ) -> Result<(Finding, Option<String>), KeepError> {
         let mut error = None;
-        let mut record = self.record(view).await?;
+        let mut record = self.record(view, hands_off).await?;
         let members = self.members(view).await?;
         let mut seen = self.seen(view, &members).await?;
-        for _ in 0..STEPS_MAX {
+        let steps_max = if hands_off { 0 } else { STEPS_MAX };
+        for _ in 0..steps_max {
             let Some(step) = self.next(view, &record, &seen) else { break };
             tracing::info!(namespace = view.namespace(), cluster = view.name(), ?step, "etcd: a step");
             match self.carry_out(view, &step, &members, &seen, &record).await? {
@@ -147,6 +169,10 @@ impl EtcdKeeper {
             }
             done.extend(event(&step, &view.etcd_name()));
             seen = self.seen(view, &members).await?;
+            // It takes long; whoever waits for this look has waited enough.
+            if matches!(step, Step::Defragment { .. }) {
+                break;
+            }
         }
         self.metrics.set(&key(view), &view.etcd_name(), &seen);
         let etcd = view.etcd_name();
@@ -190,13 +216,16 @@ impl EtcdKeeper {
         Ok(members)
     }
 
-    /// The record, which is made if there is none.
-    async fn record(&self, view: &ClusterView<'_>) -> kube::Result<Record> {
+    /// The record, which is made if there is none, unless `hands_off`.
+    async fn record(&self, view: &ClusterView<'_>, hands_off: bool) -> Result<Record, KeepError> {
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), view.namespace());
         if let Some(map) = maps.get_opt(&record::config_map_name(view)).await? {
             let data = map.data.unwrap_or_default();
             let record = Record::from_data(&data);
             let is_owned = map.metadata.owner_references.is_some_and(|owners| !owners.is_empty());
+            if hands_off {
+                return Ok(record);
+            }
             if data != record.data(view) || is_owned != record::is_owned(view) {
                 self.save(view, &record).await?;
             }
@@ -207,6 +236,9 @@ impl EtcdKeeper {
             false => Phase::Forming,
         };
         let record = Record::new(phase);
+        if hands_off {
+            return Ok(record);
+        }
         self.save(view, &record).await?;
         Ok(record)
     }
@@ -224,11 +256,16 @@ impl EtcdKeeper {
         Ok(false)
     }
 
-    async fn save(&self, view: &ClusterView<'_>, record: &Record) -> kube::Result<()> {
+    async fn save(&self, view: &ClusterView<'_>, record: &Record) -> Result<(), KeepError> {
+        self.leads()?;
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), view.namespace());
         let params = PatchParams::apply(FIELD_MANAGER).force();
         maps.patch(&record::config_map_name(view), &params, &Patch::Apply(record.config_map(view))).await?;
         Ok(())
+    }
+
+    fn leads(&self) -> Result<(), NotLeading> {
+        self.leadership.as_ref().map_or(Ok(()), |leadership| leadership.token().map(drop))
     }
 
     /// Outside: Kubernetes failed; inside: etcd did. Gives the record if it has changed.
@@ -239,19 +276,18 @@ impl EtcdKeeper {
         members: &BTreeMap<u32, Address>,
         seen: &Seen,
         record: &Record,
-    ) -> kube::Result<Result<Option<Record>, api::ApiError>> {
-        if let Err(error) = api::carry_out(step, members, seen).await {
-            return Ok(Err(error));
-        }
+    ) -> Result<Result<Option<Record>, api::ApiError>, KeepError> {
         let changed = match step {
             Step::Save(record) => Some(record.clone()),
+            // Before it begins: one that takes too long must not be begun again and again.
             Step::Defragment { ordinal } => Some(state::defragmented(record, vec![*ordinal], self.clock.wall_ms())),
             _ => None,
         };
         if let Some(record) = &changed {
             self.save(view, record).await?;
         }
-        Ok(Ok(changed))
+        self.leads()?;
+        Ok(api::carry_out(step, members, seen).await.map(|()| changed))
     }
 }
 

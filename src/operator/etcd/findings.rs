@@ -5,6 +5,8 @@ use super::record::{Phase, Record};
 use crate::operator::crd::status::{ConditionType, Finding};
 
 const KIND: ConditionType = ConditionType::EtcdAvailable;
+/// Reason: all is well, and nothing under way.
+pub const HEALTHY: &str = "QuorumHealthy";
 
 /// What to call things in messages.
 #[derive(Debug, Clone, Copy)]
@@ -63,23 +65,15 @@ pub fn managed(names: Names<'_>, record: &Record, seen: &Seen, size: u32, quota_
         let message = "etcd serves; it has a member that the operator has not added: etcdctl member list";
         return Finding::yes(KIND, "StrangeMember", message);
     }
-    Finding::yes(KIND, "QuorumHealthy", "all members of etcd serve")
+    Finding::yes(KIND, HEALTHY, "all members of etcd serve")
 }
 
-/// About etcd that the operator does not run; `refusal` is why it could not be asked.
-pub fn external(seen: &Seen, refusal: Option<&str>) -> Finding {
-    match refusal {
-        Some(refusal) => {
-            let message = format!("etcd does not answer, brokers cannot ack; check spec.etcd and etcd itself: {refusal}");
-            Finding::no(KIND, "Unreachable", message)
-        }
-        None if !seen.corrupt.is_empty() => {
-            Finding::no(KIND, "Corrupt", "etcd found that its members' data differ: restore it from a backup")
-        }
-        None if !seen.no_space.is_empty() => {
-            let message = "etcd is out of space and takes no writes: compact and defragment it, then disarm the alarm";
-            Finding::no(KIND, "NoSpace", message)
-        }
-        None => Finding::yes(KIND, "QuorumHealthy", "etcd serves"),
+/// What is wrong with etcd that the operator does not run, and that answers.
+pub fn external(seen: &Seen) -> Option<Finding> {
+    if !seen.corrupt.is_empty() {
+        let message = "etcd found that its members' data differ: restore it from a backup";
+        return Some(Finding::no(KIND, "Corrupt", message));
     }
+    let message = "etcd is out of space and takes no writes: compact and defragment it, then disarm the alarm";
+    (!seen.no_space.is_empty()).then(|| Finding::no(KIND, "NoSpace", message))
 }

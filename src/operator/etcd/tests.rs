@@ -212,6 +212,9 @@ fn findings_name_the_members_and_what_to_do() {
         assert!(finding.message.contains(part), "{}", finding.message);
         assert!(!finding.message.contains("  "), "{}", finding.message);
     }
-    assert_eq!(external(&of(&[0, 1, 2]), Some("refused")).reason, "Unreachable");
-    assert_eq!(external(&of(&[0, 1, 2]), None).reason, "QuorumHealthy");
+    assert_eq!(external(&of(&[0, 1, 2])), None);
+    let full = Seen { no_space: [7].into(), ..of(&[0, 1, 2]) };
+    assert_eq!(external(&full).unwrap().reason, "NoSpace");
+    let corrupt = Seen { corrupt: [7].into(), ..full };
+    assert_eq!(external(&corrupt).unwrap().reason, "Corrupt", "what is worse comes first");
 }

@@ -5,12 +5,12 @@ use super::objects::name;
 use super::scheduler::{Check, Forget, SnapshotScheduler};
 use super::state::{self, Access, History};
 use super::{SnapshotSettings, scheduler};
+use crate::actors::supervisor::ActorRef;
 use crate::clock::Clock;
 use crate::operator::crd::status::Finding;
 use crate::operator::etcd::metrics::ClusterKey;
 use crate::operator::view::ClusterView;
 use crate::storage::s3::StaticCredentials;
-use actix::Addr;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Client;
@@ -32,11 +32,10 @@ pub struct SnapshotReport {
 }
 
 /// Watches over the snapshots of clusters; one per operator.
-#[derive(Clone)]
 pub struct SnapshotWatch {
     client: Client,
     clock: Clock,
-    scheduler: Addr<SnapshotScheduler>,
+    scheduler: ActorRef<SnapshotScheduler>,
     metrics: Arc<SnapshotMetrics>,
 }
 
@@ -51,7 +50,7 @@ impl SnapshotWatch {
     pub fn new(
         client: Client,
         clock: Clock,
-        scheduler: Addr<SnapshotScheduler>,
+        scheduler: ActorRef<SnapshotScheduler>,
         metrics: Arc<SnapshotMetrics>,
     ) -> Self {
         Self { client, clock, scheduler, metrics }
@@ -60,7 +59,8 @@ impl SnapshotWatch {
     /// Forgets a cluster.
     pub fn forget(&self, key: &ClusterKey) {
         self.metrics.forget(key);
-        self.scheduler.do_send(Forget(key.clone()));
+        // One that is not there remembers nothing.
+        let _sent = self.scheduler.try_send(Forget(key.clone()));
     }
 
     /// Looks at a cluster's snapshots, before its objects are applied.
@@ -108,10 +108,12 @@ impl SnapshotWatch {
     }
 
     async fn ask(&self, check: Check) -> Access {
-        self.scheduler.send(check).await.unwrap_or_else(|_| Access::Failing {
+        let failing = || Access::Failing {
             reason: "PreflightFailed",
-            message: "the operator is stopping".to_owned(),
-        })
+            message: "the operator could not try the bucket; it tries again".to_owned(),
+        };
+        let Some(scheduler) = self.scheduler.addr() else { return failing() };
+        scheduler.send(check).await.unwrap_or_else(|_| failing())
     }
 
     async fn credentials(&self, view: &ClusterView<'_>, name: &str) -> Result<StaticCredentials, String> {

@@ -8,6 +8,7 @@ use super::super::etcd::pods::{container_security, env, env_secret, pod_security
 use super::super::etcd::{
     CLAIM, COMPONENT as ETCD, DATA_DIR, VOLUME_PATH, claim_name, member_name, peer_url, size,
 };
+use super::super::resources::pods;
 use super::super::view::ClusterView;
 use super::SnapshotSettings;
 use super::objects::{FILE, mount, pod, restore_image, script, volumes};
@@ -133,7 +134,7 @@ fn recover(view: &ClusterView<'_>, name: &str, arguments: &[&str]) -> Value {
         "serviceAccountName": view.resource.spec.brokers.pod.service_account_name,
         "containers": [{
             "name": "recover",
-            "image": broker_image(view),
+            "image": pods::image(view),
             "command": command,
             "env": recover_environment(view),
             "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
@@ -141,26 +142,6 @@ fn recover(view: &ClusterView<'_>, name: &str, arguments: &[&str]) -> Value {
         }],
     });
     job(view, format!("{}-recover-{name}", view.name()), "recover", pod)
-}
-
-/// Image of the brokers.
-fn broker_image(view: &ClusterView<'_>) -> String {
-    let own = view.resource.spec.brokers.image.clone().unwrap_or_default();
-    let default = &view.defaults.broker_image;
-    // A colon before a slash is that of a port.
-    let (repository, version) = match default.split_once('@') {
-        Some((repository, digest)) => (repository, format!("@{digest}")),
-        None => match default.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
-            Some((repository, tag)) => (repository, format!(":{tag}")),
-            None => (default.as_str(), String::new()),
-        },
-    };
-    let version = match (own.digest, own.tag) {
-        (Some(digest), _) => format!("@{digest}"),
-        (None, Some(tag)) => format!(":{tag}"),
-        (None, None) => version,
-    };
-    format!("{}{version}", own.repository.as_deref().unwrap_or(repository))
 }
 
 fn recover_environment(view: &ClusterView<'_>) -> Vec<Value> {

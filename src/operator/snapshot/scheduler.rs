@@ -2,6 +2,7 @@
 
 use super::state::{Access, Tried, is_due};
 use super::{SnapshotSettings, access};
+use crate::actors::supervisor::{ActorRef, ActorRegistry, Escalation, RestartPolicy, Supervision, supervise};
 use crate::clock::Clock;
 use crate::operator::etcd::metrics::ClusterKey;
 use crate::storage::s3::StaticCredentials;
@@ -9,6 +10,12 @@ use actix::{Actor, ActorFutureExt, Context, Handler, Message, MessageResult, Res
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// Messages that wait; one for each look at a cluster.
+const MAILBOX: usize = 256;
+/// Pause after it has failed too often.
+const ESCALATED_MS: u64 = 60_000;
 
 /// See the module's documentation. One per operator.
 #[derive(Debug)]
@@ -18,9 +25,18 @@ pub struct SnapshotScheduler {
 }
 
 impl SnapshotScheduler {
-    /// One that has tried nothing.
-    pub fn new(clock: Clock) -> Self {
-        Self { clock, tried: BTreeMap::new() }
+    /// Starts it, on the arbiter of the caller. Whenever it has to start again it has tried nothing.
+    pub fn start(clock: Clock, registry: Arc<ActorRegistry>) -> ActorRef<Self> {
+        let supervision = Supervision {
+            name: "snapshots".to_owned(),
+            policy: RestartPolicy::default(),
+            registry,
+            on_escalate: Box::new(|_| Escalation::RetryAfterMs(ESCALATED_MS)),
+        };
+        supervise(supervision, MAILBOX, move |_| {
+            let scheduler = Self { clock, tried: BTreeMap::new() };
+            Box::pin(async move { Ok(scheduler) })
+        })
     }
 }
 

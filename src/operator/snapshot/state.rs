@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Between two tries while the bucket can be written, ms.
 pub const RETRY_FINE_MS: i64 = 3_600_000;
 /// Between two tries while it cannot, ms.
-pub const RETRY_FAILING_MS: i64 = 600_000;
+pub const RETRY_FAILING_MS: i64 = 30_000;
 
 /// What a try came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
