@@ -27,6 +27,8 @@ use std::time::Duration;
 
 /// Until the next look while something is under way.
 const SOON: Duration = Duration::from_secs(1);
+/// Until the next look while etcd is not as it should be.
+const UNSETTLED: Duration = Duration::from_secs(3);
 /// Until the next look otherwise; so long a changed secret may go unnoticed.
 const RESYNC: Duration = Duration::from_secs(30);
 /// Objects that can become superfluous: component, group, version, kind.
@@ -117,7 +119,7 @@ pub async fn reconcile(
     match failed {
         // What is under way with the brokers does not wait for what failed elsewhere.
         Some(reason) if !matches!(next, Next::Soon(_)) => Err(ReconcileError::Part(reason)),
-        _ if soon => Ok(Next::Soon(SOON)),
+        _ if soon && !matches!(next, Next::Soon(_)) => Ok(Next::Soon(UNSETTLED)),
         _ => Ok(next),
     }
 }

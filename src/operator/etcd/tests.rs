@@ -150,7 +150,7 @@ fn the_initial_cluster_opens_one_door_at_a_time() {
     let all = "e-0=http://e-0:2380,e-1=http://e-1:2380,e-2=http://e-2:2380";
     assert_eq!(of(Phase::Forming), ("new", all.to_owned()));
     let (state, locked) = of(Phase::Formed);
-    assert!(state == "existing" && !locked.contains("e-"), "{locked}");
+    assert!(state == "existing" && peers.iter().all(|(name, url)| !locked.contains(name) && !locked.contains(url)), "{locked}");
     let one = "not-e-0=http://e-0:2380,e-1=http://e-1:2380,not-e-2=http://e-2:2380";
     assert_eq!(of(Phase::Joining(1)), ("existing", one.to_owned()));
 }
@@ -217,4 +217,24 @@ fn findings_name_the_members_and_what_to_do() {
     assert_eq!(external(&full).unwrap().reason, "NoSpace");
     let corrupt = Seen { corrupt: [7].into(), ..full };
     assert_eq!(external(&corrupt).unwrap().reason, "Corrupt", "what is worse comes first");
+}
+
+#[test]
+fn etcd_is_that_of_the_resource_then_of_the_operator_then_managed() {
+    let of_operator = ["--operator-etcd-endpoints=http://a:2379,http://b:2379"];
+    let (own, managed) = (json!({"etcd": {"endpoints": ["http://own:2379"]}}), json!({"etcd": {"managed": {}}}));
+    let service = "http://demo-etcd-client.shop.svc:2379";
+    let table: [(Value, &[&str], &str, &[&str], usize); 5] = [
+        (own, &of_operator, "Spec", &["http://own:2379"], 0),
+        (json!({}), &of_operator, "Operator", &["http://a:2379", "http://b:2379"], 0),
+        (json!({}), &[], "Managed", &[service], 5),
+        (managed.clone(), &[], "Managed", &[service], 5),
+        (managed, &of_operator, "Managed", &[service], 5),
+    ];
+    for (spec, flags, mode, endpoints, count) in table {
+        let (defaults, resource) = (defaults(flags), cluster(spec));
+        let view = ClusterView { resource: &resource, defaults: &defaults };
+        assert_eq!((view.etcd_mode().name(), view.etcd_endpoints()), (mode, endpoints.iter().map(|e| (*e).to_owned()).collect()));
+        assert_eq!(objects(&view).len(), count, "{mode}");
+    }
 }

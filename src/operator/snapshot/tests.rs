@@ -82,6 +82,47 @@ fn the_job_is_one_that_kubernetes_knows_and_restricts() {
     assert_eq!((&reference["name"], &reference["key"]), (&json!("s3-keys"), &json!("KAFSCALE_S3_SECRET_KEY")));
 }
 
+/// Each variable of the guide, and what it changes in the CronJob; those that change nothing there are in the test above.
+#[test]
+fn every_variable_shows_in_the_job() {
+    let resource = cluster(json!({}));
+    let job = |flags: &[&str]| {
+        let config = defaults(flags);
+        objects(&ClusterView { resource: &resource, defaults: &config }, false).remove(1).data["spec"].clone()
+    };
+    let pod = |job: &Value| job["jobTemplate"]["spec"]["template"]["spec"].clone();
+    let variable = |job: &Value, name: &str| {
+        let list = pod(job)["containers"][0]["env"].as_array().unwrap().clone();
+        list.iter().find(|one| one["name"] == name).map(|one| one["value"].clone()).unwrap_or_default()
+    };
+    let plain = job(&[]);
+    let variables = [
+        ("bucket", "backups", "SNAPSHOT_BUCKET", "records", "backups"),
+        ("prefix", "p", "SNAPSHOT_PREFIX", "etcd-snapshots/shop/demo", "p/shop/demo"),
+        ("s3-endpoint", "http://minio:9000", "SNAPSHOT_S3_ENDPOINT", "", "http://minio:9000"),
+        ("create-bucket", "1", "SNAPSHOT_CREATE_BUCKET", "false", "true"),
+        ("protect-bucket", "1", "SNAPSHOT_PROTECT_BUCKET", "false", "true"),
+    ];
+    for (flag, value, name, before, after) in variables {
+        assert_eq!(variable(&plain, name), before, "{flag}");
+        assert_eq!(variable(&job(&[&format!("--operator-etcd-snapshot-{flag}={value}")]), name), after, "{flag}");
+    }
+    let other = job(&[
+        "--operator-etcd-snapshot-schedule=5 * * * *",
+        "--operator-etcd-snapshot-etcdctl-image=e:1",
+        "--operator-etcd-snapshot-image=a:1",
+    ]);
+    assert_eq!((&plain["schedule"], &other["schedule"]), (&json!("0 * * * *"), &json!("5 * * * *")));
+    let images = |job: &Value| {
+        let pod = pod(job);
+        ["initContainers", "containers"].map(|key| pod[key][0]["image"].clone())
+    };
+    assert_eq!(images(&plain), ["quay.io/coreos/etcd:v3.5.12", "amazon/aws-cli:2.15.0"]);
+    assert_eq!(images(&other), ["e:1", "a:1"]);
+    let skipped = settings(&resource, &["--operator-etcd-snapshot-skip-preflight=1"]).unwrap();
+    assert!(skipped.skip_preflight && !settings(&resource, &[]).unwrap().skip_preflight);
+}
+
 #[test]
 fn the_manifests_for_a_restore_are_objects_of_kubernetes() {
     let (config, resource) = (defaults(&[]), cluster(json!({})));
