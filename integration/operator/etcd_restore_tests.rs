@@ -1,47 +1,30 @@
-//! The drill of `docs/etcd-restore.md`: snapshots are taken by the operator's job, etcd is lost, and the manifests that the
-//! operator wrote bring it back. Brokers do not serve from the older etcd until `kafscale recover` has run, and then have
-//! everything that was acked.
+//! The drill of `docs/etcd-restore.md`, command by command: snapshots are taken by the operator's job, etcd is lost, and the
+//! manifests that the operator wrote bring it back. Brokers do not serve from the older etcd until `kafscale recover` has
+//! run, and then have everything that was acked.
 
-use super::control_plane::wait_for;
-use super::etcd_tests::Managed;
-use crate::harness::{Broker, store_envs};
-use crate::workload::{Plan, Workload};
+use super::control_plane::{kubectl, wait_for};
+use super::etcd_tests::BROKERS;
+use super::world::{IMAGE, World};
+use crate::harness::{BUCKET, quiet};
 use kafscale::cli::exit;
-use kafscale::clock::Clock;
-use kafscale::metrics::Metrics;
-use kafscale::operator::etcd::Phase;
-use kafscale::operator::snapshot::metrics::SnapshotMetrics;
-use kafscale::operator::snapshot::{self, SnapshotReport, SnapshotScheduler, SnapshotWatch, restore};
-use std::sync::Arc;
-use std::time::Duration;
+use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(90);
-const BROKERS: usize = 2;
 const PREFIX: &str = "etcd-snapshots";
 
-/// Asks an actor that lives on a thread of its own, as it does in an operator.
-async fn observe(managed: &Managed) -> SnapshotReport {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        actix::System::new().block_on(async move {
-            let scheduler = SnapshotScheduler::start(Clock::system(), Arc::default());
-            sender.send(scheduler).ok();
-            std::future::pending::<()>().await
-        });
-    });
-    let scheduler = receiver.await.expect("it starts");
-    let metrics = SnapshotMetrics::register(&Metrics::new(), Clock::system());
-    let watch = SnapshotWatch::new(managed.ns.client().await, Clock::system(), scheduler, metrics);
-    watch.observe(&managed.view()).await
-}
-
-impl Managed {
-    /// Applies a manifest from the operator's ConfigMap with the name of a snapshot, as the documentation says.
-    async fn create(&self, file: &str, snapshot: &str) {
+impl World {
+    /// `manifest FILE | sed s/@SNAPSHOT@/NAME/ | kubectl create -f -` (or `apply`), as the documentation has it.
+    async fn manifest(&self, file: &str, snapshot: &str, verb: &str) {
         let template = format!("go-template={{{{index .data \"{file}\"}}}}");
-        let yaml = self.ns.kubectl(&["get", "configmap", "demo-etcd-snapshot", "-o", &template]).await.expect("it is there");
-        let yaml = yaml.replace(restore::PLACEHOLDER, snapshot);
-        self.ns.apply(&yaml).await.unwrap_or_else(|e| panic!("{e}\n{yaml}"));
+        let yaml = self.ns.kubectl(&["get", "configmap", "orders-etcd-snapshot", "-o", &template]).await;
+        let yaml = yaml.expect("it is there").replace("@SNAPSHOT@", snapshot);
+        let args = ["-n", self.ns.name(), verb, "-f", "-"];
+        let done = kubectl(&self.ns.plane().kubeconfig(), &args, &yaml).await;
+        done.unwrap_or_else(|e| panic!("{e}\n{yaml}"));
+    }
+
+    async fn documented(&self, args: &str) -> String {
+        let words: Vec<&str> = args.split(' ').collect();
+        self.ns.kubectl(&words).await.unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Waits for the end of a job, and says whether it was a good one.
@@ -62,12 +45,12 @@ impl Managed {
         let selector = format!("job-name={job}");
         let path = "jsonpath={.items[0].metadata.name}";
         let pod = self.ns.kubectl(&["get", "pods", "-l", &selector, "-o", path]).await.expect("it has a pod");
-        self.kubelet.log(&pod, container)
+        self.kubelet.as_ref().expect("pods are real").log(&pod, container)
     }
 
-    async fn scale_etcd(&self, replicas: usize) {
-        let replicas = format!("--replicas={replicas}");
-        self.ns.kubectl(&["scale", "statefulset/demo-etcd", &replicas]).await.expect("it can be scaled");
+    async fn good_end(&self, job: &str, container: &str) -> String {
+        assert!(self.ended(job).await, "{job}: {}", self.output(job, container).await);
+        self.output(job, container).await
     }
 
     fn snapshots(&self) -> Vec<String> {
@@ -76,107 +59,120 @@ impl Managed {
         all.sort();
         all
     }
-}
 
-fn start_brokers(managed: &Managed) -> Vec<Broker> {
-    let broker = |id: usize| {
-        let mut envs = store_envs(&managed.endpoints(), &managed.s3.address());
-        envs.push(("KAFSCALE_BROKER_ID", id.to_string()));
-        envs.push(("KAFSCALE_BROKER_LEASE_SEC", "2".to_owned()));
-        envs.push(("KAFSCALE_FLUSH_INTERVAL_MS", "20".to_owned()));
-        Broker::spawn("broker", &envs, &managed.ns.dir().join(format!("broker-{id}.log")))
-    };
-    (0..BROKERS).map(broker).collect()
+    /// The folder of a claim's volume.
+    fn volume(&self, ordinal: u32) -> std::path::PathBuf {
+        self.ns.dir().join(format!("claims/data-orders-etcd-{ordinal}"))
+    }
+
+    /// Writes a snapshot beside `key` that is not what its checksum says; its name.
+    fn damage(&self, key: &str) -> &'static str {
+        const DAMAGED: &str = "20200101T000000Z.db";
+        let good = self.ns.dir().join("s3/data").join(BUCKET).join(key);
+        let mut bytes = std::fs::read(&good).expect("the snapshot is there");
+        let sum = format!("{}.sha256", good.display());
+        std::fs::copy(sum, good.with_file_name(format!("{DAMAGED}.sha256"))).expect("a copy can be made");
+        bytes[1000] ^= 1;
+        std::fs::write(good.with_file_name(DAMAGED), bytes).expect("it can be written");
+        DAMAGED
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missing() {
-    let managed = Managed::new("etcd-restore", "").await;
-    managed.start().await;
-    let report = observe(&managed).await;
-    assert_eq!((report.suspended, &report.error), (false, &None), "the bucket can be written");
-    assert_eq!(report.findings[0].reason, "SnapshotNeverSucceeded");
-    assert_eq!(report.findings[1].reason, "PreflightSucceeded");
-    managed.apply(&snapshot::objects(&managed.view(), report.suspended)).await;
+    let _quiet = quiet().await;
+    let (world, operator) = World::serving_on_managed_etcd("etcd-restore", "rollout: {drainTimeoutSec: 10}").await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "True", "PreflightSucceeded").await;
+    world.wait_condition("orders", "EtcdSnapshot", "False", "SnapshotNeverSucceeded").await;
+    let load = world.load_on_brokers().await;
 
-    let mut brokers = start_brokers(&managed);
-    for broker in &mut brokers {
-        broker.wait_ready().await;
-    }
-    let addresses: Vec<String> = brokers.iter().map(Broker::address).collect();
-    let plan = Plan { partitions: 4, producers: 4, pause: Duration::from_millis(20), ..Plan::new("ledger", 9) };
-    let load = Workload::start_on(&addresses, plan).await;
-    load.wait_acks(50).await;
-
-    managed.ns.kubectl(&["create", "job", "by-hand", "--from=cronjob/demo-etcd-snapshot"]).await.unwrap();
-    assert!(managed.ended("by-hand").await, "{}", managed.output("by-hand", "upload").await);
-    let taken = managed.snapshots();
+    // A snapshot at once, by the job that the CronJob makes every hour.
+    world.documented("create job by-hand --from=cronjob/orders-etcd-snapshot").await;
+    world.good_end("by-hand", "upload").await;
+    let taken = world.snapshots();
     assert_eq!(taken.len(), 2, "{taken:?}");
-    assert!(taken[1] == format!("{}.sha256", taken[0]), "{taken:?}");
+    assert_eq!(taken[1], format!("{}.sha256", taken[0]));
+    assert!(taken[0].starts_with(&format!("{PREFIX}/{}/orders/", world.ns.name())), "{taken:?}");
     let name = taken[0].rsplit('/').next().unwrap().to_owned();
-    wait_for("the CronJob knows of its success", async || {
-        let report = observe(&managed).await;
-        if report.findings[0].reason == "SnapshotHealthy" { Ok(()) } else { Err(format!("{report:?}")) }
-    })
-    .await;
+    let found = world.wait_condition("orders", "EtcdSnapshot", "True", "SnapshotHealthy").await;
+    assert!(found["status"]["etcd"]["lastSnapshot"].is_string(), "{}", found["status"]["etcd"]);
+    let labels = format!("{{namespace=\"{}\",cluster=\"orders\"}}", world.ns.name());
+    for (metric, value) in [("access_ok", 1.0), ("success", 1.0), ("stale", 0.0)] {
+        let metric = format!("kafscale_operator_etcd_snapshot_{metric}{labels}");
+        assert_eq!(operator.metric(&metric).await, Some(value), "{metric}");
+    }
     load.wait_acks(200).await;
 
-    // Etcd is lost with its volumes.
+    // Etcd is lost with its volumes. What comes in their place refuses to start, and the operator leaves it so.
     load.fault("disaster", true);
-    managed.scale_etcd(0).await;
     for n in 0..3 {
-        managed.ns.wait_gone(&format!("pod/demo-etcd-{n}")).await;
-        std::fs::remove_dir_all(managed.ns.dir().join(format!("claims/data-demo-etcd-{n}"))).unwrap();
+        world.lose_volume(n).await;
     }
+    world.wait_condition("orders", "EtcdAvailable", "False", "QuorumLost").await;
 
-    managed.create("list.yaml", "").await;
-    assert!(managed.ended("demo-etcd-snapshots").await);
-    assert!(managed.output("demo-etcd-snapshots", "list").await.lines().any(|line| line == name));
+    // 1. Stop the operator's work on it, the brokers and etcd.
+    world.documented("annotate kafscalecluster orders kafscale.io/paused=true").await;
+    world.wait_condition("orders", "Paused", "True", "Annotation").await;
+    world.documented("scale statefulset orders-broker orders-etcd --replicas=0").await;
+    let pods = "app.kubernetes.io/instance=orders, app.kubernetes.io/component in (broker, etcd)";
+    world.ns.kubectl(&["wait", "--for=delete", "pod", "--timeout=2m", "-l", pods]).await.unwrap();
 
-    // A snapshot that is not what its checksum says is refused, and etcd gets no data of it.
-    let folder = managed.ns.dir().join("s3/data").join(crate::harness::BUCKET).join(&taken[0]);
-    let mut bytes = std::fs::read(&folder).unwrap();
-    let damaged = "20200101T000000Z.db";
-    std::fs::copy(format!("{}.sha256", folder.display()), folder.with_file_name(format!("{damaged}.sha256"))).unwrap();
-    bytes[1000] ^= 1;
-    std::fs::write(folder.with_file_name(damaged), bytes).unwrap();
-    managed.create("restore.yaml", damaged).await;
+    // 2. Choose a snapshot.
+    world.manifest("list.yaml", "", "create").await;
+    let listed = world.good_end("orders-etcd-snapshots", "list").await;
+    assert_eq!(listed.lines().collect::<Vec<_>>(), [name.as_str()]);
+
+    // 3. Make lost volumes again: of one even the claim is gone.
+    world.documented("delete pvc data-orders-etcd-2").await;
+    world.ns.wait_gone("pvc/data-orders-etcd-2").await;
+    world.manifest("volumes.yaml", "", "apply").await;
+
+    // 4. Restore. A snapshot that is not what its checksum says is refused, and etcd gets no data of it.
+    let damaged = world.damage(&taken[0]);
+    world.manifest("restore.yaml", damaged, "create").await;
     for n in 0..3 {
-        let job = format!("demo-etcd-restore-{n}");
-        assert!(!managed.ended(&job).await);
-        assert!(managed.output(&job, "fetch").await.contains("is damaged"));
-        assert!(!managed.ns.dir().join(format!("claims/data-demo-etcd-{n}/data")).exists());
-        managed.ns.kubectl(&["delete", "job", &job]).await.unwrap();
+        let job = format!("orders-etcd-restore-{n}");
+        assert!(!world.ended(&job).await);
+        assert!(world.output(&job, "fetch").await.contains("is damaged"));
+        assert!(!world.volume(n).join("data/member").exists());
     }
-
-    managed.create("restore.yaml", &name).await;
+    world.documented("delete job -l app.kubernetes.io/component=snapshot").await;
+    world.manifest("restore.yaml", &name, "create").await;
     for n in 0..3 {
-        let job = format!("demo-etcd-restore-{n}");
-        assert!(managed.ended(&job).await, "{}", managed.output(&job, "restore").await);
+        world.good_end(&format!("orders-etcd-restore-{n}"), "restore").await;
     }
-    managed.scale_etcd(3).await;
-    managed.wait_finding("QuorumHealthy").await;
-    assert_eq!(managed.config_map("demo-etcd-state").await["phase"], format!("{:?}", Phase::Formed));
 
-    // Whoever still runs notices, and so does whoever starts.
-    for broker in &mut brokers {
-        let status = broker.process.wait_exit(DEADLINE).await;
-        assert_eq!(status.code(), Some(exit::WENT_BACK.into()), "{}", broker.process.log_tail());
-        broker.relaunch();
-        let status = broker.process.wait_exit(DEADLINE).await;
-        assert_eq!(status.code(), Some(exit::WENT_BACK.into()), "{}", broker.process.log_tail());
+    // 5. Start etcd.
+    world.documented("scale statefulset orders-etcd --replicas=3").await;
+    world.documented("rollout status statefulset orders-etcd --timeout=2m").await;
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+
+    // Whoever starts a broker now learns that etcd went back.
+    world.documented(&format!("scale statefulset orders-broker --replicas={BROKERS}")).await;
+    for n in 0..BROKERS {
+        let refused = |pod: &Value| {
+            let status = &pod["status"]["containerStatuses"][0];
+            let codes = [&status["state"], &status["lastState"]].map(|state| state["terminated"]["exitCode"].clone());
+            codes.contains(&exit::WENT_BACK.into())
+        };
+        let pod = world.ns.wait_object(&format!("pod/orders-broker-{n}"), "refuses to serve", refused).await;
+        assert_eq!(pod["status"]["containerStatuses"][0]["ready"], false);
     }
-    managed.create("recover-plan.yaml", "").await;
-    assert!(managed.ended("demo-recover-plan").await, "{}", managed.output("demo-recover-plan", "recover").await);
-    assert!(managed.output("demo-recover-plan", "recover").await.contains("Nothing was written"));
-    managed.create("recover-write.yaml", "").await;
-    assert!(managed.ended("demo-recover-write").await, "{}", managed.output("demo-recover-write", "recover").await);
-    for broker in &mut brokers {
-        broker.relaunch();
-    }
-    for broker in &mut brokers {
-        broker.wait_ready().await;
-    }
+    world.documented("scale statefulset orders-broker --replicas=0").await;
+    world.ns.kubectl(&["wait", "--for=delete", "pod", "--timeout=2m", "-l", "app.kubernetes.io/component=broker"]).await.unwrap();
+
+    // 6. Recover.
+    world.manifest("recover-plan.yaml", "", "create").await;
+    let plan = world.good_end("orders-recover-plan", "recover").await;
+    assert!(plan.contains("Nothing was written"), "{plan}");
+    world.manifest("recover-write.yaml", "", "create").await;
+    world.good_end("orders-recover-write", "recover").await;
+
+    // 7. Let the operator go on.
+    world.documented("annotate kafscalecluster orders kafscale.io/paused-").await;
+    world.wait_rolled("orders", BROKERS as usize, IMAGE).await;
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+    assert_eq!(world.etcd_phase().await, "Formed");
     load.fault("disaster", false);
     load.wait_acks(100).await;
     load.finish().await.assert_clean();

@@ -1,228 +1,156 @@
-//! Managed etcd on Kubernetes: real members behind the pods of the operator's objects.
+//! Managed etcd on Kubernetes: the operator's program, real members and real brokers behind the pods of its objects.
 
 use super::control_plane::wait_for;
-use super::kubelet::{Image, Kubelet};
-use super::namespace::{NODES, Namespace, label_pods};
-use crate::harness::{ACCESS_KEY, BUCKET, REGION, S3Server, SECRET_KEY, TestDir, tool};
-use kafscale::clock::Clock;
-use kafscale::config::Component;
-use kafscale::config::operator::{self, OperatorConfig};
-use kafscale::metrics::Metrics;
-use kafscale::operator::crd::status::Finding;
-use kafscale::operator::crd::{self, KafscaleCluster};
-use kafscale::operator::etcd::metrics::EtcdMetrics;
-use kafscale::operator::etcd::{self, EtcdKeeper, api};
-use kafscale::operator::snapshot::access;
+use super::world::{IMAGE, Operator, World, condition};
+use crate::harness::{
+    ACCESS_KEY, BUCKET, READY_DEADLINE, REGION, S3Server, SECRET_KEY, TestDir, quiet, tool, wait_until,
+};
+use crate::workload::{Plan, Workload};
+use kafscale::operator::etcd::api;
 use kafscale::operator::snapshot::state::Access;
-use kafscale::operator::snapshot::{self, SnapshotSettings};
-use kafscale::operator::view::ClusterView;
-use kube::api::DynamicObject;
+use kafscale::operator::snapshot::{self, SnapshotSettings, access};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-/// A cluster with managed etcd, the processes behind its pods, and what looks after it in an operator.
-pub struct Managed {
-    /// Where it is.
-    pub ns: Namespace,
-    /// The processes.
-    pub kubelet: Kubelet,
-    /// The bucket.
-    pub s3: S3Server,
-    /// The resource as the API server has it.
-    pub resource: KafscaleCluster,
-    /// The operator's configuration.
-    pub defaults: OperatorConfig,
-    /// Looks after etcd.
-    pub keeper: EtcdKeeper,
-    /// What an operator shows of it.
-    pub metrics: Metrics,
-    /// How far the operator's clock is ahead, ms.
-    pub ahead_ms: &'static AtomicI64,
-}
+/// Brokers of these tests.
+pub const BROKERS: u32 = 2;
 
-impl Managed {
-    /// Makes the resource and everything that it needs; etcd is not there yet. `spec` are further lines of the spec.
-    pub async fn new(test: &str, spec: &str) -> Self {
-        let ns = Namespace::new(test).await;
-        let s3 = S3Server::start(ns.dir()).await;
-        for definition in crd::definitions() {
-            ns.plane().apply(&crd::yaml(&definition)).await.expect("the definition can be made");
-        }
-        ns.plane()
-            .kubectl(&["wait", "--for=condition=Established", "crd/kafscaleclusters.kafscale.io", "--timeout=60s"])
-            .await
-            .expect("the definition is established");
-        label_pods(&ns, "kafscale.io/cluster", "demo").await;
-        let endpoint = format!("http://{}", s3.address());
-        let yaml = format!(
-            "apiVersion: v1
-kind: Secret
-metadata: {{name: s3-keys}}
-stringData: {{KAFSCALE_S3_ACCESS_KEY: {ACCESS_KEY}, KAFSCALE_S3_SECRET_KEY: {SECRET_KEY}}}
----
-apiVersion: kafscale.io/v1alpha1
-kind: KafscaleCluster
-metadata: {{name: demo}}
-spec:
-  s3: {{bucket: {BUCKET}, region: {REGION}, endpoint: '{endpoint}', credentialsSecretRef: s3-keys, namespace: test}}
-{spec}"
-        );
-        wait_for("the resource is made", async || ns.apply(&yaml).await).await;
-        let got = ns.get("kafscalecluster/demo").await.expect("it was made");
-        let resource = serde_json::from_value(got).expect("it is one");
-        let images = [
-            ("quay.io/coreos/etcd:v3.5.12", Image::program(&tool("etcd"))),
-            ("kafscale:test", Image::kafscale()),
-            ("amazon/aws-cli:2.15.0", Self::aws()),
-        ];
-        let mut images: Vec<(&str, Image)> = images.into();
-        images.retain(|(_, image)| image.program.exists());
-        let kubelet = Kubelet::start(&ns, &images, &Self::replacements(ns.name())).await;
-        let metrics = Metrics::new();
-        // The kubelet puts addresses where names of pods are.
-        let addresses = [0, 1, 2].map(|n| kubelet.address(&format!("demo-etcd-{n}")));
-        let ahead_ms: &'static AtomicI64 = Box::leak(Box::new(AtomicI64::new(0)));
-        let clock = Clock::simulated(Clock::system().wall_ms()).shifted(ahead_ms);
-        let keeper = EtcdKeeper::new(ns.client().await, clock, EtcdMetrics::register(&metrics))
-            .with_peer_urls(move |_, n| format!("http://{}:2380", addresses[n as usize]));
-        let command = Component::Operator.command().mut_args(|argument| argument.env(None::<&str>));
-        let arguments = ["operator", "--operator-broker-image=kafscale:test", "--operator-pod-name=operator-0"];
-        let matches = command.try_get_matches_from(arguments).expect("flags are known");
-        let defaults = operator::resolve(&matches, &Vec::new()).outcome.expect("flags are valid");
-        Self { ns, kubelet, s3, resource, defaults, keeper, metrics, ahead_ms }
+impl World {
+    /// A cluster without a word about etcd, or with what `more` says, and its operator, which knows no etcd either.
+    pub async fn serving_on_managed_etcd(test: &str, more: &str) -> (Self, Operator) {
+        let mut world = Self::managed(test).await;
+        world.make_secret().await;
+        let operator = world.operator(false).await;
+        world.ns.apply(&world.cluster("orders", BROKERS, more)).await.unwrap();
+        world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+        world.wait_rolled("orders", BROKERS as usize, IMAGE).await;
+        (world, operator)
     }
 
-    /// The image with the AWS command line: a shell, and `aws` where it finds it.
-    fn aws() -> Image {
-        let path = std::env::var("PATH").expect("there is a PATH");
-        let folder = tool("aws").parent().expect("it is in a folder").display().to_string();
-        Image { envs: vec![("PATH".to_owned(), format!("{folder}:{path}"))], ..Image::program(&tool("aws")) }
-    }
-
-    /// What stands for the Service of clients: the first member.
-    fn replacements(namespace: &str) -> [(&'static str, String); 1] {
-        let service: &'static str = Box::leak(format!("demo-etcd-client.{namespace}.svc").into_boxed_str());
-        [(service, format!("demo-etcd-0.demo-etcd.{namespace}.svc"))]
-    }
-
-    /// As builders see it.
-    pub fn view(&self) -> ClusterView<'_> {
-        ClusterView { resource: &self.resource, defaults: &self.defaults }
-    }
-
-    /// Applies objects as YAML; unknown fields and wrong types are errors.
-    pub async fn apply(&self, objects: &[DynamicObject]) {
-        for object in objects {
-            let yaml = serde_json::to_string(object).expect("an object is plain data");
-            self.ns.apply(&yaml).await.unwrap_or_else(|e| panic!("{e}\n{yaml}"));
-        }
-    }
-
-    /// Starts etcd, and waits until all members serve.
-    pub async fn start(&self) {
-        self.keeper.observe(&self.view(), false).await;
-        self.apply(&etcd::objects(&self.view())).await;
-        self.wait_finding("QuorumHealthy").await;
-    }
-
-    /// Looks again and again, as an operator does, until etcd is said to be so.
-    pub async fn wait_finding(&self, reason: &str) -> Finding {
-        wait_for(&format!("etcd is {reason}"), async || {
-            let report = self.keeper.observe(&self.view(), false).await;
-            let finding = report.finding;
-            if finding.reason == reason { Ok(finding) } else { Err(format!("{finding:?} {:?}", report.error)) }
-        })
-        .await
-    }
-
-    /// URL of a member for clients.
-    pub fn member(&self, ordinal: u32) -> String {
-        format!("http://{}:2379", self.kubelet.address(&format!("demo-etcd-{ordinal}")))
-    }
-
-    /// URLs of all members, as brokers are told them.
-    pub fn endpoints(&self) -> String {
-        [0, 1, 2].map(|n| self.member(n)).join(",")
+    /// Load on the brokers.
+    pub async fn load_on_brokers(&self) -> Workload {
+        let plan = Plan { partitions: 4, producers: 4, pause: Duration::from_millis(50), ..Plan::new("ledger", 9) };
+        let load = Workload::start_on(&self.addresses("orders", BROKERS), plan).await;
+        load.wait_acks(50).await;
+        load
     }
 
     /// `etcdctl` with one member.
-    pub fn etcdctl(&self, ordinal: u32, arguments: &[&str]) -> String {
-        let output = std::process::Command::new(tool("etcdctl"))
-            .arg(format!("--endpoints={}", self.member(ordinal)))
-            .args(arguments)
-            .output()
-            .expect("etcdctl can be run");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+    pub fn etcdctl(&self, ordinal: u32, arguments: &[&str]) -> Result<String, String> {
+        let address = self.kubelet.as_ref().expect("members are real").address(&format!("orders-etcd-{ordinal}"));
+        let mut command = std::process::Command::new(tool("etcdctl"));
+        let output = command.arg(format!("--endpoints=http://{address}:2379")).args(arguments).output();
+        let output = output.expect("etcdctl can be run");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 
-    /// Data of a ConfigMap.
-    pub async fn config_map(&self, name: &str) -> BTreeMap<String, String> {
-        let map = self.ns.get(&format!("configmap/{name}")).await.expect("it is there");
-        serde_json::from_value(map["data"].clone()).expect("data are texts")
+    /// Ids of members as etcd lists them, by name.
+    fn member_ids(&self) -> BTreeMap<String, String> {
+        let list = self.etcdctl(0, &["member", "list"]).unwrap_or_default();
+        let row = |line: &str| {
+            let fields: Vec<&str> = line.split(", ").collect();
+            Some(((*fields.get(2)?).to_owned(), (*fields.first()?).to_owned()))
+        };
+        list.lines().filter_map(row).collect()
+    }
+
+    /// Loses a member's volume: claim, data, and the pod that used it, which is made again with a new one.
+    pub async fn lose_volume(&self, ordinal: u32) {
+        let pod = format!("orders-etcd-{ordinal}");
+        let (claim, uid) = (format!("data-{pod}"), self.uid(&format!("pod/{pod}")).await);
+        // No node takes the next pod until the data is gone.
+        for n in 0..super::namespace::NODES {
+            self.ns.plane().kubectl(&["cordon", &self.ns.node(n)]).await.unwrap();
+        }
+        self.ns.kubectl(&["delete", "pvc", &claim, "--wait=false"]).await.unwrap();
+        self.ns.kubectl(&["delete", "pod", &pod]).await.unwrap();
+        self.ns.wait_object(&format!("pod/{pod}"), "made again", |found| found["metadata"]["uid"] != uid).await;
+        std::fs::remove_dir_all(self.ns.dir().join("claims").join(&claim)).expect("the volume can be removed");
+        for n in 0..super::namespace::NODES {
+            self.ns.uncordon(&self.ns.node(n)).await;
+        }
+    }
+
+    async fn uid(&self, object: &str) -> String {
+        self.ns.get(object).await.expect("it is there")["metadata"]["uid"].as_str().expect("it has one").to_owned()
+    }
+
+    /// What the operator remembers of etcd.
+    pub async fn etcd_phase(&self) -> String {
+        let map = self.ns.get("configmap/orders-etcd-state").await.expect("it is there");
+        map["data"]["phase"].as_str().unwrap_or_default().to_owned()
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_that_loses_its_volume_joins_anew_and_one_that_is_restarted_stays_who_it_is() {
-    let managed = Managed::new("etcd-member", "").await;
-    managed.start().await;
-    assert_eq!(managed.config_map("demo-etcd-state").await["phase"], "Formed");
-    managed.etcdctl(0, &["put", "a", "b"]);
-    let id_of = |name: &str| {
-        let list = managed.etcdctl(0, &["member", "list"]);
-        let line = list.lines().find(|line| line.contains(name)).map(str::to_owned);
-        line.and_then(|line| line.split(',').next().map(str::to_owned)).unwrap_or_default()
+async fn managed_etcd_is_made_brokers_use_it_and_a_member_that_loses_its_volume_joins_anew() {
+    let _quiet = quiet().await;
+    let (world, operator) = World::serving_on_managed_etcd("etcd-member", "").await;
+    let cluster = world.ns.get("kafscalecluster/orders").await.unwrap();
+    let etcd = &cluster["status"]["etcd"];
+    let service = format!("http://orders-etcd-client.{}.svc:2379", world.ns.name());
+    assert_eq!((&etcd["mode"], &etcd["endpoints"][0]), (&"Managed".into(), &service.into()));
+    assert_eq!(world.etcd_phase().await, "Formed");
+    world.ns.wait_object("pdb/orders-etcd", "one may go", |b| b["status"]["disruptionsAllowed"] == 1).await;
+    world.ns.wait_object("statefulset/orders-etcd", "three members", |s| s["status"]["readyReplicas"] == 3).await;
+    let before = world.member_ids();
+    assert_eq!(before.len(), 3, "{before:?}");
+    let load = world.load_on_brokers().await;
+    let keys = world.etcdctl(0, &["get", "", "--prefix", "--keys-only"]).unwrap();
+    assert!(keys.contains("ledger"), "metadata of brokers is in it: {keys}");
+
+    // Restarted with its data it stays who it is, although its initial cluster says nothing any more.
+    let old = world.uid("pod/orders-etcd-1").await;
+    world.ns.kubectl(&["delete", "pod", "orders-etcd-1"]).await.unwrap();
+    let is_back = |pod: &serde_json::Value| {
+        pod["metadata"]["uid"] != old && pod["status"]["containerStatuses"][0]["ready"] == true
     };
-    let (before, other) = (id_of("demo-etcd-1"), id_of("demo-etcd-2"));
+    world.ns.wait_object("pod/orders-etcd-1", "back and ready", is_back).await;
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+    assert_eq!(world.member_ids(), before);
 
-    // Restarted with its data: nothing changes, although its initial cluster says nothing any more.
-    managed.ns.kubectl(&["delete", "pod", "demo-etcd-1"]).await.unwrap();
-    managed.wait_finding("QuorumHealthy").await;
-    assert_eq!(id_of("demo-etcd-1"), before);
-
-    // The volume is lost, while no node takes the next pod.
-    for n in 0..NODES {
-        managed.ns.plane().kubectl(&["cordon", &managed.ns.node(n)]).await.unwrap();
-    }
-    managed.ns.kubectl(&["delete", "pvc", "data-demo-etcd-1", "--wait=false"]).await.unwrap();
-    let old = managed.ns.get("pod/demo-etcd-1").await.unwrap()["metadata"]["uid"].clone();
-    managed.ns.kubectl(&["delete", "pod", "demo-etcd-1"]).await.unwrap();
-    let is_new = |pod: &serde_json::Value| pod["metadata"]["uid"] != old;
-    managed.ns.wait_object("pod/demo-etcd-1", "made again", is_new).await;
-    std::fs::remove_dir_all(managed.ns.dir().join("claims/data-demo-etcd-1")).expect("the volume can be removed");
-    for n in 0..NODES {
-        managed.ns.uncordon(&managed.ns.node(n)).await;
-    }
-    let replaced = wait_for("the member is replaced", async || {
-        managed.ahead_ms.fetch_add(30_000, Ordering::Relaxed);
-        let report = managed.keeper.observe(&managed.view(), false).await;
-        let id = id_of("demo-etcd-1");
-        match report.finding.reason {
-            "QuorumHealthy" if !id.is_empty() && id != before => Ok(id),
-            _ => Err(format!("{report:?}, member {id}, log {}", managed.kubelet.log("demo-etcd-1", "etcd"))),
-        }
+    load.fault("a member of etcd is lost", true);
+    world.lose_volume(1).await;
+    world.wait_condition("orders", "EtcdAvailable", "True", "MemberDown").await;
+    wait_for("another member", async || {
+        let ids = world.member_ids();
+        let is_new = ids.get("orders-etcd-1").is_some_and(|id| *id != before["orders-etcd-1"]);
+        if is_new && ids.len() == 3 { Ok(()) } else { Err(format!("{ids:?}")) }
     })
     .await;
-    assert_ne!(replaced, before, "a new member, not the old one without its memory");
-    assert_eq!(id_of("demo-etcd-2"), other, "the others stay who they are");
-    assert_eq!(managed.etcdctl(1, &["get", "a", "--print-value-only"]), "b\n");
-    assert_eq!(managed.config_map("demo-etcd-state").await["phase"], "Formed", "the door is shut again");
-    let shown = managed.metrics.render().unwrap();
-    assert!(shown.contains("kafscale_operator_etcd_members_healthy"), "{shown}");
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+    load.fault("a member of etcd is lost", false);
+    let after = world.member_ids();
+    assert_eq!(after["orders-etcd-0"], before["orders-etcd-0"], "the others stay who they are");
+    assert_eq!(after["orders-etcd-2"], before["orders-etcd-2"]);
+    assert_eq!(world.etcd_phase().await, "Formed", "the door is shut again");
+    let events = world.events("orders").await;
+    for reason in ["EtcdMemberRemoved", "EtcdMemberAdded", "EtcdMemberJoining"] {
+        assert!(events.iter().any(|event| event == reason), "{reason}: {events:?}");
+    }
+    load.wait_acks(20).await;
+    load.finish().await.assert_clean();
+    let shown = operator.metrics().await;
+    let line = format!("kafscale_operator_etcd_members_healthy{{namespace=\"{}\",cluster=\"orders\"}} 3.0", world.ns.name());
+    assert!(shown.contains(&line), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_without_space_gets_it_back() {
-    let quota = "  etcd: {managed: {quotaBytes: 67108864}}\n";
-    let managed = Managed::new("etcd-space", quota).await;
-    managed.start().await;
+    let mut world = World::managed("etcd-space").await;
+    world.make_secret().await;
+    let _operator = world.operator(false).await;
+    let quota = "etcd: {managed: {quotaBytes: 67108864, snapshot: {enabled: false}}}";
+    world.ns.apply(&world.cluster("orders", 0, quota)).await.unwrap();
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
     // One key all the time: it is the history that takes the space.
-    let file = managed.ns.dir().join("value");
+    let file = world.ns.dir().join("value");
     std::fs::write(&file, vec![b'x'; 1 << 20]).unwrap();
+    let address = world.kubelet.as_ref().unwrap().address("orders-etcd-0");
     let fill = || {
         std::process::Command::new(tool("etcdctl"))
-            .arg(format!("--endpoints={}", managed.member(0)))
+            .arg(format!("--endpoints=http://{address}:2379"))
             .args(["put", "filler"])
             .stdin(std::fs::File::open(&file).unwrap())
             .output()
@@ -237,8 +165,72 @@ async fn etcd_without_space_gets_it_back() {
         }
     }
     assert!(refused.contains("database space exceeded"), "{refused}");
-    managed.wait_finding("QuorumHealthy").await;
-    assert!(fill().status.success(), "it takes writes again");
+    wait_until("it takes writes again", READY_DEADLINE * 2, async || fill().status.success()).await;
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+    let events = world.events("orders").await;
+    for reason in ["EtcdCompacted", "EtcdDefragmented", "EtcdSpaceAlarmDisarmed"] {
+        assert!(events.iter().any(|event| event == reason), "{reason}: {events:?}");
+    }
+    let cluster = world.ns.get("kafscalecluster/orders").await.unwrap();
+    assert_eq!(condition(&cluster, "EtcdSnapshot"), None, "nothing is said of snapshots where there are none");
+    assert!(world.ns.get("cronjob/orders-etcd-snapshot").await.unwrap_err().contains("NotFound"));
+}
+
+/// The bucket of snapshots is missing, then it is made by a person.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_wait_for_a_bucket_that_can_be_written() {
+    let mut world = World::played("etcd-preflight").await;
+    world.make_secret().await;
+    let backups = [("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_BUCKET", "backups".to_owned())];
+    let operator = world.operator_with(false, &backups).await;
+    world.ns.apply(&world.cluster("orders", 1, "")).await.unwrap();
+    let found = world.wait_condition("orders", "EtcdSnapshotAccess", "False", "PreflightRefused").await;
+    let said = found["status"]["conditions"].to_string();
+    assert!(said.contains("s3://backups/etcd-snapshots/") && said.contains("createBucket"), "{said}");
+    let job = "cronjob/orders-etcd-snapshot";
+    world.ns.wait_object(job, "suspended", |job| job["spec"]["suspend"] == true).await;
+    // Brokers and etcd do not wait for it, the reconciliation fails all the same.
+    world.ns.wait_object("statefulset/orders-etcd", "there", |s| s["status"]["replicas"] == 3).await;
+    world.ns.wait_object("statefulset/orders-broker", "there", |s| s["status"]["replicas"] == 1).await;
+    let labels = format!("{{namespace=\"{}\",cluster=\"orders\"}}", world.ns.name());
+    let access = format!("kafscale_operator_etcd_snapshot_access_ok{labels}");
+    assert_eq!(operator.metric(&access).await, Some(0.0));
+    let errors = "controller_runtime_reconcile_errors_total{controller=\"kafscalecluster\"}";
+    wait_for("a reconcile error", async || {
+        let count = operator.metric(errors).await;
+        if count.is_some_and(|count| count > 0.0) { Ok(()) } else { Err(format!("{count:?}")) }
+    })
+    .await;
+    let events = world.events("orders").await;
+    assert!(events.iter().any(|event| event == "PreflightRefused"), "{events:?}");
+
+    let settings = SnapshotSettings { create_bucket: true, ..settings(&world.s3.address(), "backups") };
+    let keys = kafscale::storage::s3::StaticCredentials {
+        access_key: ACCESS_KEY.to_owned(),
+        secret_key: SECRET_KEY.to_owned(),
+        session_token: None,
+    };
+    assert_eq!(access::attempt(&settings, Some(keys)).await, Access::Fine);
+    // It tries again by itself; nothing of the resource changes.
+    world.ns.wait_object(job, "runs", |job| job["spec"]["suspend"] == false).await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "True", "PreflightSucceeded").await;
+    wait_for("the metric", async || {
+        let value = operator.metric(&access).await;
+        if value == Some(1.0) { Ok(()) } else { Err(format!("{value:?}")) }
+    })
+    .await;
+    let never = format!("kafscale_operator_etcd_snapshot_success{labels}");
+    assert_eq!(operator.metric(&never).await, Some(0.0));
+
+    // Switched off, the job goes, and nothing is said of snapshots any more.
+    world.patch("orders", r#"{"spec":{"etcd":{"managed":{"snapshot":{"enabled":false}}}}}"#).await;
+    wait_for("the conditions are gone", async || {
+        let cluster = world.ns.get("kafscalecluster/orders").await?;
+        let left = ["EtcdSnapshot", "EtcdSnapshotAccess"].map(|kind| condition(&cluster, kind));
+        if left == [None, None] { Ok(()) } else { Err(format!("{left:?}")) }
+    })
+    .await;
+    assert_eq!(operator.metric(&never).await, None);
 }
 
 fn settings(address: &str, bucket: &str) -> SnapshotSettings {
@@ -251,7 +243,7 @@ fn settings(address: &str, bucket: &str) -> SnapshotSettings {
         kms_key_arn: None,
         secret: None,
         schedule: "0 * * * *".to_owned(),
-        stale_after: std::time::Duration::from_secs(7200),
+        stale_after: Duration::from_secs(7200),
         retention_days: 14,
         create_bucket: false,
         protect_bucket: false,

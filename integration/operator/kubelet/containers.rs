@@ -79,6 +79,9 @@ impl Command {
     fn replace(&self, context: &Context, ip: Ipv4Addr, text: &str) -> String {
         let text = substitute(text, &self.replacements);
         let text = text.replace("0.0.0.0:", &format!("{ip}:")).replace("[::]:", &format!("{ip}:"));
+        if context.names.is_some() && self.image.as_ref().is_some_and(|image| image.keeps_names) {
+            return text;
+        }
         let pattern = format!(r"([a-z0-9-]+)\.[a-z0-9-]+\.{}(\.svc)?(\.cluster\.local)?\b", context.namespace);
         let name = regex::Regex::new(&pattern).expect("names of namespaces are plain");
         name.replace_all(&text, |found: &regex::Captures| context.address(&found[1]).to_string()).into_owned()
@@ -234,7 +237,11 @@ impl ContainerState {
             self.phase = Phase::waiting("RunContainerError", &message);
             return;
         }
-        let process = Process::spawn(&name, &self.command.program, &self.command.args, &envs, &log);
+        let (program, args) = match &context.names {
+            Some(names) => names.wrap(&self.command.program, &self.command.args),
+            None => (self.command.program.clone(), self.command.args.clone()),
+        };
+        let process = Process::spawn(&name, &program, &args, &envs, &log);
         let running = Running { pid: process.pid(), log };
         context.running.lock().expect("running").insert((pod_name, self.spec.name.clone()), running);
         self.process = Some(process);
