@@ -7,7 +7,9 @@ use super::etcd_tests::BROKERS;
 use super::world::{IMAGE, World};
 use crate::harness::{BUCKET, quiet};
 use kafscale::cli::exit;
+use kafscale::clock::Clock;
 use serde_json::Value;
+use std::time::Duration;
 
 const PREFIX: &str = "etcd-snapshots";
 
@@ -65,6 +67,17 @@ impl World {
         self.ns.dir().join(format!("claims/data-orders-etcd-{ordinal}"))
     }
 
+    /// Puts a snapshot there that is as old as this.
+    fn put_old(&self, name: &str, days: u64) {
+        let folder = self.ns.dir().join("s3/data").join(BUCKET).join(PREFIX).join(self.ns.name()).join("orders");
+        let now_ms = Clock::system().wall_ms().unsigned_abs();
+        let at = std::time::UNIX_EPOCH + Duration::from_millis(now_ms - days * 86_400_000);
+        for file in [name.to_owned(), format!("{name}.sha256")] {
+            let file = std::fs::File::create(folder.join(file)).expect("the folder is that of .preflight");
+            file.set_modified(at).expect("a file can be dated");
+        }
+    }
+
     /// Writes a snapshot beside `key` that is not what its checksum says; its name.
     fn damage(&self, key: &str) -> &'static str {
         const DAMAGED: &str = "20200101T000000Z.db";
@@ -87,9 +100,14 @@ async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missin
     let load = world.load_on_brokers().await;
 
     // A snapshot at once, by the job that the CronJob makes every hour.
+    let (too_old, kept) = ("20260101T000000Z.db", "20260102T000000Z.db");
+    world.put_old(too_old, 15);
+    world.put_old(kept, 13);
     world.documented("create job by-hand --from=cronjob/orders-etcd-snapshot").await;
-    world.good_end("by-hand", "upload").await;
-    let taken = world.snapshots();
+    let said = world.good_end("by-hand", "upload").await;
+    let (old, taken): (Vec<String>, Vec<String>) =
+        world.snapshots().into_iter().partition(|key| key.contains(kept) || key.contains(too_old));
+    assert!(old.len() == 2 && old.iter().all(|key| key.contains(kept)), "14 days are kept: {old:?} {said}");
     assert_eq!(taken.len(), 2, "{taken:?}");
     assert_eq!(taken[1], format!("{}.sha256", taken[0]));
     assert!(taken[0].starts_with(&format!("{PREFIX}/{}/orders/", world.ns.name())), "{taken:?}");
@@ -120,7 +138,7 @@ async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missin
     // 2. Choose a snapshot.
     world.manifest("list.yaml", "", "create").await;
     let listed = world.good_end("orders-etcd-snapshots", "list").await;
-    assert_eq!(listed.lines().collect::<Vec<_>>(), [name.as_str()]);
+    assert_eq!(listed.lines().collect::<Vec<_>>(), [kept, name.as_str()], "oldest first");
 
     // 3. Make lost volumes again: of one even the claim is gone.
     world.documented("delete pvc data-orders-etcd-2").await;
@@ -159,7 +177,11 @@ async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missin
         assert_eq!(pod["status"]["containerStatuses"][0]["ready"], false);
     }
     world.documented("scale statefulset orders-broker --replicas=0").await;
-    world.ns.kubectl(&["wait", "--for=delete", "pod", "--timeout=2m", "-l", "app.kubernetes.io/component=broker"]).await.unwrap();
+    world
+        .ns
+        .kubectl(&["wait", "--for=delete", "pod", "--timeout=2m", "-l", "app.kubernetes.io/component=broker"])
+        .await
+        .unwrap();
 
     // 6. Recover.
     world.manifest("recover-plan.yaml", "", "create").await;

@@ -132,7 +132,8 @@ async fn managed_etcd_is_made_brokers_use_it_and_a_member_that_loses_its_volume_
     load.wait_acks(20).await;
     load.finish().await.assert_clean();
     let shown = operator.metrics().await;
-    let line = format!("kafscale_operator_etcd_members_healthy{{namespace=\"{}\",cluster=\"orders\"}} 3.0", world.ns.name());
+    let line =
+        format!("kafscale_operator_etcd_members_healthy{{namespace=\"{}\",cluster=\"orders\"}} 3.0", world.ns.name());
     assert!(shown.contains(&line), "{shown}");
 }
 

@@ -102,7 +102,9 @@ async fn keep_claims(
     }
     let is_set = |object: &&mut DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == "StatefulSet");
     for set in objects.iter_mut().filter(is_set) {
-        for (kept, wanted) in claims.iter().zip(set.data["spec"]["volumeClaimTemplates"].as_array_mut().into_iter().flatten()) {
+        for (kept, wanted) in
+            claims.iter().zip(set.data["spec"]["volumeClaimTemplates"].as_array_mut().into_iter().flatten())
+        {
             *wanted = serde_json::json!(kept);
         }
     }

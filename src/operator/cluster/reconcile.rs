@@ -15,8 +15,8 @@ use crate::operator::metrics::ClusterGauges;
 use crate::operator::resources::{BROKER, hash};
 use crate::operator::rollout::state::{Progress, Step};
 use crate::operator::view::{ClusterView, FIELD_MANAGER};
-use crate::operator::{etcd, snapshot};
 use crate::operator::watch::Why;
+use crate::operator::{etcd, snapshot};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt};
@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Until the next look while something is under way.
-const SOON: Duration = Duration::from_secs(1);
+pub const SOON: Duration = Duration::from_secs(1);
 /// Until the next look while etcd is not as it should be.
 const UNSETTLED: Duration = Duration::from_secs(3);
 /// Until the next look otherwise; so long a changed secret may go unnoticed.
@@ -54,9 +54,14 @@ pub enum ReconcileError {
     /// Something could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Etcd or its snapshots could not be looked after.
-    #[error("{0}")]
-    Part(String),
+    /// Etcd or its snapshots could not be looked after. Everything else was.
+    #[error("{reason}")]
+    Part {
+        /// Why.
+        reason: String,
+        /// Something else is under way, which does not wait for it.
+        soon: bool,
+    },
     /// It took too long.
     #[error("not done within {0} s")]
     TimedOut(u64),
@@ -117,8 +122,7 @@ pub async fn reconcile(
     applied?;
     let next = advance(context, key, &view, &observed, &plan, memory, why).await?;
     match failed {
-        // What is under way with the brokers does not wait for what failed elsewhere.
-        Some(reason) if !matches!(next, Next::Soon(_)) => Err(ReconcileError::Part(reason)),
+        Some(reason) => Err(ReconcileError::Part { reason, soon: matches!(next, Next::Soon(_)) }),
         _ if soon && !matches!(next, Next::Soon(_)) => Ok(Next::Soon(UNSETTLED)),
         _ => Ok(next),
     }

@@ -96,7 +96,8 @@ async fn status(endpoint: &str, user: Option<&User>) -> Result<(Client, Serving)
         Ok::<_, Error>((client, status))
     };
     let answer = tokio::time::timeout(CALL_TIMEOUT, ask).await;
-    let (client, status) = answer.map_err(|_| failed(endpoint, "no answer"))?.map_err(|error| failed(endpoint, error))?;
+    let (client, status) =
+        answer.map_err(|_| failed(endpoint, "no answer"))?.map_err(|error| failed(endpoint, error))?;
     let id = status.header().map_or(0, |header| header.member_id());
     let serving = Serving {
         id,

@@ -310,9 +310,7 @@ fn event(step: &Step, etcd: &str) -> Option<(&'static str, String)> {
         }
         Step::Add { ordinal } => Some(("EtcdMemberAdded", format!("{etcd}-{ordinal} was added to etcd again"))),
         Step::Compact { .. } => Some(("EtcdCompacted", "etcd is out of space: its history was compacted".to_owned())),
-        Step::Defragment { ordinal } => {
-            Some(("EtcdDefragmented", format!("{etcd}-{ordinal} was defragmented")))
-        }
+        Step::Defragment { ordinal } => Some(("EtcdDefragmented", format!("{etcd}-{ordinal} was defragmented"))),
         Step::Disarm { .. } => Some(("EtcdSpaceAlarmDisarmed", "etcd has space again and takes writes".to_owned())),
     }
 }

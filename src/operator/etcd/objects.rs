@@ -97,14 +97,8 @@ fn network_policy(view: &ClusterView<'_>) -> Value {
             }},
         })
     };
-    let clients = [
-        own("broker"),
-        own(COMPONENT),
-        own("snapshot"),
-        own("recover"),
-        elsewhere("operator"),
-        elsewhere("console"),
-    ];
+    let clients =
+        [own("broker"), own(COMPONENT), own("snapshot"), own("recover"), elsewhere("operator"), elsewhere("console")];
     let tcp = |number: u16| json!({"protocol": "TCP", "port": number});
     let mut metrics = json!({"ports": [tcp(METRICS_PORT)]});
     if let Some(peers) = &view.resource.spec.network_policy.metrics_peers {
@@ -185,10 +179,9 @@ fn spread(view: &ClusterView<'_>, key: &str) -> Value {
 
 fn container(view: &ClusterView<'_>) -> Value {
     let managed = view.resource.spec.etcd.managed.clone().unwrap_or_default();
-    let resources = managed.resources.map_or_else(
-        || json!({"requests": {"cpu": "100m", "memory": "256Mi"}}),
-        |resources| json!(resources),
-    );
+    let resources = managed
+        .resources
+        .map_or_else(|| json!({"requests": {"cpu": "100m", "memory": "256Mi"}}), |resources| json!(resources));
     json!({
         "name": "etcd",
         "image": image(view),

@@ -95,7 +95,8 @@ impl Record {
     /// name. Therefore the names of all others are wrong when one of them joins.
     pub fn initial_cluster(&self, peers: &[(String, String)]) -> (&'static str, String) {
         let join = |name: &dyn Fn(usize) -> String| {
-            let list: Vec<String> = peers.iter().enumerate().map(|(n, (_, url))| format!("{}={url}", name(n))).collect();
+            let list: Vec<String> =
+                peers.iter().enumerate().map(|(n, (_, url))| format!("{}={url}", name(n))).collect();
             list.join(",")
         };
         match self.phase {

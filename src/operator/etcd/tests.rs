@@ -4,8 +4,8 @@ use super::findings::{Names, external, managed};
 use super::maintenance::state::{Listed, Seen, Serving};
 use super::record::{self, Phase, Record};
 use super::{objects, peer_url, size};
-use crate::config::operator::{self, OperatorConfig};
 use crate::config::Component;
+use crate::config::operator::{self, OperatorConfig};
 use crate::operator::crd::KafscaleCluster;
 use crate::operator::view::ClusterView;
 use k8s_openapi::api::apps::v1::StatefulSet;
@@ -126,8 +126,12 @@ fn the_guides_variables_and_the_resource_decide_in_this_order() {
         let container = &set["template"]["spec"]["containers"][0];
         let quota = container["env"].as_array().unwrap().iter().find(|e| e["name"] == "ETCD_QUOTA_BACKEND_BYTES");
         json!([
-            set["replicas"], container["image"], claim["resources"]["requests"]["storage"], claim["storageClassName"],
-            quota.unwrap()["value"], set["persistentVolumeClaimRetentionPolicy"]["whenDeleted"],
+            set["replicas"],
+            container["image"],
+            claim["resources"]["requests"]["storage"],
+            claim["storageClassName"],
+            quota.unwrap()["value"],
+            set["persistentVolumeClaimRetentionPolicy"]["whenDeleted"],
         ])
     };
     assert_eq!(of(&set(&plain)), json!([3, "i:1", "20Gi", "ssd", "4294967296", "Delete"]));
@@ -150,7 +154,10 @@ fn the_initial_cluster_opens_one_door_at_a_time() {
     let all = "e-0=http://e-0:2380,e-1=http://e-1:2380,e-2=http://e-2:2380";
     assert_eq!(of(Phase::Forming), ("new", all.to_owned()));
     let (state, locked) = of(Phase::Formed);
-    assert!(state == "existing" && peers.iter().all(|(name, url)| !locked.contains(name) && !locked.contains(url)), "{locked}");
+    assert!(
+        state == "existing" && peers.iter().all(|(name, url)| !locked.contains(name) && !locked.contains(url)),
+        "{locked}"
+    );
     let one = "not-e-0=http://e-0:2380,e-1=http://e-1:2380,not-e-2=http://e-2:2380";
     assert_eq!(of(Phase::Joining(1)), ("existing", one.to_owned()));
 }
@@ -177,14 +184,8 @@ fn a_record_survives_its_config_map_and_what_is_damaged_opens_nothing() {
 
 #[test]
 fn findings_name_the_members_and_what_to_do() {
-    let serving = |n: u32| Serving {
-        id: u64::from(n),
-        leads: n == 0,
-        follows: true,
-        db_bytes: 1,
-        used_bytes: 1,
-        revision: 1,
-    };
+    let serving =
+        |n: u32| Serving { id: u64::from(n), leads: n == 0, follows: true, db_bytes: 1, used_bytes: 1, revision: 1 };
     let listed = |n: u32| Listed { id: u64::from(n), ordinal: Some(n), started: true };
     let of = |ordinals: &[u32]| Seen {
         serving: ordinals.iter().map(|n| (*n, serving(*n))).collect(),
@@ -234,7 +235,10 @@ fn etcd_is_that_of_the_resource_then_of_the_operator_then_managed() {
     for (spec, flags, mode, endpoints, count) in table {
         let (defaults, resource) = (defaults(flags), cluster(spec));
         let view = ClusterView { resource: &resource, defaults: &defaults };
-        assert_eq!((view.etcd_mode().name(), view.etcd_endpoints()), (mode, endpoints.iter().map(|e| (*e).to_owned()).collect()));
+        assert_eq!(
+            (view.etcd_mode().name(), view.etcd_endpoints()),
+            (mode, endpoints.iter().map(|e| (*e).to_owned()).collect())
+        );
         assert_eq!(objects(&view).len(), count, "{mode}");
     }
 }

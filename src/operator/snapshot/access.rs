@@ -24,7 +24,8 @@ pub async fn attempt(settings: &SnapshotSettings, credentials: Option<StaticCred
                 true => "",
                 false => ". A bucket that is missing is made with etcd.managed.snapshot.createBucket",
             };
-            let message = format!("snapshots of etcd cannot be written to s3://{bucket}/{key} at {place}: {error}{hint}");
+            let message =
+                format!("snapshots of etcd cannot be written to s3://{bucket}/{key} at {place}: {error}{hint}");
             Access::Failing { reason, message }
         }
     }

@@ -76,7 +76,12 @@ impl SnapshotWatch {
             Err(error) => {
                 let error = Some(format!("the CronJob of etcd's snapshots cannot be read: {error}"));
                 let suspended = matches!(access, Access::Failing { .. });
-                return SnapshotReport { findings: vec![state::access(&access)], suspended, error, last_snapshot: None };
+                return SnapshotReport {
+                    findings: vec![state::access(&access)],
+                    suspended,
+                    error,
+                    last_snapshot: None,
+                };
             }
         };
         let now_ms = self.clock.wall_ms();
@@ -119,7 +124,8 @@ impl SnapshotWatch {
     async fn credentials(&self, view: &ClusterView<'_>, name: &str) -> Result<StaticCredentials, String> {
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), view.namespace());
         let secret = secrets.get_opt(name).await.map_err(|error| format!("secret {name} cannot be read: {error}"))?;
-        let data = secret.ok_or_else(|| format!("secret {name} does not exist; spec.s3.credentialsSecretRef names it"))?;
+        let data =
+            secret.ok_or_else(|| format!("secret {name} does not exist; spec.s3.credentialsSecretRef names it"))?;
         let value = |key: &str| {
             let bytes = data.data.as_ref().and_then(|data| data.get(key));
             bytes.and_then(|bytes| String::from_utf8(bytes.0.clone()).ok())

@@ -31,10 +31,12 @@ type Value = fn(&Numbers, i64) -> Option<f64>;
 
 /// Name, help, and the value at a time; a cluster for which there is none has no such number.
 const FAMILIES: [(&str, &str, Value); 6] = [
-    ("kafscale_operator_etcd_snapshot_access_ok", "1 if snapshots of etcd can be written to S3", |n, _| match n.access {
-        Access::Skipped => None,
-        Access::Fine => Some(1.0),
-        Access::Failing { .. } => Some(0.0),
+    ("kafscale_operator_etcd_snapshot_access_ok", "1 if snapshots of etcd can be written to S3", |n, _| {
+        match n.access {
+            Access::Skipped => None,
+            Access::Fine => Some(1.0),
+            Access::Failing { .. } => Some(0.0),
+        }
     }),
     ("kafscale_operator_etcd_snapshot_success", "1 if a snapshot of etcd has ever succeeded", |n, _| {
         Some(truth(n.history.last_success_ms.is_some()))

@@ -5,9 +5,7 @@
 
 use super::super::etcd::objects::{claim_spec, said};
 use super::super::etcd::pods::{container_security, env, env_secret, pod_security, pull_secrets};
-use super::super::etcd::{
-    CLAIM, COMPONENT as ETCD, DATA_DIR, VOLUME_PATH, claim_name, member_name, peer_url, size,
-};
+use super::super::etcd::{CLAIM, COMPONENT as ETCD, DATA_DIR, VOLUME_PATH, claim_name, member_name, peer_url, size};
 use super::super::resources::pods;
 use super::super::view::ClusterView;
 use super::SnapshotSettings;

@@ -71,7 +71,8 @@ pub fn snapshot(namespace: &str, job: &str, history: &History, stale_after: Dura
     }
     if history.is_stale(stale_after, now_ms) {
         let seconds = stale_after.as_secs();
-        let message = format!("the last snapshot of etcd is older than {seconds} s; see why {job} does not succeed: {see}");
+        let message =
+            format!("the last snapshot of etcd is older than {seconds} s; see why {job} does not succeed: {see}");
         return Finding::no(kind, "SnapshotStale", message);
     }
     Finding::yes(kind, "SnapshotHealthy", "the last snapshot of etcd is there and not too old")
@@ -81,9 +82,11 @@ pub fn snapshot(namespace: &str, job: &str, history: &History, stale_after: Dura
 pub fn access(access: &Access) -> Finding {
     let kind = ConditionType::EtcdSnapshotAccess;
     match access {
-        Access::Skipped => {
-            Finding::unknown(kind, "PreflightSkipped", "nobody has tried whether snapshots can be written: skipPreflight")
-        }
+        Access::Skipped => Finding::unknown(
+            kind,
+            "PreflightSkipped",
+            "nobody has tried whether snapshots can be written: skipPreflight",
+        ),
         Access::Fine => Finding::yes(kind, "PreflightSucceeded", "snapshots can be written"),
         Access::Failing { reason, message } => Finding::no(kind, reason, message.clone()),
     }

@@ -1,8 +1,6 @@
 //! Settings, objects, when the bucket is tried, and what is said.
 
-use super::state::{
-    Access, History, RETRY_FAILING_MS, RETRY_FINE_MS, Tried, access, is_due, snapshot,
-};
+use super::state::{Access, History, RETRY_FAILING_MS, RETRY_FINE_MS, Tried, access, is_due, snapshot};
 use super::{SnapshotSettings, metrics, objects, restore};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -39,7 +37,10 @@ fn the_resource_comes_first_then_the_variables_then_the_cluster() {
         "--operator-etcd-snapshot-stale-after-sec=90",
     ];
     let of_operator = settings(&cluster(json!({})), &flags).unwrap();
-    assert_eq!((of_operator.bucket.as_str(), of_operator.preflight_key().as_str()), ("backups", "p/shop/demo/.preflight"));
+    assert_eq!(
+        (of_operator.bucket.as_str(), of_operator.preflight_key().as_str()),
+        ("backups", "p/shop/demo/.preflight")
+    );
     assert_eq!(of_operator.endpoint.as_deref(), Some("http://minio:9000"));
     assert!(of_operator.create_bucket && of_operator.path_style && of_operator.stale_after.as_secs() == 90);
     let own = managed(json!({
@@ -190,7 +191,9 @@ fn there_are_numbers_only_where_there_are_snapshots() {
     let never = metrics::Numbers { access: Access::Fine, history: History::default(), stale_after };
     own.set(&key, never.clone());
     let text = registry.render().unwrap();
-    for line in ["access_ok", "success"].map(|n| format!("kafscale_operator_etcd_snapshot_{n}{{namespace=\"shop\",cluster=\"demo\"}}")) {
+    for line in ["access_ok", "success"]
+        .map(|n| format!("kafscale_operator_etcd_snapshot_{n}{{namespace=\"shop\",cluster=\"demo\"}}"))
+    {
         assert!(text.contains(&line), "{line} is not in\n{text}");
     }
     assert_eq!(of("kafscale_operator_etcd_snapshot_age_seconds"), 0, "of nothing there is no age");

@@ -75,8 +75,7 @@ impl Bucket {
             .block_public_policy(true)
             .restrict_public_buckets(true)
             .build();
-        let request =
-            self.client.put_public_access_block().bucket(&self.name).public_access_block_configuration(block);
+        let request = self.client.put_public_access_block().bucket(&self.name).public_access_block_configuration(block);
         match within(attempt_timeout(0), request.send()).await?.map_err(|error| failure(&error)) {
             Ok(_) => Ok(true),
             Err(failure) if is_unknown_operation(&failure) => Ok(false),

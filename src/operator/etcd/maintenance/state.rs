@@ -244,9 +244,8 @@ fn defragmentation(at: &Situation<'_>) -> Option<Step> {
     if !unknown.is_empty() {
         return Some(Step::Save(defragmented(at.record, unknown, at.now_ms)));
     }
-    let due = |ordinal: u32| {
-        at.record.defragmented_ms.get(&ordinal).is_some_and(|ms| at.now_ms - ms >= DEFRAGMENT_EVERY_MS)
-    };
+    let due =
+        |ordinal: u32| at.record.defragmented_ms.get(&ordinal).is_some_and(|ms| at.now_ms - ms >= DEFRAGMENT_EVERY_MS);
     let ordinal = leader_last(at.seen, due)?;
     let member = at.seen.serving.get(&ordinal)?;
     let free_bytes = member.db_bytes.saturating_sub(member.used_bytes);
