@@ -152,7 +152,7 @@ async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missin
         let job = format!("orders-etcd-restore-{n}");
         assert!(!world.ended(&job).await);
         assert!(world.output(&job, "fetch").await.contains("is damaged"));
-        assert!(!world.volume(n).join("data/member").exists());
+        assert!(!world.volume(n).join("data/member/wal").exists(), "etcd has no data");
     }
     world.documented("delete job -l app.kubernetes.io/component=snapshot").await;
     world.manifest("restore.yaml", &name, "create").await;
