@@ -143,24 +143,30 @@ pub async fn carry_out(step: &Step, members: &BTreeMap<u32, Address>, seen: &See
         let mut client = connect(endpoint, None, WORK_TIMEOUT).await?;
         match step {
             Step::Save(_) => {}
-            Step::Remove { id, .. } => drop(client.member_remove(*id).await?),
+            Step::Remove { id, .. } => {
+                client.member_remove(*id).await?;
+            }
             Step::Add { ordinal } => {
                 let peer = members.get(ordinal).map(|address| address.peer.clone()).unwrap_or_default();
-                drop(client.member_add([peer], None).await?);
+                client.member_add([peer], None).await?;
             }
             Step::Compact { revision } => {
                 let options = CompactionOptions::new().with_physical();
                 match client.compact(*revision, Some(options)).await {
                     // It has been compacted up to there, by itself or by us.
                     Err(Error::GRpcStatus(status)) if status.message().contains("compacted") => {}
-                    answer => drop(answer?),
+                    answer => {
+                        answer?;
+                    }
                 }
             }
-            Step::Defragment { .. } => drop(client.defragment().await?),
+            Step::Defragment { .. } => {
+                client.defragment().await?;
+            }
             Step::Disarm { id } => {
                 let mut options = AlarmOptions::new();
                 options.with_member(*id);
-                drop(client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options)).await?);
+                client.alarm(AlarmAction::Deactivate, AlarmType::Nospace, Some(options)).await?;
             }
         }
         Ok::<_, Error>(())
