@@ -225,12 +225,15 @@ fn etcd_is_that_of_the_resource_then_of_the_operator_then_managed() {
     let of_operator = ["--operator-etcd-endpoints=http://a:2379,http://b:2379"];
     let (own, managed) = (json!({"etcd": {"endpoints": ["http://own:2379"]}}), json!({"etcd": {"managed": {}}}));
     let service = "http://demo-etcd-client.shop.svc:2379";
-    let table: [(Value, &[&str], &str, &[&str], usize); 5] = [
-        (own, &of_operator, "Spec", &["http://own:2379"], 0),
-        (json!({}), &of_operator, "Operator", &["http://a:2379", "http://b:2379"], 0),
-        (json!({}), &[], "Managed", &[service], 5),
-        (managed.clone(), &[], "Managed", &[service], 5),
-        (managed, &of_operator, "Managed", &[service], 5),
+    let all: [Vec<&str>; 3] = [vec!["http://own:2379"], vec!["http://a:2379", "http://b:2379"], vec![service]];
+    let [of_resource, of_both, of_service] = all.each_ref().map(Vec::as_slice);
+    let none: &[&str] = &[];
+    let table = [
+        (own, &of_operator[..], "Spec", of_resource, 0),
+        (json!({}), &of_operator[..], "Operator", of_both, 0),
+        (json!({}), none, "Managed", of_service, 5),
+        (managed.clone(), none, "Managed", of_service, 5),
+        (managed, &of_operator[..], "Managed", of_service, 5),
     ];
     for (spec, flags, mode, endpoints, count) in table {
         let (defaults, resource) = (defaults(flags), cluster(spec));
