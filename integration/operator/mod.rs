@@ -7,6 +7,8 @@
 
 mod control_plane;
 mod control_plane_tests;
+mod etcd_restore_tests;
+mod etcd_tests;
 mod kubelet;
 mod kubelet_tests;
 mod namespace;

@@ -5,7 +5,7 @@ use super::control_plane::wait_for;
 use super::kubelet::{Image, Kubelet};
 use super::namespace::{Namespace, label_pods};
 use crate::harness::{
-    ACCESS_KEY, BUCKET, Etcd, READY_DEADLINE, REGION, S3Server, SECRET_KEY, binary, http, wait_until,
+    ACCESS_KEY, BUCKET, Etcd, READY_DEADLINE, REGION, S3Server, SECRET_KEY, binary, http, tool, wait_until,
 };
 use crate::process::{Process, free_port};
 use kafscale::operator::crd;
@@ -19,6 +19,11 @@ pub const NEXT_IMAGE: &str = "kafscale:next";
 /// An image whose program ends at once.
 pub const BROKEN_IMAGE: &str = "kafscale:broken";
 
+/// The image of managed etcd that operators take by default.
+pub const ETCD_IMAGE: &str = "quay.io/coreos/etcd:v3.5.12";
+/// The same of what uploads snapshots.
+pub const AWS_IMAGE: &str = "amazon/aws-cli:2.15.0";
+
 /// What the operator may do.
 const RULES: &str = "
 - {apiGroups: [kafscale.io], resources: [kafscaleclusters, kafscaletopics], verbs: [get, list, watch, patch, update]}
@@ -27,6 +32,7 @@ const RULES: &str = "
 - {apiGroups: [apps], resources: [statefulsets], verbs: [get, list, watch, create, patch, update, delete]}
 - {apiGroups: [''], resources: [services, configmaps, serviceaccounts], verbs: [get, list, watch, create, patch, update, delete]}
 - {apiGroups: [''], resources: [pods], verbs: [get, list, watch, patch, delete]}
+- {apiGroups: [''], resources: [persistentvolumeclaims], verbs: [get]}
 - {apiGroups: [''], resources: [secrets], verbs: [get]}
 - {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [get, list, watch, create, patch, update, delete]}
 - {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch, create, patch, update, delete]}
@@ -98,6 +104,20 @@ impl World {
         world
     }
 
+    /// With brokers, members of managed etcd, and jobs of snapshots that are real processes.
+    pub async fn managed(test: &str) -> Self {
+        let mut world = Self::played(test).await;
+        label_pods(&world.ns, "kafscale.io/cluster", "orders").await;
+        let etcd = Image { keeps_names: true, ..Image::program(&tool("etcd")) };
+        // A shell, and `aws` where it finds it.
+        let path = std::env::var("PATH").expect("there is a PATH");
+        let folder = tool("aws").parent().expect("it is in a folder").display().to_string();
+        let aws = Image { envs: vec![("PATH".to_owned(), format!("{folder}:{path}"))], ..Image::program(&tool("aws")) };
+        let images = [(IMAGE, Image::kafscale()), (ETCD_IMAGE, etcd), (AWS_IMAGE, aws)];
+        world.kubelet = Some(Kubelet::with_names(&world.ns, &images).await);
+        world
+    }
+
     /// With pods that are ready at once and behind which nobody answers.
     pub async fn played(test: &str) -> Self {
         let ns = Namespace::new(test).await;
@@ -117,6 +137,11 @@ impl World {
 
     /// Starts an operator. With `with_etcd` clusters that name no etcd get this world's, and the election is there.
     pub async fn operator(&mut self, with_etcd: bool) -> Operator {
+        self.operator_with(with_etcd, &[]).await
+    }
+
+    /// The same with more variables.
+    pub async fn operator_with(&mut self, with_etcd: bool, more: &[(&str, String)]) -> Operator {
         let metrics = format!("127.0.0.1:{}", free_port());
         let name = format!("operator-{}", self.operators);
         self.operators += 1;
@@ -130,8 +155,14 @@ impl World {
         if with_etcd {
             envs.push(("KAFSCALE_OPERATOR_ETCD_ENDPOINTS".to_owned(), self.etcd.endpoint()));
         }
+        envs.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         let log = self.ns.dir().join(format!("{name}.log"));
-        let process = Process::spawn(&name, &binary(), &["operator".to_owned()], &envs, &log);
+        let args = ["operator".to_owned()];
+        let (program, args) = match &self.kubelet {
+            Some(kubelet) => kubelet.wrap(&binary(), &args),
+            None => (binary(), args.to_vec()),
+        };
+        let process = Process::spawn(&name, &program, &args, &envs, &log);
         let mut operator = Operator { process, metrics };
         operator.wait_ready().await;
         operator

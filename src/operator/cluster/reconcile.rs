@@ -16,6 +16,7 @@ use crate::operator::resources::{BROKER, hash};
 use crate::operator::rollout::state::{Progress, Step};
 use crate::operator::view::{ClusterView, FIELD_MANAGER};
 use crate::operator::watch::Why;
+use crate::operator::{etcd, snapshot};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt};
@@ -25,15 +26,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Until the next look while something is under way.
-const SOON: Duration = Duration::from_secs(1);
+pub const SOON: Duration = Duration::from_secs(1);
+/// Until the next look while etcd is not as it should be.
+const UNSETTLED: Duration = Duration::from_secs(3);
 /// Until the next look otherwise; so long a changed secret may go unnoticed.
 const RESYNC: Duration = Duration::from_secs(30);
-/// Kinds of brokers' objects that can become superfluous.
-const PRUNED: [(&str, &str, &str); 4] = [
-    ("", "v1", "ConfigMap"),
-    ("", "v1", "ServiceAccount"),
-    ("networking.k8s.io", "v1", "NetworkPolicy"),
-    ("autoscaling", "v2", "HorizontalPodAutoscaler"),
+/// Objects that can become superfluous: component, group, version, kind.
+const PRUNED: [(&str, &str, &str, &str); 7] = [
+    (BROKER, "", "v1", "ConfigMap"),
+    (BROKER, "", "v1", "ServiceAccount"),
+    (BROKER, "networking.k8s.io", "v1", "NetworkPolicy"),
+    (BROKER, "autoscaling", "v2", "HorizontalPodAutoscaler"),
+    (etcd::COMPONENT, "networking.k8s.io", "v1", "NetworkPolicy"),
+    (snapshot::COMPONENT, "batch", "v1", "CronJob"),
+    (snapshot::COMPONENT, "", "v1", "ConfigMap"),
 ];
 
 /// Why a look failed.
@@ -48,9 +54,14 @@ pub enum ReconcileError {
     /// Something could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Etcd or its snapshots could not be looked after.
-    #[error("{0}")]
-    Part(String),
+    /// Etcd or its snapshots could not be looked after. Everything else was.
+    #[error("{reason}")]
+    Part {
+        /// Why.
+        reason: String,
+        /// Something else is under way, which does not wait for it.
+        soon: bool,
+    },
     /// It took too long.
     #[error("not done within {0} s")]
     TimedOut(u64),
@@ -87,13 +98,13 @@ pub async fn reconcile(
     let found = api.get_opt(&key.name).await?;
     let Some(cluster) = found.filter(|cluster| cluster.metadata.deletion_timestamp.is_none()) else {
         // Kubernetes deletes what belongs to it.
-        context.metrics.forget(key);
+        context.forget(key);
         return Ok(Next::Never);
     };
     let view = ClusterView { resource: &cluster, defaults: &context.config };
     let observed = observe::observe(context, &view, memory).await?;
-    let added = parts::added(context, &view).await;
-    let (done, failed) = (added.done.clone(), added.error.clone());
+    let added = parts::added(context, &view, &observed).await;
+    let (done, failed, soon) = (added.done.clone(), added.error.clone(), added.soon);
     let mut plan = plan::plan(&view, &observed, added, &context.namespace, &context.now());
     let applied = apply_all(context, &plan.objects, memory, why).await;
     if let Err(error) = &applied
@@ -111,8 +122,8 @@ pub async fn reconcile(
     applied?;
     let next = advance(context, key, &view, &observed, &plan, memory, why).await?;
     match failed {
-        // What is under way with the brokers does not wait for what failed elsewhere.
-        Some(reason) if !matches!(next, Next::Soon(_)) => Err(ReconcileError::Part(reason)),
+        Some(reason) => Err(ReconcileError::Part { reason, soon: matches!(next, Next::Soon(_)) }),
+        _ if soon && !matches!(next, Next::Soon(_)) => Ok(Next::Soon(UNSETTLED)),
         _ => Ok(next),
     }
 }
@@ -266,15 +277,15 @@ async fn drain(
     Ok(())
 }
 
-/// Deletes objects of the brokers that are not wanted any more: ConfigMaps of old templates, and what was switched off.
+/// Deletes objects that are not wanted any more: ConfigMaps of old templates, and what was switched off.
 async fn prune(
     context: &OperatorContext,
     view: &ClusterView<'_>,
     wanted: &[DynamicObject],
 ) -> Result<(), ReconcileError> {
-    let labels = view.labels(BROKER).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
     let uid = view.resource.metadata.uid.as_deref();
-    for (group, version, kind) in PRUNED {
+    for (component, group, version, kind) in PRUNED {
+        let labels = view.labels(component).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
         let names: BTreeSet<String> = wanted.iter().filter(same_kind).map(ResourceExt::name_any).collect();
