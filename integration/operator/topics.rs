@@ -13,6 +13,10 @@ use kafscale::clock::Clock;
 use kafscale::config::Component;
 use kafscale::config::operator::OperatorConfig;
 use kafscale::ids::FencingToken;
+use kafscale::metadata::etcd::{EtcdSettings, EtcdStore};
+use kafscale::metadata::keys::Keys;
+use kafscale::metadata::model::desired::pack;
+use kafscale::metadata::{MetadataStore, Op, Txn, desired};
 use kafscale::operator::crd::{KafscaleCluster, KafscaleTopic, TOPIC_FINALIZER};
 use kafscale::operator::topics::{TopicStats, TopicsConfig, TopicsHandle};
 use kube::core::NamespaceResourceScope;
@@ -112,12 +116,17 @@ impl Operator {
     fn published(&self) -> u64 {
         self.stats.published.load(Ordering::Relaxed)
     }
+
+    /// It leads no more, and has noticed.
+    fn stop(&self) {
+        self.leads.store(false, Ordering::Relaxed);
+        self.handle.stop();
+    }
 }
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        self.leads.store(false, Ordering::Relaxed);
-        self.handle.stop();
+        self.stop();
         self.watches.iter().for_each(JoinHandle::abort);
     }
 }
@@ -405,4 +414,43 @@ async fn a_former_leader_publishes_nothing() {
     world.wait("t", "True", "Live").await;
     world.wait_led("t", Some(2)).await;
     assert_eq!((world.operator.published(), next.published()), (before, 2));
+}
+
+/// Leadership moves from etcd to a Lease, the Lease is deleted, etcd is replaced: its token begins again, below what is stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_that_has_forgotten_publishes_nevertheless() {
+    let mut world = World::start("forgotten").await;
+    let endpoint = world.stack.etcd().endpoint();
+    let store = EtcdStore::connect(EtcdSettings::new(vec![endpoint])).await.expect("etcd answers");
+    let keys = Keys::new("test");
+    let token = async || desired::read(&store, &keys).await.expect("etcd answers").expect("it is there").0.token.0;
+    world.apply("t", "partitions: 1").await.expect("valid");
+    world.wait("t", "True", "Live").await;
+    assert_eq!(token().await, 3);
+    world.operator.stop();
+    world.operator = Operator::start(&world.client, world.namespace.name(), 1);
+    world.apply("t", "partitions: 2").await.expect("valid");
+    world.wait("t", "True", "Live").await;
+    world.wait_led("t", Some(2)).await;
+    assert_eq!((token().await, world.operator.published()), (4, 2), "it took a token once");
+
+    // Somebody else writes, and this operator leads: it does not fight, and says so.
+    let (mut document, _) = desired::read(&store, &keys).await.expect("etcd answers").expect("it is there");
+    document.token = FencingToken(1_000);
+    let put = Op::Put(keys.desired(), pack(&document), None);
+    store.txn(Txn { compares: vec![], ops: vec![put] }).await.expect("etcd answers");
+    world.apply("t", "partitions: 3").await.expect("valid");
+    let topic = world.wait("t", "Unknown", "Superseded").await;
+    assert!(message(&topic).contains("restart this operator"), "{}", message(&topic));
+    assert_eq!(topic["status"]["partitions"], 2, "what is known stays");
+    world.wait_event("TopicsNotPublished", "Superseded").await;
+    assert_eq!((token().await, world.operator.published()), (1_000, 2));
+    world.wait_led("t", Some(2)).await;
+
+    // What it says to do helps.
+    world.operator.stop();
+    world.operator = Operator::start(&world.client, world.namespace.name(), 2);
+    world.wait("t", "True", "Live").await;
+    world.wait_led("t", Some(3)).await;
+    assert_eq!(token().await, 1_001);
 }
