@@ -10,6 +10,7 @@ mod control_plane_tests;
 mod kubelet;
 mod kubelet_tests;
 mod namespace;
+mod rights;
 mod rules;
 mod scenarios;
 mod steering;

@@ -3,6 +3,7 @@
 
 use super::control_plane::wait_for;
 use super::namespace::Namespace;
+use super::rights::Rights;
 use crate::client::Client as Kafka;
 use crate::desired_topics::{configs_of, led_partitions, pairs, set_config};
 use crate::harness::{Backend, Stack, size};
@@ -135,11 +136,17 @@ struct World {
     operator: Operator,
     namespace: Namespace,
     client: Client,
+    rights: Rights,
     stack: Stack,
 }
 
 impl World {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, "").await
+    }
+
+    /// With the rights that the chart gives with these values.
+    async fn start_with(name: &str, values: &str) -> Self {
         let mut stack = Stack::start(name, Backend::S3, &[("KAFSCALE_FLUSH_INTERVAL_MS", "20")]).await;
         let namespace = Namespace::new(name).await;
         super::define(&namespace).await;
@@ -152,9 +159,10 @@ spec: {{s3: {{bucket: records, region: us-east-1, namespace: test}}, etcd: {{end
 "
         );
         namespace.apply(&cluster).await.expect("a cluster");
-        let client = namespace.client().await;
+        let rights = Rights::of_chart(&namespace, values).await;
+        let client = rights.client().await;
         let operator = Operator::start(&client, namespace.name(), 3);
-        Self { operator, namespace, client, stack }
+        Self { operator, namespace, client, rights, stack }
     }
 
     fn address(&self) -> String {
@@ -359,14 +367,15 @@ async fn cluster_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn namespace_terminating() {
-    let mut world = World::start("namespace-ends").await;
+    // Roles go with their namespace: only one for the whole cluster lets the operator clean up (docs/topics.md).
+    let mut world = World::start_with("namespace-ends", "rbac: {scope: cluster}").await;
     world.apply("t", "partitions: 1, deletionPolicy: Delete").await.expect("valid");
     world.wait("t", "True", "Live").await;
     // Nobody could delete the topic.
     world.stack.broker.kill9();
-    let World { operator, namespace, client, stack } = world;
+    let World { operator, namespace, client, rights, stack } = world;
     namespace.delete().await;
-    drop((operator, client, stack));
+    drop((operator, client, rights, stack));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
