@@ -9,6 +9,7 @@ mod control_plane;
 mod control_plane_tests;
 mod kubelet;
 mod kubelet_tests;
+mod manifests;
 mod namespace;
 mod rights;
 mod rules;
