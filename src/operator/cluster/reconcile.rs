@@ -28,13 +28,11 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(1);
 /// Until the next look otherwise; so long a changed secret may go unnoticed.
 const RESYNC: Duration = Duration::from_secs(30);
-/// Kinds of brokers' objects that can become superfluous.
-const PRUNED: [(&str, &str, &str); 4] = [
-    ("", "v1", "ConfigMap"),
-    ("", "v1", "ServiceAccount"),
-    ("networking.k8s.io", "v1", "NetworkPolicy"),
-    ("autoscaling", "v2", "HorizontalPodAutoscaler"),
-];
+/// Kinds of brokers' objects that can become superfluous and do something as long as they are there.
+const PRUNED_AT_ONCE: [(&str, &str, &str); 2] =
+    [("networking.k8s.io", "v1", "NetworkPolicy"), ("autoscaling", "v2", "HorizontalPodAutoscaler")];
+/// Those that pods of an earlier template may still need.
+const PRUNED_WHEN_DONE: [(&str, &str, &str); 2] = [("", "v1", "ConfigMap"), ("", "v1", "ServiceAccount")];
 
 /// Why a look failed.
 #[derive(Debug, thiserror::Error)]
@@ -132,11 +130,14 @@ async fn advance(
         events::scaled(context, view.resource, observed.set_replicas.unwrap_or(0), decision.set_replicas).await;
     }
     step(context, key, view, observed, plan, memory).await?;
+    if why == Why::Changed {
+        prune(context, view, &plan.objects, &PRUNED_AT_ONCE).await?;
+    }
     if decision.progress != Progress::Done {
         return Ok(Next::Soon(SOON));
     }
     if why == Why::Changed {
-        prune(context, view, &plan.objects).await?;
+        prune(context, view, &plan.objects, &PRUNED_WHEN_DONE).await?;
     }
     Ok(Next::Later(jittered(RESYNC)))
 }
@@ -266,17 +267,18 @@ async fn drain(
     Ok(())
 }
 
-/// Deletes objects of the brokers that are not wanted any more: ConfigMaps of old templates, and what was switched off.
+/// Deletes objects of the brokers of these kinds that are not wanted any more: ConfigMaps of old templates, and what was switched off.
 async fn prune(
     context: &OperatorContext,
     view: &ClusterView<'_>,
     wanted: &[DynamicObject],
+    kinds: &[(&str, &str, &str)],
 ) -> Result<(), ReconcileError> {
     let labels = view.labels(BROKER).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
     let uid = view.resource.metadata.uid.as_deref();
-    for (group, version, kind) in PRUNED {
+    for (group, version, kind) in kinds {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
+        let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == *kind);
         let names: BTreeSet<String> = wanted.iter().filter(same_kind).map(ResourceExt::name_any).collect();
         let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), view.namespace(), &resource);
         let there = api.list_metadata(&ListParams::default().labels(&labels.join(","))).await?;
