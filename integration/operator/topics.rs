@@ -29,7 +29,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
 /// The condition Ready of a topic: status and reason.
@@ -84,6 +84,8 @@ fn defaults() -> OperatorConfig {
 struct Operator {
     handle: Arc<TopicsHandle>,
     leads: Arc<AtomicBool>,
+    /// How often it was asked whether it leads: before every write.
+    asked: Arc<AtomicU64>,
     stats: Arc<TopicStats>,
     watches: Vec<JoinHandle<()>>,
 }
@@ -92,7 +94,8 @@ impl Operator {
     fn start(client: &Client, namespace: &str, token: u64) -> Self {
         let (leads, stats) = (Arc::new(AtomicBool::new(true)), Arc::new(TopicStats::default()));
         let reporter = Reporter { controller: "kafscale-operator".into(), instance: None };
-        let told = leads.clone();
+        let asked = Arc::new(AtomicU64::new(0));
+        let told = (leads.clone(), asked.clone());
         let handle = Arc::new(TopicsHandle::start(TopicsConfig {
             client: client.clone(),
             defaults: Arc::new(defaults()),
@@ -101,7 +104,10 @@ impl Operator {
             io: IoPool::current(),
             registry: Arc::new(ActorRegistry::default()),
             token: FencingToken(token),
-            leads: Arc::new(move || told.load(Ordering::Relaxed)),
+            leads: Arc::new(move || {
+                told.1.fetch_add(1, Ordering::Relaxed);
+                told.0.load(Ordering::Relaxed)
+            }),
             stats: stats.clone(),
         }));
         let (of_clusters, of_topics) = (handle.clone(), handle.clone());
@@ -111,7 +117,7 @@ impl Operator {
             follow(clusters, move |all| of_clusters.clusters_changed(all)),
             follow(topics, move |all| of_topics.topics_changed(all)),
         ];
-        Self { handle, leads, stats, watches }
+        Self { handle, leads, asked, stats, watches }
     }
 
     fn published(&self) -> u64 {
@@ -423,6 +429,27 @@ async fn a_former_leader_publishes_nothing() {
     world.wait("t", "True", "Live").await;
     world.wait_led("t", Some(2)).await;
     assert_eq!((world.operator.published(), next.published()), (before, 2));
+}
+
+/// A leader that could not confirm its leadership for a while, and does again before anybody else began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_again_goes_on() {
+    let world = World::start("leads-again").await;
+    world.apply("t", "partitions: 1").await.expect("valid");
+    world.wait("t", "True", "Live").await;
+    let (operator, before) = (&world.operator, world.operator.published());
+    operator.leads.store(false, Ordering::Relaxed);
+    let asked = operator.asked.load(Ordering::Relaxed);
+    world.apply("t", "partitions: 2").await.expect("valid");
+    wait_for("it wants to write", async || match operator.asked.load(Ordering::Relaxed) {
+        now if now > asked => Ok(()),
+        _ => Err(String::new()),
+    })
+    .await;
+    assert_eq!(operator.published(), before);
+    operator.leads.store(true, Ordering::Relaxed);
+    world.wait("t", "True", "Live").await;
+    world.wait_led("t", Some(2)).await;
 }
 
 /// Leadership moves from etcd to a Lease, the Lease is deleted, etcd is replaced: its token begins again, below what is stored.

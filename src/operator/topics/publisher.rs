@@ -40,6 +40,8 @@ const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 15_000;
 /// Between two looks at whether a namespace ends while topics of its wait for their deletion.
 const NAMESPACE_LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at whether this operator leads again.
+const LEADERSHIP_LOOK: Duration = Duration::from_secs(1);
 /// Writes to Kubernetes under way.
 const WRITES_MAX: usize = 8;
 /// Keys of the secret that `spec.etcd.credentialsSecretRef` names.
@@ -100,7 +102,7 @@ impl PublishError {
 enum End {
     /// Another connection is needed.
     Reconnect,
-    /// This operator leads no more, or the cluster is no longer looked after here.
+    /// The cluster is no longer looked after here.
     Stopped,
 }
 
@@ -223,7 +225,7 @@ impl Publisher {
             if Place::of(&input.cluster, &self.config) != place {
                 return Ok(End::Reconnect);
             }
-            let Some(again) = session.step(&store, &keys, &mut seen, &input).await? else { return Ok(End::Stopped) };
+            let again = session.step(&store, &keys, &mut seen, &input).await?;
             let end = tokio::select! {
                 end = follow(&mut events, &keys, &mut seen) => end?,
                 end = quiet(&mut self.input, &mut changes) => {
@@ -358,15 +360,14 @@ impl Session {
         }
     }
 
-    /// Publishes what is to be published and says what became of it. Returns when to look again at the latest, or `None` if this
-    /// operator leads no more.
+    /// Publishes what is to be published and says what became of it. Returns when to look again at the latest.
     async fn step(
         &mut self,
         store: &Arc<dyn MetadataStore>,
         keys: &Keys,
         seen: &mut Seen,
         input: &Input,
-    ) -> Result<Option<Duration>, PublishError> {
+    ) -> Result<Duration, PublishError> {
         let nothing = Default::default();
         let published = seen.document.as_ref().map_or(&nothing, |document| &document.topics);
         let decided = publish::decide(&input.topics, published);
@@ -391,13 +392,14 @@ impl Session {
                 Published::Superseded(stored) => {
                     return Err(PublishError::Superseded { stored, own: self.token.unwrap_or(self.config.token) });
                 }
-                Published::NotLeading => return Ok(None),
+                // Whoever led may lead again; if not, this ends from outside.
+                Published::NotLeading => return Ok(LEADERSHIP_LOOK),
             };
             let token = self.token.unwrap_or(self.config.token);
             seen.document = Some(DesiredValue { v: FORMAT, token, generation, topics: decided.topics });
         }
         self.trouble = None;
-        self.report(input, &decided.verdicts, seen).await.map(Some)
+        self.report(input, &decided.verdicts, seen).await
     }
 
     /// Writes statuses and finalizers that are not as they should be.
