@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-operator test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
+.PHONY: help dev release test test-unit test-broker test-operator operator-soak test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,12 @@ chaos-cluster: ## Kill brokers of a cluster of three under load (KILLS=100, SEED
 rolling: export ROLLS ?= 20
 rolling: ## Restart the brokers of a cluster one after the other under clients (ROLLS=20, S3_PROFILE=none, std or express)
 	$(PROOF) rolling::
+
+operator-soak: export RECONCILES ?= 10000
+operator-soak: export IDLE_SEC ?= 60
+operator-soak: export KUBERNETES_TOPICS ?= 500
+operator-soak: ## The operator's memory, watches and idle CPU over many reconciles, and many topics at once (RECONCILES=10000, IDLE_SEC=60)
+	$(PROOF) operator::soak::
 
 chaos-faults: export DURATION_SEC ?= 30
 chaos-faults: ## Let S3 and etcd fail under load (DURATION_SEC=30 per fault, SEED=)

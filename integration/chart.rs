@@ -7,7 +7,7 @@
 pub mod config;
 mod console;
 mod effects;
-mod golden;
+pub mod golden;
 pub mod helm;
 mod image;
 mod operator;
@@ -15,7 +15,7 @@ mod pages;
 mod pods;
 mod rights;
 mod rules;
-mod samples;
+pub mod samples;
 mod schema;
 mod shape;
 mod values;

@@ -8,7 +8,7 @@ use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::{DeleteTopicsRequest, DescribeConfigsRequest, IncrementalAlterConfigsRequest};
 use kafscale::ids::FencingToken;
-use kafscale::metadata::desired::{self, DesiredTopics, Published};
+use kafscale::metadata::desired::{self, DesiredTopics, Published, Writer};
 use kafscale::metadata::etcd::{EtcdSettings, EtcdStore};
 use kafscale::metadata::keys::Keys;
 use kafscale::metadata::model::desired::{
@@ -45,9 +45,10 @@ impl Operator {
 
     /// Publishes and returns the generation.
     async fn publish(&self, topics: &DesiredTopics) -> u64 {
-        match desired::publish(&*self.store, &self.keys, TOKEN, topics).await.expect("etcd answers") {
-            Published::Written(generation) | Published::Unchanged(generation) => generation,
-            Published::Superseded(token) => panic!("superseded by {token}"),
+        let writer = Writer::Writing(TOKEN);
+        match desired::publish(&*self.store, &self.keys, writer, topics, || true).await.expect("etcd answers") {
+            Published::Written { generation, .. } | Published::Unchanged(generation) => generation,
+            nothing_written => panic!("{nothing_written:?}"),
         }
     }
 
@@ -208,7 +209,8 @@ async fn topics_follow_the_document() {
     let topics = document(&[("orders", orders(6, &[])), ("existing", want("u2", 4, &[]))]);
     let generation = operator.publish(&topics).await;
     assert_eq!(operator.publish(&topics).await, generation);
-    let stale = desired::publish(&*operator.store, &operator.keys, FencingToken(TOKEN.0 - 1), &document(&[])).await;
+    let former = Writer::Writing(FencingToken(TOKEN.0 - 1));
+    let stale = desired::publish(&*operator.store, &operator.keys, former, &document(&[]), || true).await;
     assert_eq!(stale.unwrap(), Published::Superseded(TOKEN));
     operator.settled(generation).await;
 

@@ -36,6 +36,7 @@ mod operator;
 mod pressure;
 mod process;
 mod protocol;
+mod rack_reads;
 mod read_replica;
 mod recover;
 mod rolling;

@@ -146,6 +146,19 @@ END
     done
 }
 
+# The requests of service accounts, without their contents. Those of the controllers are many and nobody asks.
+audit_policy() {
+    cat <<'END'
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: None, userGroups: ["system:serviceaccounts:kube-system"]}
+  - {level: Metadata, userGroups: ["system:serviceaccounts"]}
+  - {level: None}
+END
+}
+
 start_all() {
     local etcd_port etcd_peer api_port kwok_port program
     for program in etcd kube-apiserver kube-controller-manager kube-scheduler kwok kubectl; do
@@ -164,12 +177,14 @@ start_all() {
         kubeconfig kcm.kubeconfig system:kube-controller-manager
         kubeconfig scheduler.kubeconfig system:kube-scheduler
     )
+    audit_policy >"$dir/audit-policy.yaml"
     # A loopback address may not stand in the endpoints of the service `kubernetes`: nobody maintains them.
     start kube-apiserver --etcd-servers "http://127.0.0.1:$etcd_port" \
         --bind-address 127.0.0.1 --advertise-address 127.0.0.1 --secure-port "$api_port" \
         --endpoint-reconciler-type none --service-cluster-ip-range 10.0.0.0/16 \
         --tls-cert-file "$dir/api.crt" --tls-private-key-file "$dir/api.key" --client-ca-file "$dir/ca.crt" \
-        --token-auth-file "$dir/tokens.csv" --authorization-mode Node,RBAC --allow-privileged --enable-admission-plugins PodNodeSelector \
+        --token-auth-file "$dir/tokens.csv" --authorization-mode Node,RBAC --allow-privileged \
+        --audit-policy-file "$dir/audit-policy.yaml" --audit-log-path "$dir/audit.log" --audit-log-maxsize 4000 --enable-admission-plugins PodNodeSelector \
         --service-account-issuer https://kubernetes.default.svc \
         --service-account-key-file "$dir/sa.pub" --service-account-signing-key-file "$dir/sa.key" --profiling=false
     wait_for kube-apiserver kubectl get --raw /readyz

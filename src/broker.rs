@@ -1,5 +1,6 @@
 //! What a broker's request handlers stand on: the cluster image, the led partitions, reads and administrative changes.
 
+use crate::actors::follower::Followers;
 use crate::actors::group::handle::Groups;
 use crate::actors::partition::handle::PartitionRef;
 use crate::actors::partition::producers::ProducerSnapshot;
@@ -16,6 +17,7 @@ use crate::storage::reader::LogReader;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, RwLock};
 
 /// Settings that handlers need, from the configuration.
@@ -115,6 +117,10 @@ pub struct Broker {
     pub health: Arc<S3Health>,
     /// Whether somebody else may lead what this broker believes it leads.
     pub standing: Arc<Standing>,
+    /// What other brokers lead, for consumers of this broker's rack; `None` if it does not follow.
+    pub followers: Option<Arc<Followers>>,
+    /// Partitions of fetches that were answered with another broker to read from.
+    pub sent_away: AtomicU64,
 }
 
 /// How long requests took, from the last byte of a request until its response is ready to be written.

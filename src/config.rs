@@ -234,6 +234,11 @@ impl NodeConfig {
             StorageConfig::Memory => format!("memory:{}", self.namespace),
         }
     }
+
+    /// True if the broker serves consumers of its rack with what other brokers lead.
+    pub fn follows(&self) -> bool {
+        self.rack.is_some() && matches!(self.storage, StorageConfig::S3 { read: Some(_), .. })
+    }
 }
 
 /// A checked configuration of a process.

@@ -58,6 +58,14 @@ pub enum Sabotage {
     ServeAboveHead,
     /// A partition is given away while batches are on their way.
     GiveAwayEarly,
+    /// Nobody notices that the metadata store went back to a backup.
+    OverlookRollback,
+    /// Compaction drops the newest record of a key instead of the older ones.
+    CompactNewest,
+    /// Compaction drops tombstones without waiting for their delete horizon.
+    DropTombstonesEarly,
+    /// Compaction leaves what it has compacted before as it is: older values stay, and the tombstones above them go.
+    CompactDirtyOnly,
 }
 
 static CHOSEN: OnceLock<Sabotage> = OnceLock::new();
@@ -82,6 +90,10 @@ fn named(name: &str) -> Option<Sabotage> {
         "trim-first" => Some(Sabotage::TrimFirst),
         "serve-above-head" => Some(Sabotage::ServeAboveHead),
         "give-away-early" => Some(Sabotage::GiveAwayEarly),
+        "overlook-rollback" => Some(Sabotage::OverlookRollback),
+        "compact-newest" => Some(Sabotage::CompactNewest),
+        "drop-tombstones-early" => Some(Sabotage::DropTombstonesEarly),
+        "compact-dirty-only" => Some(Sabotage::CompactDirtyOnly),
         _ => None,
     }
 }
@@ -139,6 +151,11 @@ pub fn started_from(mut seed: Seed) -> Seed {
         seed.next_offset = Offset(seed.next_offset.0 - 1);
     }
     seed
+}
+
+/// True if compaction drops a record at `offset`, of whose key the newest is at `newest`.
+pub fn is_superseded(newest: Offset, offset: Offset) -> bool {
+    if is(Sabotage::CompactNewest) { newest >= offset } else { newest > offset }
 }
 
 /// The batches of one partition in a fetch.

@@ -205,6 +205,12 @@ pub fn around() -> Vec<Row> {
             "/spec/template/spec/imagePullSecrets",
             "[{name: ghcr}, {name: other}]",
         ),
+        env(
+            "imagePullSecrets",
+            "[ghcr, {name: other}]",
+            "env KAFSCALE_OPERATOR_BROKER_IMAGE_PULL_SECRETS",
+            "ghcr,other",
+        ),
         row("imagePullSecrets", "[ghcr]", CONSOLE, "/spec/template/spec/imagePullSecrets", "[{name: ghcr}]"),
         row(
             "global.imageRegistry",

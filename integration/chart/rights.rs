@@ -79,7 +79,7 @@ fn the_role_is_what_the_operator_needs() {
     grant(&["get", "list", "watch", "patch", "delete"], &["/pods", "/persistentvolumeclaims"]);
     grant(&["create"], &["/pods/eviction"]);
     grant(&["create", "patch"], &["events.k8s.io/events"]);
-    grant(&["get"], &["/secrets"]);
+    grant(&["get"], &["/secrets", "/namespaces"]);
     assert_eq!(found, wanted);
 }
 

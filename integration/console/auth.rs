@@ -96,6 +96,9 @@ async fn over_https_the_cookie_is_for_https_only() {
     assert_eq!(plain.login(ADMIN.0, ADMIN.1).await.status, 200);
 }
 
+/// What is tried, with which headers, and the status and code of the answer.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], u16, &'a str);
+
 #[tokio::test]
 async fn writing_needs_the_token_the_same_origin_json_and_an_administrator() {
     let console = Console::start("console-csrf", &[]).await;
@@ -104,7 +107,7 @@ async fn writing_needs_the_token_the_same_origin_json_and_an_administrator() {
     let origin = format!("http://{}", console.address);
     let json = ("Content-Type", "application/json");
     let path = "/api/v1/brokers/1/drain";
-    let table: [(&str, &[(&str, &str)], u16, &str); 7] = [
+    let table: [Case<'_>; 7] = [
         ("no token", &[json], 403, "csrf"),
         ("another token", &[json, ("X-CSRF-Token", "x")], 403, "csrf"),
         ("no JSON", &[("X-CSRF-Token", &token), ("Content-Type", "text/plain")], 415, "invalid"),

@@ -38,6 +38,12 @@ impl ControlPlane {
         }
     }
 
+    /// Another one, for a test of what belongs to the whole cluster. It ends when it is dropped.
+    pub async fn own() -> Self {
+        let started = tokio::task::spawn_blocking(Self::start).await;
+        started.expect("starting does not panic").unwrap_or_else(|e| panic!("the control plane did not start: {e}"))
+    }
+
     fn start() -> Result<Self, String> {
         let dir = tempfile::Builder::new().prefix("kafscale-k8s-").tempdir().map_err(|e| e.to_string())?.keep();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/control-plane.sh");
@@ -65,6 +71,11 @@ impl ControlPlane {
     /// An administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.join("kubeconfig")
+    }
+
+    /// What service accounts outside of `kube-system` ask the API server for, a line of JSON for each stage of a request.
+    pub fn audit_log(&self) -> PathBuf {
+        self.dir.join("audit.log")
     }
 
     /// Certificate and key of the authority that the API server trusts.

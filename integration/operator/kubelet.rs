@@ -6,11 +6,13 @@
 //! hooks, grace periods, restarts with back-off and the pod's status are as a kubelet has them; the deletion ends when the processes have.
 //!
 //! What differs from a node: an image is a program that the test names ([`Image`]), the file system and the user are the test's, limits are not enforced, back-off
-//! is shorter. There is no DNS: in variables and arguments, names of pods and paths of volumes are replaced by addresses and folders.
+//! is shorter. There is no DNS: in variables and arguments, names of pods and paths of volumes are replaced by addresses and folders. With
+//! [`Kubelet::with_names`] processes resolve names of pods and Services ([`names`]), and images can keep those in what they are told.
 //! Endpoint slices never get these pods, because the API server refuses loopback addresses there.
 
 mod containers;
 mod environment;
+mod names;
 mod probes;
 mod status;
 mod volumes;
@@ -23,6 +25,7 @@ use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt};
+use names::Names;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -40,6 +43,8 @@ pub struct Image {
     pub args: Vec<String>,
     /// Variables unless the container sets them; `$(POD_IP)` is the pod's address.
     pub envs: Vec<(String, String)>,
+    /// Names of pods stay as they are in variables and arguments. Only with [`Kubelet::with_names`].
+    pub keeps_names: bool,
 }
 
 impl Image {
@@ -52,7 +57,7 @@ impl Image {
 
     /// Any program.
     pub fn program(program: &std::path::Path) -> Self {
-        Self { program: program.into(), args: Vec::new(), envs: Vec::new() }
+        Self { program: program.into(), args: Vec::new(), envs: Vec::new(), keeps_names: false }
     }
 }
 
@@ -72,6 +77,7 @@ pub(super) struct Context {
     dir: PathBuf,
     images: Mutex<BTreeMap<String, Image>>,
     replacements: Vec<(String, String)>,
+    names: Option<Names>,
     addresses: Mutex<BTreeMap<String, Ipv4Addr>>,
     /// By the pod's and the container's names.
     running: Mutex<BTreeMap<(String, String), Running>>,
@@ -109,17 +115,37 @@ impl Kubelet {
     /// Runs the pods of `namespace`, now and later. `replacements` are texts and what is put for them in variables and arguments, e.g. for
     /// names of services.
     pub async fn start(namespace: &Namespace, images: &[(&str, Image)], replacements: &[(&str, String)]) -> Self {
+        Self::new(namespace, images, replacements, None).await
+    }
+
+    /// The same where processes resolve names of pods and Services.
+    pub async fn with_names(namespace: &Namespace, images: &[(&str, Image)]) -> Self {
+        Self::new(namespace, images, &[], Some(Names::new(namespace.dir()))).await
+    }
+
+    async fn new(
+        namespace: &Namespace,
+        images: &[(&str, Image)],
+        replacements: &[(&str, String)],
+        names: Option<Names>,
+    ) -> Self {
         let context = Arc::new(Context {
             client: namespace.client().await,
             namespace: namespace.name().to_owned(),
             dir: namespace.dir().to_owned(),
             images: Mutex::new(images.iter().map(|(name, image)| ((*name).to_owned(), image.clone())).collect()),
             replacements: replacements.iter().map(|(from, to)| ((*from).to_owned(), to.clone())).collect(),
+            names,
             addresses: Mutex::default(),
             running: Mutex::default(),
         });
         let task = tokio::spawn(watch_pods(context.clone())).abort_handle();
         Self { context, task }
+    }
+
+    /// What to run so that a program outside of pods resolves names as those inside do.
+    pub fn wrap(&self, program: &std::path::Path, args: &[String]) -> (PathBuf, Vec<String>) {
+        self.context.names.as_ref().map_or_else(|| (program.into(), args.to_vec()), |names| names.wrap(program, args))
     }
 
     /// Makes an image known, or another program for it; pods that run keep theirs.

@@ -7,11 +7,17 @@
 
 mod control_plane;
 mod control_plane_tests;
+mod etcd_restore_tests;
+mod etcd_tests;
 mod kubelet;
 mod kubelet_tests;
+mod manifests;
 mod namespace;
+mod release;
+mod rights;
 mod rules;
 mod scenarios;
+mod soak;
 mod steering;
 mod topics;
 mod world;

@@ -1,6 +1,7 @@
 //! The operator in the life of a cluster.
 
-use super::control_plane::{run, wait_for};
+use super::control_plane::{kubectl, run, wait_for};
+use super::namespace::Namespace;
 use super::world::{BROKEN_IMAGE, IMAGE, NEXT_IMAGE, World, condition};
 use crate::harness::{READY_DEADLINE, SECRET_KEY, quiet, wait_until};
 use crate::workload::{Plan, Workload};
@@ -390,4 +391,95 @@ async fn node_drain_two_brokers() {
     load.fault("node drain", false);
     load.wait_acks(20).await;
     load.finish().await.assert_clean();
+}
+
+/// The autoscaler of Kubernetes changes the cluster's scale, the operator follows, and neither undoes what the other does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hpa_owns_replicas() {
+    let mut world = World::played("hpa").await;
+    world.make_secret().await;
+    let _operator = world.operator(true).await;
+    let manifest = |more: &str| world.cluster("orders", 1, more);
+    let scaling = "autoscaling: {minReplicas: 3, maxReplicas: 5}";
+    world.ns.apply(&manifest(scaling)).await.unwrap();
+    // There are no metrics here, so it does what it can without: it sees to the least.
+    world.ns.wait_object("kafscalecluster/orders", "it is scaled", |c| c["spec"]["brokers"]["replicas"] == 3).await;
+    world.ns.wait_object("statefulset/orders-broker", "three pods", |s| s["status"]["replicas"] == 3).await;
+    let able = |found: &serde_json::Value| condition(found, "AbleToScale").is_some_and(|(status, _)| status == "True");
+    world.ns.wait_object("hpa/orders-broker", "it can scale", able).await;
+    // As it does when there is load.
+    world.ns.kubectl(&["scale", "kafscalecluster", "orders", "--replicas=4"]).await.unwrap();
+    world.ns.wait_object("statefulset/orders-broker", "four pods", |s| s["status"]["replicas"] == 4).await;
+    // Who leaves the number to the autoscaler does not say it, and changes something else.
+    let without = manifest(scaling).replace("brokers: {replicas: 1}", "brokers: {pod: {labels: {team: a}}}");
+    let args = ["apply", "--server-side", "--field-manager=gitops", "-f", "-"];
+    let args = [&["-n", world.ns.name()][..], &args].concat();
+    kubectl(&world.ns.plane().kubeconfig(), &args, &without).await.unwrap();
+    let labelled = |s: &serde_json::Value| s["spec"]["template"]["metadata"]["labels"]["team"] == "a";
+    let set = world.ns.wait_object("statefulset/orders-broker", "the change is there", labelled).await;
+    assert_eq!(set["spec"]["replicas"], 4);
+    assert_eq!(world.ns.get("kafscalecluster/orders").await.unwrap()["spec"]["brokers"]["replicas"], 4);
+    // Without it the number is the user's again.
+    world.patch("orders", r#"{"spec":{"autoscaling":null}}"#).await;
+    world.ns.wait_gone("hpa/orders-broker").await;
+    assert_eq!(world.ns.get("statefulset/orders-broker").await.unwrap()["spec"]["replicas"], 4);
+}
+
+/// One operator for some namespaces: it works in those, with a role in each, and nowhere else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn multi_namespace() {
+    let (blue, green) = (Namespace::new("blue").await, Namespace::new("green").await);
+    let names = format!("[{}, {}]", blue.name(), green.name());
+    let mut world = World::installed("system", &format!("watchNamespaces: {names}")).await;
+    let watched = ("KAFSCALE_OPERATOR_WATCH_NAMESPACES", format!("{},{}", blue.name(), green.name()));
+    let operator = world.operator_with(true, &[watched]).await;
+    // Its own namespace is not among them.
+    world.make_secret().await;
+    world.ns.apply(&world.cluster("mine", 1, "")).await.unwrap();
+    let topic =
+        "apiVersion: kafscale.io/v1alpha1\nkind: KafscaleTopic\nmetadata: {name: t}\nspec: {clusterRef: orders}\n";
+    for namespace in [&blue, &green] {
+        world.make_secret_in(namespace).await;
+        namespace.apply(&world.cluster("orders", 1, "")).await.unwrap();
+        namespace.wait_object("statefulset/orders-broker", "there", |s| s["status"]["replicas"] == 1).await;
+        namespace.apply(topic).await.unwrap();
+        let waits = |t: &serde_json::Value| condition(t, "Ready") == Some(("False", "Pending"));
+        namespace.wait_object("kafscaletopic/t", "it is seen", waits).await;
+    }
+    assert_eq!(operator.metric("kafscale_operator_clusters").await, Some(2.0));
+    assert!(world.ns.get("kafscalecluster/mine").await.unwrap()["status"].is_null());
+    assert!(world.ns.get("statefulset/mine-broker").await.unwrap_err().contains("NotFound"));
+    // One of them goes with everything in it; the other does not notice.
+    blue.kubectl(&["delete", "kafscalecluster,kafscaletopic", "--all"]).await.unwrap();
+    blue.delete().await;
+    let patch = r#"{"spec":{"brokers":{"replicas":2}}}"#;
+    green.kubectl(&["patch", "kafscalecluster", "orders", "--type=merge", "-p", patch]).await.unwrap();
+    green.wait_object("statefulset/orders-broker", "two pods", |s| s["status"]["replicas"] == 2).await;
+}
+
+/// The next version of the operator brings the next image: brokers whose cluster names none follow, one after the other. One that only
+/// starts again finds nothing to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upgrade_operator() {
+    let _quiet = quiet().await;
+    let (mut world, mut first) = serving("upgrade", "").await;
+    let load = load(&world, 3).await;
+    load.fault("upgrade", true);
+    first.process.signal(libc::SIGTERM);
+    assert!(first.process.wait_exit(READY_DEADLINE).await.success(), "{}", first.process.log_tail());
+    let image = ("KAFSCALE_OPERATOR_BROKER_IMAGE", NEXT_IMAGE.to_owned());
+    let mut second = world.operator_with(true, std::slice::from_ref(&image)).await;
+    world.wait_condition("orders", "Progressing", "True", "Draining").await;
+    world.wait_rolled("orders", 3, NEXT_IMAGE).await;
+    load.fault("upgrade", false);
+    load.wait_acks(20).await;
+    load.finish().await.assert_clean();
+    let before = world.uids("orders", 3).await;
+    second.process.kill9();
+    let third = world.operator_with(true, &[image]).await;
+    let looks = r#"controller_runtime_reconcile_total{controller="kafscalecluster",result="success"}"#;
+    let looked = async || third.metric(looks).await.is_some_and(|looks| looks >= 2.0);
+    wait_until("the cluster has been looked at again", READY_DEADLINE, looked).await;
+    world.wait_rolled("orders", 3, NEXT_IMAGE).await;
+    assert_eq!(world.uids("orders", 3).await, before);
 }

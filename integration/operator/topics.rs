@@ -3,6 +3,7 @@
 
 use super::control_plane::wait_for;
 use super::namespace::Namespace;
+use super::rights::Rights;
 use crate::client::Client as Kafka;
 use crate::desired_topics::{configs_of, led_partitions, pairs, set_config};
 use crate::harness::{Backend, Stack, size};
@@ -13,6 +14,10 @@ use kafscale::clock::Clock;
 use kafscale::config::Component;
 use kafscale::config::operator::OperatorConfig;
 use kafscale::ids::FencingToken;
+use kafscale::metadata::etcd::{EtcdSettings, EtcdStore};
+use kafscale::metadata::keys::Keys;
+use kafscale::metadata::model::desired::pack;
+use kafscale::metadata::{MetadataStore, Op, Txn, desired};
 use kafscale::operator::crd::{KafscaleCluster, KafscaleTopic, TOPIC_FINALIZER};
 use kafscale::operator::topics::{TopicStats, TopicsConfig, TopicsHandle};
 use kube::core::NamespaceResourceScope;
@@ -24,7 +29,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
 /// The condition Ready of a topic: status and reason.
@@ -79,6 +84,8 @@ fn defaults() -> OperatorConfig {
 struct Operator {
     handle: Arc<TopicsHandle>,
     leads: Arc<AtomicBool>,
+    /// How often it was asked whether it leads: before every write.
+    asked: Arc<AtomicU64>,
     stats: Arc<TopicStats>,
     watches: Vec<JoinHandle<()>>,
 }
@@ -87,7 +94,8 @@ impl Operator {
     fn start(client: &Client, namespace: &str, token: u64) -> Self {
         let (leads, stats) = (Arc::new(AtomicBool::new(true)), Arc::new(TopicStats::default()));
         let reporter = Reporter { controller: "kafscale-operator".into(), instance: None };
-        let told = leads.clone();
+        let asked = Arc::new(AtomicU64::new(0));
+        let told = (leads.clone(), asked.clone());
         let handle = Arc::new(TopicsHandle::start(TopicsConfig {
             client: client.clone(),
             defaults: Arc::new(defaults()),
@@ -96,7 +104,10 @@ impl Operator {
             io: IoPool::current(),
             registry: Arc::new(ActorRegistry::default()),
             token: FencingToken(token),
-            leads: Arc::new(move || told.load(Ordering::Relaxed)),
+            leads: Arc::new(move || {
+                told.1.fetch_add(1, Ordering::Relaxed);
+                told.0.load(Ordering::Relaxed)
+            }),
             stats: stats.clone(),
         }));
         let (of_clusters, of_topics) = (handle.clone(), handle.clone());
@@ -106,18 +117,23 @@ impl Operator {
             follow(clusters, move |all| of_clusters.clusters_changed(all)),
             follow(topics, move |all| of_topics.topics_changed(all)),
         ];
-        Self { handle, leads, stats, watches }
+        Self { handle, leads, asked, stats, watches }
     }
 
     fn published(&self) -> u64 {
         self.stats.published.load(Ordering::Relaxed)
     }
+
+    /// It leads no more, and has noticed.
+    fn stop(&self) {
+        self.leads.store(false, Ordering::Relaxed);
+        self.handle.stop();
+    }
 }
 
 impl Drop for Operator {
     fn drop(&mut self) {
-        self.leads.store(false, Ordering::Relaxed);
-        self.handle.stop();
+        self.stop();
         self.watches.iter().for_each(JoinHandle::abort);
     }
 }
@@ -126,11 +142,17 @@ struct World {
     operator: Operator,
     namespace: Namespace,
     client: Client,
+    rights: Rights,
     stack: Stack,
 }
 
 impl World {
     async fn start(name: &str) -> Self {
+        Self::start_with(name, "").await
+    }
+
+    /// With the rights that the chart gives with these values.
+    async fn start_with(name: &str, values: &str) -> Self {
         let mut stack = Stack::start(name, Backend::S3, &[("KAFSCALE_FLUSH_INTERVAL_MS", "20")]).await;
         let namespace = Namespace::new(name).await;
         super::define(&namespace).await;
@@ -143,9 +165,10 @@ spec: {{s3: {{bucket: records, region: us-east-1, namespace: test}}, etcd: {{end
 "
         );
         namespace.apply(&cluster).await.expect("a cluster");
-        let client = namespace.client().await;
+        let rights = Rights::of_chart(&namespace, values).await;
+        let client = rights.client().await;
         let operator = Operator::start(&client, namespace.name(), 3);
-        Self { operator, namespace, client, stack }
+        Self { operator, namespace, client, rights, stack }
     }
 
     fn address(&self) -> String {
@@ -350,14 +373,15 @@ async fn cluster_gone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn namespace_terminating() {
-    let mut world = World::start("namespace-ends").await;
+    // Roles go with their namespace: only one for the whole cluster lets the operator clean up (docs/topics.md).
+    let mut world = World::start_with("namespace-ends", "rbac: {scope: cluster}").await;
     world.apply("t", "partitions: 1, deletionPolicy: Delete").await.expect("valid");
     world.wait("t", "True", "Live").await;
     // Nobody could delete the topic.
     world.stack.broker.kill9();
-    let World { operator, namespace, client, stack } = world;
+    let World { operator, namespace, client, rights, stack } = world;
     namespace.delete().await;
-    drop((operator, client, stack));
+    drop((operator, client, rights, stack));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -405,4 +429,64 @@ async fn a_former_leader_publishes_nothing() {
     world.wait("t", "True", "Live").await;
     world.wait_led("t", Some(2)).await;
     assert_eq!((world.operator.published(), next.published()), (before, 2));
+}
+
+/// A leader that could not confirm its leadership for a while, and does again before anybody else began.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leads_again_goes_on() {
+    let world = World::start("leads-again").await;
+    world.apply("t", "partitions: 1").await.expect("valid");
+    world.wait("t", "True", "Live").await;
+    let (operator, before) = (&world.operator, world.operator.published());
+    operator.leads.store(false, Ordering::Relaxed);
+    let asked = operator.asked.load(Ordering::Relaxed);
+    world.apply("t", "partitions: 2").await.expect("valid");
+    wait_for("it wants to write", async || match operator.asked.load(Ordering::Relaxed) {
+        now if now > asked => Ok(()),
+        _ => Err(String::new()),
+    })
+    .await;
+    assert_eq!(operator.published(), before);
+    operator.leads.store(true, Ordering::Relaxed);
+    world.wait("t", "True", "Live").await;
+    world.wait_led("t", Some(2)).await;
+}
+
+/// Leadership moves from etcd to a Lease, the Lease is deleted, etcd is replaced: its token begins again, below what is stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_that_has_forgotten_publishes_nevertheless() {
+    let mut world = World::start("forgotten").await;
+    let endpoint = world.stack.etcd().endpoint();
+    let store = EtcdStore::connect(EtcdSettings::new(vec![endpoint])).await.expect("etcd answers");
+    let keys = Keys::new("test");
+    let token = async || desired::read(&store, &keys).await.expect("etcd answers").expect("it is there").0.token.0;
+    world.apply("t", "partitions: 1").await.expect("valid");
+    world.wait("t", "True", "Live").await;
+    assert_eq!(token().await, 3);
+    world.operator.stop();
+    world.operator = Operator::start(&world.client, world.namespace.name(), 1);
+    world.apply("t", "partitions: 2").await.expect("valid");
+    world.wait("t", "True", "Live").await;
+    world.wait_led("t", Some(2)).await;
+    assert_eq!((token().await, world.operator.published()), (4, 2), "it took a token once");
+
+    // Somebody else writes, and this operator leads: it does not fight, and says so.
+    let (mut document, _) = desired::read(&store, &keys).await.expect("etcd answers").expect("it is there");
+    document.token = FencingToken(1_000);
+    let put = Op::Put(keys.desired(), pack(&document), None);
+    store.txn(Txn { compares: vec![], ops: vec![put] }).await.expect("etcd answers");
+    world.apply("t", "partitions: 3").await.expect("valid");
+    let topic = world.wait("t", "Unknown", "Superseded").await;
+    assert!(message(&topic).contains("restart this operator"), "{}", message(&topic));
+    assert_eq!(topic["status"]["partitions"], 2, "what is known stays");
+    world.wait_event("TopicsNotPublished", "Superseded").await;
+    assert_eq!((token().await, world.operator.published()), (1_000, 2));
+    world.wait_led("t", Some(2)).await;
+
+    // What it says to do helps.
+    world.operator.stop();
+    world.operator = Operator::start(&world.client, world.namespace.name(), 2);
+    world.wait("t", "True", "Live").await;
+    world.wait_led("t", Some(3)).await;
+    assert_eq!(token().await, 1_001);
 }

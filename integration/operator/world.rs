@@ -1,16 +1,16 @@
-//! A namespace with the operator in it, with the rights that it needs and no others, and the services around it: etcd, S3,
+//! A namespace with the operator in it, with the rights that the chart gives it and no others, and the services around it: etcd, S3,
 //! and either real brokers behind pods or pods that kwok plays.
 
 use super::control_plane::wait_for;
 use super::kubelet::{Image, Kubelet};
 use super::namespace::{Namespace, label_pods};
+use super::rights::Rights;
 use crate::harness::{
-    ACCESS_KEY, BUCKET, Etcd, READY_DEADLINE, REGION, S3Server, SECRET_KEY, binary, http, wait_until,
+    ACCESS_KEY, BUCKET, Etcd, READY_DEADLINE, REGION, S3Server, SECRET_KEY, binary, http, tool, wait_until,
 };
 use crate::process::{Process, free_port};
 use kafscale::operator::crd;
 use serde_json::Value;
-use std::path::PathBuf;
 
 /// The image of brokers.
 pub const IMAGE: &str = "kafscale:test";
@@ -19,22 +19,10 @@ pub const NEXT_IMAGE: &str = "kafscale:next";
 /// An image whose program ends at once.
 pub const BROKEN_IMAGE: &str = "kafscale:broken";
 
-/// What the operator may do.
-const RULES: &str = "
-- {apiGroups: [kafscale.io], resources: [kafscaleclusters, kafscaletopics], verbs: [get, list, watch, patch, update]}
-- {apiGroups: [kafscale.io], resources: [kafscaleclusters/status, kafscaletopics/status], verbs: [get, patch, update]}
-- {apiGroups: [kafscale.io], resources: [kafscaleclusters/finalizers, kafscaletopics/finalizers], verbs: [patch, update]}
-- {apiGroups: [apps], resources: [statefulsets], verbs: [get, list, watch, create, patch, update, delete]}
-- {apiGroups: [''], resources: [services, configmaps, serviceaccounts], verbs: [get, list, watch, create, patch, update, delete]}
-- {apiGroups: [''], resources: [pods], verbs: [get, list, watch, patch, delete]}
-- {apiGroups: [''], resources: [secrets], verbs: [get]}
-- {apiGroups: [policy], resources: [poddisruptionbudgets], verbs: [get, list, watch, create, patch, update, delete]}
-- {apiGroups: [networking.k8s.io], resources: [networkpolicies], verbs: [get, list, watch, create, patch, update, delete]}
-- {apiGroups: [batch], resources: [cronjobs], verbs: [get, list, watch, create, patch, update, delete]}
-- {apiGroups: [autoscaling], resources: [horizontalpodautoscalers], verbs: [get, list, watch, create, patch, update, delete]}
-- {apiGroups: [events.k8s.io], resources: [events], verbs: [create, patch]}
-- {apiGroups: [coordination.k8s.io], resources: [leases], verbs: [get, create, update]}
-";
+/// The image of managed etcd that operators take by default.
+pub const ETCD_IMAGE: &str = "quay.io/coreos/etcd:v3.5.12";
+/// The same of what uploads snapshots.
+pub const AWS_IMAGE: &str = "amazon/aws-cli:2.15.0";
 
 /// An operator's process.
 #[derive(Debug)]
@@ -83,7 +71,8 @@ pub struct World {
     pub s3: S3Server,
     /// What runs brokers, if they are real.
     pub kubelet: Option<Kubelet>,
-    kubeconfig: PathBuf,
+    /// What the operators may do.
+    pub rights: Rights,
     operators: u32,
 }
 
@@ -98,30 +87,59 @@ impl World {
         world
     }
 
+    /// With brokers, members of managed etcd, and jobs of snapshots that are real processes.
+    pub async fn managed(test: &str) -> Self {
+        let mut world = Self::played(test).await;
+        label_pods(&world.ns, "kafscale.io/cluster", "orders").await;
+        let etcd = Image { keeps_names: true, ..Image::program(&tool("etcd")) };
+        // A shell, and `aws` where it finds it.
+        let path = std::env::var("PATH").expect("there is a PATH");
+        let folder = tool("aws").parent().expect("it is in a folder").display().to_string();
+        let aws = Image { envs: vec![("PATH".to_owned(), format!("{folder}:{path}"))], ..Image::program(&tool("aws")) };
+        let images = [(IMAGE, Image::kafscale()), (ETCD_IMAGE, etcd), (AWS_IMAGE, aws)];
+        world.kubelet = Some(Kubelet::with_names(&world.ns, &images).await);
+        world
+    }
+
     /// With pods that are ready at once and behind which nobody answers.
     pub async fn played(test: &str) -> Self {
+        Self::installed(test, "").await
+    }
+
+    /// The same, with the rights that the chart gives with these values.
+    pub async fn installed(test: &str, values: &str) -> Self {
         let ns = Namespace::new(test).await;
         let definitions = crd::definitions().each_ref().map(crd::yaml).join("---\n");
         wait_for("the definitions", async || ns.plane().apply(&definitions).await).await;
         let (etcd, s3) = (Etcd::start(ns.dir()).await, S3Server::start(ns.dir()).await);
-        let kubeconfig = ns.service_account("operator", RULES).await;
-        Self { ns, etcd, s3, kubelet: None, kubeconfig, operators: 0 }
+        let rights = Rights::of_chart(&ns, values).await;
+        Self { ns, etcd, s3, kubelet: None, rights, operators: 0 }
     }
 
     /// Makes the secret that clusters name.
     pub async fn make_secret(&self) {
+        self.make_secret_in(&self.ns).await;
+    }
+
+    /// The same in another namespace.
+    pub async fn make_secret_in(&self, namespace: &Namespace) {
         let access = format!("--from-literal=KAFSCALE_S3_ACCESS_KEY={ACCESS_KEY}");
         let secret = format!("--from-literal=KAFSCALE_S3_SECRET_KEY={SECRET_KEY}");
-        self.ns.kubectl(&["create", "secret", "generic", "s3", &access, &secret]).await.expect("a secret");
+        namespace.kubectl(&["create", "secret", "generic", "s3", &access, &secret]).await.expect("a secret");
     }
 
     /// Starts an operator. With `with_etcd` clusters that name no etcd get this world's, and the election is there.
     pub async fn operator(&mut self, with_etcd: bool) -> Operator {
+        self.operator_with(with_etcd, &[]).await
+    }
+
+    /// The same, with more variables.
+    pub async fn operator_with(&mut self, with_etcd: bool, more: &[(&str, String)]) -> Operator {
         let metrics = format!("127.0.0.1:{}", free_port());
         let name = format!("operator-{}", self.operators);
         self.operators += 1;
         let mut envs = vec![
-            ("KUBECONFIG".to_owned(), self.kubeconfig.display().to_string()),
+            ("KUBECONFIG".to_owned(), self.rights.kubeconfig().display().to_string()),
             ("KAFSCALE_OPERATOR_BROKER_IMAGE".to_owned(), IMAGE.to_owned()),
             ("KAFSCALE_OPERATOR_METRICS_ADDR".to_owned(), metrics.clone()),
             ("KAFSCALE_OPERATOR_POD_NAME".to_owned(), name.clone()),
@@ -130,8 +148,14 @@ impl World {
         if with_etcd {
             envs.push(("KAFSCALE_OPERATOR_ETCD_ENDPOINTS".to_owned(), self.etcd.endpoint()));
         }
+        envs.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         let log = self.ns.dir().join(format!("{name}.log"));
-        let process = Process::spawn(&name, &binary(), &["operator".to_owned()], &envs, &log);
+        let args = ["operator".to_owned()];
+        let (program, args) = match &self.kubelet {
+            Some(kubelet) => kubelet.wrap(&binary(), &args),
+            None => (binary(), args.to_vec()),
+        };
+        let process = Process::spawn(&name, &program, &args, &envs, &log);
         let mut operator = Operator { process, metrics };
         operator.wait_ready().await;
         operator

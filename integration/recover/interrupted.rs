@@ -1,4 +1,5 @@
-//! A recovery that ends after any of its transactions is finished by another one, on memory stores.
+//! A recovery that ends after any of its transactions is finished by another one, on memory stores, and what it has sent and is
+//! applied after that changes nothing.
 
 use crate::client::Batch;
 use crate::sim::{Process, World};
@@ -8,7 +9,7 @@ use kafscale::actors::partition::handle::ValidBatch;
 use kafscale::ids::{Offset, WriterId};
 use kafscale::metadata::embedded::EmbeddedStore;
 use kafscale::metadata::keys::Keys;
-use kafscale::metadata::model::{self, ClusterValue, LiveValue, WriterState};
+use kafscale::metadata::model::{self, LiveValue, WriterState};
 use kafscale::metadata::ownership::Ownership;
 use kafscale::metadata::{Entry, LeaseId, MetadataError, MetadataStore, Revision, Txn, TxnOutcome, WatchEvent};
 use kafscale::protocol::batch::BatchHeader;
@@ -16,10 +17,10 @@ use kafscale::recover::apply::{Apply, ApplyError};
 use kafscale::recover::plan::{Plan, Store, plan};
 use kafscale::recover::read_store;
 use kafscale::recover::survey::Survey;
+use kafscale::storage::ObjectStore;
 use kafscale::storage::layout::Layout;
-use kafscale::storage::{ObjectStore, Payload};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::LocalSet;
@@ -31,6 +32,8 @@ const NOW_MS: i64 = 1_800_000_000_000;
 struct Dying {
     inner: Arc<dyn MetadataStore>,
     left: AtomicI64,
+    /// The first one that was not answered.
+    held: Mutex<Option<Txn>>,
 }
 
 #[async_trait]
@@ -45,6 +48,7 @@ impl MetadataStore for Dying {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetadataError> {
         if self.left.fetch_sub(1, Ordering::Relaxed) <= 0 {
+            self.held.lock().unwrap().get_or_insert(txn);
             return Err(MetadataError::Unavailable { message: "it died".into() });
         }
         self.inner.txn(txn).await
@@ -122,8 +126,6 @@ async fn history(world: &std::rc::Rc<World>) -> Scene {
     produce(world, &second, 1, 4).await;
     produce(world, &second, 3, 1).await;
     let (layout, (_, keys)) = (second.context.layout.clone(), world.metadata());
-    let cluster = ClusterValue { v: 1, cluster_id: second.context.cluster_id.clone(), generation: 0 };
-    world.raw.create(&layout.cluster(), &Payload::new(vec![model::encode(&cluster)], 1)).await.unwrap();
     drop(second);
     Scene { objects: world.raw.clone(), layout, keys }
 }
@@ -138,11 +140,15 @@ async fn scenario(lost: bool) {
             false => world.metadata().0,
         };
         let left = AtomicI64::new(transactions);
-        let done = scene.recover(Arc::new(Dying { inner: metadata.clone(), left })).await.is_ok();
+        let dying = Arc::new(Dying { inner: metadata.clone(), left, held: Mutex::default() });
+        let done = scene.recover(dying.clone()).await.is_ok();
         assert_eq!(scene.may_register(&metadata).await, done || transactions == 0, "after {transactions}");
         if !done {
             interrupted += 1;
             scene.recover(metadata.clone()).await.unwrap();
+            let late = dying.held.lock().unwrap().take().expect("it died there");
+            let applied = metadata.txn(late).await.unwrap();
+            assert!(matches!(applied, TxnOutcome::Rejected(_)), "transaction {transactions} comes late");
         }
         assert!(scene.may_register(&metadata).await);
         // What is there now is what another recovery would write.

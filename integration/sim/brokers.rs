@@ -49,7 +49,10 @@ impl Brokers {
                     }
                     let attempts_max = START_ATTEMPTS_MAX + MORE_ATTEMPTS_MAX;
                     let fails_for_ever = error.contains("panicked") || attempts == attempts_max;
-                    assert!(!fails_for_ever, "broker {node} does not start without faults: {error}");
+                    assert!(
+                        !fails_for_ever,
+                        "broker {node} does not start any more, {attempts} times in a row: {error}"
+                    );
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
@@ -114,6 +117,7 @@ impl Brokers {
                 let process = &self.running[one(random, self.running.len())];
                 let shift_ms = random.below(2 * CLOCK_SHIFT_MS_MAX) as i64 - CLOCK_SHIFT_MS_MAX as i64;
                 process.clock_shift_ms.store(shift_ms, Ordering::Relaxed);
+                world.keyed.borrow_mut().clock_jumps();
             }
             16 => {
                 world.trace.happened("broker: drain called off");
@@ -128,6 +132,15 @@ impl Brokers {
         }
         self.zombies.retain(|_| random.below(4) > 0);
         self.publish(world);
+    }
+
+    /// Stops some of those that run as by SIGSTOP, and forgets them.
+    pub fn put_to_sleep(&mut self, random: &mut Rng) -> Vec<Process> {
+        let (asleep, rest) = self.running.drain(..).partition(|_| random.below(4) == 0);
+        self.running = rest;
+        let asleep: Vec<Process> = asleep;
+        asleep.iter().for_each(|p| p.link.sleep());
+        asleep
     }
 
     /// Everybody can reach the stores and runs, and nobody lives who was replaced.

@@ -2,7 +2,7 @@
 
 use super::clients::value;
 use super::world::Told;
-use super::{PARTITIONS, Process, World};
+use super::{PARTITIONS, Process, World, compacted};
 use crate::client::read_records;
 use kafscale::actors::membership::LEASE_TTL;
 use kafscale::ids::Seq;
@@ -48,14 +48,18 @@ pub async fn nothing_is_left(world: &World, last: &Process) {
     let (value, _) = writers.remove(&me).expect("it is registered");
     assert!(writers.is_empty(), "writers of the past: {writers:?}");
     let partitions = last.context.ownership.partitions().await.expect("no faults");
-    assert_eq!(partitions.len(), PARTITIONS as usize, "of deleted topics: {partitions:?}");
+    let expected = compacted::partitions(world).len();
+    assert_eq!(partitions.len(), expected, "of deleted topics: {partitions:?}");
     let pointer = value.checkpoint.expect("it was just written");
     let key = ObjectKey::new(pointer.key.as_str());
     let (bytes, _) = world.raw.get_suffix(&key, u64::from(u32::MAX)).await.expect("it is pointed to");
     let checkpoint = Checkpoint::decode(&key, &bytes).expect("no faults");
     let mut left = keys(world).await;
     left.retain(|key| !matches!(last.context.layout.parse(key), Some(ParsedKey::Wal { writer, .. }) if writer == me));
-    left.remove(&key);
+    let layout = &last.context.layout;
+    for needed in [&key, &layout.cluster(), &layout.registered(me)] {
+        left.remove(needed);
+    }
     for known in checkpoint.objects.iter().map(|o| &o.key).chain(checkpoint.garbage.iter().map(|g| &g.key)) {
         left.remove(&ObjectKey::new(known.as_str()));
     }

@@ -20,6 +20,9 @@ use std::time::Duration;
 /// Partitions of each topic that comes and goes.
 const PARTITIONS_OF_CHURN: i32 = 2;
 
+/// How often a coordinator may not answer in a row.
+const OFFSETS_ATTEMPTS_MAX: u32 = 600;
+
 /// Values of a batch, and the batch.
 type Sent = (Vec<u64>, ValidBatch);
 
@@ -41,14 +44,14 @@ pub async fn produce(world: Rc<World>, producer: u64, partition: i32, seed: u64)
             world.sent.set(world.sent.get() + ids.len() as u64);
             queue.push_back((ids, ValidBatch { bytes, header, log_append_time_ms: None }));
         }
-        if let Some((_, found)) = world.leader(&world.key(partition), &mut random) {
-            send(&world, partition, &found, &mut queue).await;
+        if let Some((broker, found)) = world.leader(&world.key(partition), &mut random) {
+            send(&world, partition, &broker, &found, &mut queue).await;
         }
         tokio::time::sleep(Duration::from_millis(random.below(250))).await;
     }
 }
 
-async fn send(world: &World, partition: i32, found: &PartitionRef, queue: &mut VecDeque<Sent>) {
+async fn send(world: &World, partition: i32, broker: &Reachable, found: &PartitionRef, queue: &mut VecDeque<Sent>) {
     let waiting: Vec<_> = queue.iter().map(|(_, batch)| found.append(batch.clone())).collect();
     for receiver in waiting {
         let Ok(receiver) = receiver else { break };
@@ -64,7 +67,8 @@ async fn send(world: &World, partition: i32, found: &PartitionRef, queue: &mut V
                 });
             }
             Err(error @ (AppendError::OutOfOrderSequence { .. } | AppendError::InvalidProducerEpoch { .. })) => {
-                assert!(found.view.leader_epoch < world.ownership(partition).epoch, "partition {partition}: {error}");
+                let is_replaced = || found.view.leader_epoch < world.ownership(partition).epoch;
+                assert!(!world.is_of_today(broker) || is_replaced(), "partition {partition}: {error}");
                 break; // it was replaced, and does not know
             }
             Err(_retriable) => break,
@@ -85,15 +89,19 @@ pub async fn consume(world: Rc<World>, partition: i32, seed: u64) {
         if broker.link.is_paused() {
             continue;
         }
-        let confirmed = world.ownership(partition).log_start;
-        assert!(
-            found.view.log_start() <= confirmed,
-            "partition {partition}: {confirmed} is the log start that is stored"
-        );
+        if world.is_of_today(&broker) {
+            let confirmed = world.ownership(partition).log_start;
+            let shown = found.view.log_start();
+            assert!(
+                shown <= confirmed,
+                "partition {partition}: {confirmed} is the log start that is stored, not {shown}"
+            );
+        }
         let bytes_max = random.below(3_000) as usize;
         let read = broker.reader.read(&found.view, Offset(next), bytes_max, true);
         let Ok(read) = tokio::time::timeout(ACK_TIMEOUT, read).await else { continue };
-        let leads = found.view.leader_epoch == world.ownership(partition).epoch && !found.view.is_closed();
+        let epoch = world.ownership_if_any(partition).map(|v| v.epoch);
+        let leads = world.is_of_today(&broker) && epoch == Some(found.view.leader_epoch) && !found.view.is_closed();
         match read {
             Ok(batches) => next = hear(&world, partition, next, &batches),
             Err(ReadError::OutOfRange) if next < found.view.log_start().0 => next = found.view.log_start().0,
@@ -140,12 +148,14 @@ pub async fn trim(world: Rc<World>, partition: i32, seed: u64) {
         if broker.link.is_paused() || to > found.view.high_watermark().0 {
             continue; // in the second case it was replaced, and does not know
         }
-        let raises = [(key, Offset(to))];
+        let (raises, age) = ([(key, Offset(to))], world.age.get());
         let raise = broker.context.raise_log_starts(&raises);
         if let Ok(Ok(())) = tokio::time::timeout(ACK_TIMEOUT, raise).await {
             world.trace.happened("client: records deleted");
             world.trace.event(format_args!("trimmed {partition} to {to}"));
-            world.told(partition, |told| told.trimmed = told.trimmed.max(to));
+            if world.age.get() == age {
+                world.told(partition, |told| told.trimmed = told.trimmed.max(to));
+            }
         }
     }
 }
@@ -171,7 +181,9 @@ pub async fn churn(world: Rc<World>, seed: u64) {
                 drop(tokio::time::timeout(Duration::from_secs(1), receiver).await);
             }
         }
-        world.admin().delete_topic(&name, topic).await.expect("no faults");
+        let age = world.age.get();
+        let deleted = world.admin().delete_topic(&name, topic).await;
+        assert!(deleted.is_ok() || age > 0, "{name}: {deleted:?}"); // a backup may not have it
         world.trace.happened("client: topic deleted");
     }
 }
@@ -200,13 +212,15 @@ pub async fn commit(world: Rc<World>, group: u64, seed: u64) {
         let topic_id = world.topic.get().expect("created first");
         let partition_index = PartitionIndex(partition);
         let commit = OffsetToCommit { topic: "sim".into(), topic_id, partition: partition_index, committed };
-        let nobody = Caller { generation: -1, ..Caller::default() };
+        let (nobody, age) = (Caller { generation: -1, ..Caller::default() }, world.age.get());
         let call = broker.groups.call(Call::Commit(name.as_str().into(), nobody, vec![commit]));
         match tokio::time::timeout(ACK_TIMEOUT, call).await {
             Ok(Ok(Answer::Committed(rows))) => {
                 assert_eq!(rows, [Ok(())]);
                 world.trace.event(format_args!("committed {group} {partition} {offset}"));
-                world.committed.borrow_mut().insert((group, partition), offset);
+                if world.age.get() == age {
+                    world.committed.borrow_mut().insert((group, partition), offset);
+                }
             }
             Ok(Ok(other)) => panic!("{other:?} to a commit"),
             Ok(Err(_)) | Err(_) => {} // perhaps committed
@@ -217,7 +231,10 @@ pub async fn commit(world: Rc<World>, group: u64, seed: u64) {
 /// A process has every offset that anybody knows of, of the groups that it coordinates.
 pub async fn check_offsets(world: &World, broker: &Reachable) {
     for group in 0..GROUPS {
+        let mut attempts = 0;
         while broker.groups.coordinates(&format!("g{group}")) && !check_group(world, broker, group).await {
+            attempts += 1;
+            assert!(attempts < OFFSETS_ATTEMPTS_MAX, "group {group}: its coordinator never answers");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
@@ -234,7 +251,7 @@ async fn check_group(world: &World, broker: &Reachable, group: u64) -> bool {
         Ok(Ok(other)) => panic!("{other:?} to a fetch"),
         Ok(Err(_)) | Err(_) => return false,
     };
-    if !(was_coordinator && world.may_coordinate(writer, &name)) {
+    if !(was_coordinator && world.may_coordinate(writer, &name) && world.is_of_today(broker)) {
         return true; // another one has perhaps newer offsets
     }
     let offsets: BTreeMap<i32, i64> =

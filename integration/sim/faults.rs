@@ -6,9 +6,11 @@ use super::link::Link;
 use super::trace::Trace;
 use crate::workload::Rng;
 use async_trait::async_trait;
-use kafscale::metadata::embedded::EmbeddedStore;
+use kafscale::metadata::embedded::{Backup, EmbeddedStore};
+use kafscale::metadata::rollback::Remembered;
 use kafscale::metadata::{Entry, LeaseId, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome, WatchEvent};
 use kafscale::storage::{self, Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
+use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +20,17 @@ use tokio::sync::mpsc;
 /// Watches that end or are compacted, per thousand events, while the store fails.
 const WATCH_FAULTS: u64 = 10;
 
+/// How a backup is restored.
+#[derive(Debug, Clone, Copy)]
+pub struct How {
+    /// What is added to its revision (`--bump-revision`).
+    pub bump: Revision,
+    /// Its leases begin anew; otherwise they are gone.
+    pub keep_leases: bool,
+    /// The store gives itself another id.
+    pub is_another_cluster: bool,
+}
+
 /// Calls fail: before they took effect, after it, or they take effect later.
 #[derive(Debug)]
 pub struct FaultyMetadata {
@@ -26,6 +39,9 @@ pub struct FaultyMetadata {
     random: Mutex<Rng>,
     /// Failures per thousand calls.
     failures: AtomicU64,
+    /// The id that the store gives itself, and how often it went back to a backup.
+    cluster: AtomicU64,
+    restores: AtomicU64,
     trace: Arc<Trace>,
 }
 
@@ -33,7 +49,16 @@ impl FaultyMetadata {
     /// An empty store without faults.
     pub fn new(random: Rng, trace: Arc<Trace>) -> Self {
         let inner = Arc::new(EmbeddedStore::in_memory());
-        Self { inner, random: Mutex::new(random), failures: AtomicU64::new(0), trace }
+        let (failures, cluster, restores) = (AtomicU64::new(0), AtomicU64::new(1), AtomicU64::new(0));
+        Self { inner, random: Mutex::new(random), failures, cluster, restores, trace }
+    }
+
+    /// Goes back to a backup. What is on its way does not arrive.
+    pub fn restore(&self, backup: &Backup, how: How) {
+        self.restores.fetch_add(1, Ordering::Relaxed);
+        self.cluster.fetch_add(u64::from(how.is_another_cluster), Ordering::Relaxed);
+        self.inner.restore(backup, how.bump, how.keep_leases);
+        self.trace.event(format_args!("metadata is as it was at revision {}: {how:?}", backup.revision()));
     }
 
     /// From now on so many of a thousand transactions fail, and a third as many other calls.
@@ -121,15 +146,49 @@ fn unavailable(message: &str) -> MetadataError {
 }
 
 /// A process's view of the metadata store.
-#[derive(Debug)]
 pub struct NodeMetadata {
     /// The store that all share.
     pub shared: Arc<FaultyMetadata>,
     /// The way there.
     pub link: Arc<Link>,
+    /// What the store has said, as the product's client of etcd remembers it.
+    remembered: Remembered,
+    on_went_back: WentBackHook,
+}
+
+/// Hears of a store that went back.
+pub type WentBackHook = Box<dyn Fn(&MetadataError) + Send + Sync>;
+
+impl fmt::Debug for NodeMetadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeMetadata").field("remembered", &self.remembered).finish_non_exhaustive()
+    }
 }
 
 impl NodeMetadata {
+    /// The store behind `link`.
+    pub fn new(shared: Arc<FaultyMetadata>, link: Arc<Link>, on_went_back: WentBackHook) -> Self {
+        Self { shared, link, remembered: Remembered::default(), on_went_back }
+    }
+
+    /// A linearizable call, whose answer says no less than those before. `revision` is the one of an answer, which is the
+    /// store's if the answer has none.
+    async fn linearizable<T>(
+        &self,
+        call: impl Future<Output = Result<T, MetadataError>>,
+        revision: impl Fn(&T) -> Option<Revision>,
+    ) -> Result<T, MetadataError> {
+        let floor = self.remembered.floor();
+        let call = async {
+            let answer = call.await?;
+            let said = revision(&answer).unwrap_or_else(|| self.shared.inner.revision());
+            Ok((answer, said, self.shared.cluster.load(Ordering::Relaxed)))
+        };
+        let (answer, revision, cluster) = self.across(call).await?;
+        self.remembered.compare(revision, cluster, floor).inspect_err(|error| (self.on_went_back)(error))?;
+        Ok(answer)
+    }
+
     async fn across<T>(&self, call: impl Future<Output = Result<T, MetadataError>>) -> Result<T, MetadataError> {
         self.link.across(&self.link.metadata, || unavailable("it cannot be reached"), call).await
     }
@@ -138,24 +197,24 @@ impl NodeMetadata {
 #[async_trait]
 impl MetadataStore for NodeMetadata {
     async fn get(&self, key: &str) -> Result<Option<Entry>, MetadataError> {
-        self.across(async {
+        let call = async {
             self.shared.answers("metadata: read failed").await?;
             self.shared.inner.get(key).await
-        })
-        .await
+        };
+        self.linearizable(call, |_| None).await
     }
 
     async fn get_prefix(&self, prefix: &str) -> Result<(Vec<Entry>, Revision), MetadataError> {
-        self.across(async {
+        let call = async {
             self.shared.answers("metadata: read failed").await?;
             self.shared.inner.get_prefix(prefix).await
-        })
-        .await
+        };
+        self.linearizable(call, |(_, revision)| Some(*revision)).await
     }
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, MetadataError> {
         let shared = &self.shared;
-        self.across(async move {
+        let call = async move {
             tokio::time::sleep(Duration::from_millis(shared.below(20))).await;
             if !shared.fails(1) {
                 return shared.apply(txn).await;
@@ -169,9 +228,12 @@ impl MetadataStore for NodeMetadata {
                 2 => {
                     shared.trace.happened("metadata: txn failed and applied later");
                     let (later, wait_ms) = (shared.clone(), shared.below(5_000));
+                    let restores = shared.restores.load(Ordering::Relaxed);
                     tokio::spawn(async move {
                         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-                        drop(later.apply(txn).await);
+                        if later.restores.load(Ordering::Relaxed) == restores {
+                            drop(later.apply(txn).await);
+                        }
                     });
                 }
                 _ => {
@@ -182,8 +244,11 @@ impl MetadataStore for NodeMetadata {
                 }
             }
             Err(unavailable("injected"))
-        })
-        .await
+        };
+        let revision = |outcome: &TxnOutcome| match outcome {
+            TxnOutcome::Committed(revision) | TxnOutcome::Rejected(revision) => Some(*revision),
+        };
+        self.linearizable(call, revision).await
     }
 
     fn watch(&self, prefix: &str) -> mpsc::Receiver<WatchEvent> {

@@ -31,6 +31,8 @@ pub enum Cut {
 pub struct Link {
     trace: Arc<Trace>,
     paused: AtomicBool,
+    asleep: AtomicBool,
+    ended: AtomicBool,
     resumed: Notify,
     threads: Mutex<Vec<Waker>>,
     crashed: Mutex<Option<Instant>>,
@@ -46,6 +48,8 @@ impl Link {
         Self {
             trace,
             paused: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             resumed: Notify::new(),
             threads: Mutex::default(),
             crashed: Mutex::default(),
@@ -85,7 +89,23 @@ impl Link {
 
     /// True while the process is stopped.
     pub fn is_paused(&self) -> bool {
-        self.paused.load(Ordering::Relaxed)
+        [&self.paused, &self.asleep, &self.ended].iter().any(|flag| flag.load(Ordering::Relaxed))
+    }
+
+    /// Stops the process until [`Self::wake`], whoever else lets it go on.
+    pub fn sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+    }
+
+    /// Lets it go on.
+    pub fn wake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+        self.resume();
+    }
+
+    /// The process has ended at this moment.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
     }
 
     /// The process is gone; requests of it may still arrive for a moment.
@@ -96,7 +116,8 @@ impl Link {
 
     /// True once nothing of the process goes on.
     pub fn is_silent(&self) -> bool {
-        self.crashed.lock().expect("no panic under the lock").is_some_and(|at| at.elapsed() > LAST_REQUESTS)
+        let crashed = *self.crashed.lock().expect("no panic under the lock");
+        self.ended.load(Ordering::Relaxed) || crashed.is_some_and(|at| at.elapsed() > LAST_REQUESTS)
     }
 
     /// Passes when the process runs, and never once it is gone.

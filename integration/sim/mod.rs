@@ -14,6 +14,8 @@
 //!
 //! - `world.rs`: what outlives processes; `process.rs`: a process; `brokers.rs`: what happens to processes;
 //! - `faults.rs`: the metadata store's faults; `link.rs`: cut networks and stopped processes; `trace.rs`: what happened;
+//! - `restored.rs`: the metadata store goes back to a backup, and is recovered; `compacted.rs`: a topic compacted by key;
+//! - `takeover.rs`, `burial.rs`, `rollback.rs`, `remains.rs`: single schedules, step by step;
 //! - `clients.rs`: the load, and what clients check; `check.rs`: what must hold at the end;
 //! - `tests.rs`: seeds, determinism, and defects that have to be found.
 
@@ -21,9 +23,13 @@ mod brokers;
 mod burial;
 mod check;
 mod clients;
+mod compacted;
 mod faults;
 mod link;
 mod process;
+mod remains;
+mod restored;
+mod rollback;
 mod takeover;
 mod tests;
 mod trace;
@@ -49,6 +55,10 @@ const PARTITIONS: i32 = 4;
 const NODES: i32 = 3;
 const PRODUCERS: u64 = 3;
 const GROUPS: u64 = 4;
+/// In one of so many runs there is a topic that is compacted by key.
+const COMPACTED_ONE_IN: u64 = 3;
+/// In one of so many runs the metadata store goes back to a backup.
+const GOES_BACK_ONE_IN: u64 = 4;
 /// Times that the faults change in one run.
 const PHASES: u64 = 5;
 /// Unacked batches of a producer in a partition.
@@ -109,11 +119,23 @@ async fn simulate(seed: u64, keep: bool) -> Outcome {
     let mut random = Rng(seed);
     let world = World::traced(&mut random, BTreeMap::new(), keep).await;
     WITNESSES.set(Some((world.trace.clone(), world.objects.clone())));
+    if random.below(COMPACTED_ONE_IN) == 0 {
+        compacted::create(&world).await;
+    }
+    let mut goes_back = random.below(GOES_BACK_ONE_IN) == 0;
     let clients = start_clients(&world, &mut random);
-    let mut brokers = Brokers::default();
+    let (mut brokers, mut saved) = (Brokers::default(), None);
     for _ in 0..PHASES {
         world.set_faults(rates(&mut random), random.below(100));
+        if goes_back && let Some(saved) = saved.take() {
+            let last_chance = random.below(3) == 0;
+            restored::restore(&mut brokers, &world, saved, &mut random).await;
+            goes_back = !last_chance;
+        }
         for _ in 0..1 + random.below(5) {
+            if goes_back && random.below(4) == 0 {
+                saved = Some(restored::save(&world));
+            }
             brokers.change(&world, &mut random).await;
             tokio::time::sleep(Duration::from_millis(random.below(3_000))).await;
             tokio::time::sleep(Duration::from_millis(random.below(20_000) * random.below(2))).await;
@@ -133,15 +155,20 @@ async fn simulate(seed: u64, keep: bool) -> Outcome {
         drop(process);
     }
     let everything = async {
-        while (0..PARTITIONS).any(|p| last.context.directory.get(&world.key(p)).is_none()) {
+        while compacted::partitions(&world).iter().any(|key| last.context.directory.get(key).is_none()) {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
     tokio::time::timeout(Duration::from_secs(600), everything).await.expect("the last broker leads everything");
     clients::check_offsets(&world, &last.reachable()).await;
     check(&world, &last).await;
+    compacted::check(&world, &last).await;
+    if world.age.get() > 0 {
+        restored::tidy(&world).await;
+    }
     check::clean_up(&last).await;
     check(&world, &last).await;
+    compacted::check(&world, &last).await;
     check::nothing_is_left(&world, &last).await;
     assert_eq!(panics(), 0, "something panicked");
     assert_eq!(*world.broken.lock().expect("no panic under the lock"), [] as [String; 0]);
@@ -157,6 +184,10 @@ fn start_clients(world: &Rc<World>, random: &mut Rng) -> Vec<tokio::task::JoinHa
         }
         running.push(spawn_local(clients::consume(world.clone(), partition, random.next())));
         running.push(spawn_local(clients::trim(world.clone(), partition, random.next())));
+    }
+    if world.compacted.get().is_some() {
+        running.push(spawn_local(compacted::produce(world.clone(), random.next())));
+        running.push(spawn_local(compacted::consume(world.clone(), random.next())));
     }
     running.push(spawn_local(clients::churn(world.clone(), random.next())));
     running.extend((0..GROUPS).map(|group| spawn_local(clients::commit(world.clone(), group, random.next()))));

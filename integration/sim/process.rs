@@ -1,7 +1,7 @@
 //! A broker of a simulated cluster: the product's own parts, put together on one thread.
 
 use super::PATIENCE;
-use super::faults::{NodeMetadata, NodeObjects};
+use super::faults::{NodeMetadata, NodeObjects, WentBackHook};
 use super::link::Link;
 use super::world::{Reachable, World};
 use crate::workload::Rng;
@@ -24,12 +24,12 @@ use kafscale::actors::supervisor::ActorRegistry;
 use kafscale::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use kafscale::ids::BrokerId;
 use kafscale::metadata::MetadataStore;
-use kafscale::metadata::admin;
 use kafscale::metadata::image::ClusterImage;
 use kafscale::metadata::keys::Keys;
 use kafscale::metadata::model::{self, LiveValue};
 use kafscale::metadata::ownership::Ownership;
 use kafscale::metadata::watcher::{self, ImageFeed};
+use kafscale::node::{NodeError, identity, rollback};
 use kafscale::storage::ObjectStore;
 use kafscale::storage::layout::Layout;
 use kafscale::storage::reader::{LogReader, ReaderLimits};
@@ -41,8 +41,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::{AbortHandle, JoinHandle, LocalSet};
 
+/// Segments that are uploaded at the same time.
+pub const UPLOADS_MAX: usize = 4;
 /// Pause before a watch that was cancelled is begun again.
 const WATCH_RETRY: Duration = Duration::from_millis(100);
+
+/// Steps of key compaction that are made in a row.
+const COMPACTION_STEPS: u32 = 8;
 
 /// A running process. Dropping it is a crash: what runs on its thread ends, I/O under way goes on for a moment.
 pub struct Process {
@@ -60,6 +65,8 @@ pub struct Process {
     pub(super) clock_shift_ms: &'static AtomicI64,
     /// How it gives everything away.
     pub(super) drains: Arc<Drains>,
+    /// How often the metadata store had been restored when it started.
+    pub(super) age: u64,
     feed: ImageFeed,
     reader: Arc<LogReader>,
     dead: Arc<AtomicBool>,
@@ -85,7 +92,7 @@ impl Process {
         let (started, wait) = oneshot::channel();
         let inside = world.clone();
         let link = Arc::new(Link::new(world.trace.clone()));
-        let way = link.clone();
+        let (way, age) = (link.clone(), world.age.get());
         let thread = tokio::task::spawn_local(async move {
             let set = LocalSet::new();
             let run = async {
@@ -96,6 +103,7 @@ impl Process {
                         booted.maintenance.clone(),
                         booted.feed.clone(),
                         random,
+                        inside.compacted.get().is_some(),
                     ));
                 }
                 let _gone = started.send(booted);
@@ -115,6 +123,7 @@ impl Process {
                     link,
                     clock_shift_ms,
                     drains,
+                    age,
                     feed,
                     reader,
                     dead,
@@ -150,7 +159,7 @@ impl Process {
     /// As clients find it.
     pub(super) fn reachable(&self) -> Reachable {
         let (context, groups) = (self.context.clone(), self.groups.clone());
-        Reachable { context, groups, reader: self.reader.clone(), link: self.link.clone() }
+        Reachable { context, groups, reader: self.reader.clone(), link: self.link.clone(), age: self.age }
     }
 }
 
@@ -166,17 +175,38 @@ struct Booted {
     membership: AbortHandle,
 }
 
+/// What a process does that must not live on. It ends at once if the metadata store went back.
+fn ending(world: &World, link: &Arc<Link>, dead: &Arc<AtomicBool>) -> Arc<dyn Fn(Fatal) + Send + Sync> {
+    let (link, dead, broken, trace) = (link.clone(), dead.clone(), world.broken.clone(), world.trace.clone());
+    let may_go_back = world.may_go_back.clone();
+    Arc::new(move |fatal| {
+        let went_back = matches!(fatal, Fatal::WentBack(_)) && may_go_back.load(Ordering::Relaxed);
+        if went_back {
+            trace.happened("rollback: a broker ended");
+            link.end();
+        } else if !matches!(fatal, Fatal::Fenced(_)) {
+            broken.lock().expect("no panic under the lock").push(format!("a writer ended: {fatal}"));
+        }
+        dead.store(true, Ordering::Release);
+    })
+}
+
 async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted, String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
-    let metadata: Arc<dyn MetadataStore> =
-        Arc::new(NodeMetadata { shared: world.metadata.clone(), link: link.clone() });
+    let ends = |e: NodeError| format!("{e} (exit code {})", e.exit_code());
+    let dead = Arc::new(AtomicBool::new(false));
+    let on_fatal = ending(world, link, &dead);
+    let fatal = on_fatal.clone();
+    let hook: WentBackHook = Box::new(move |error| fatal(Fatal::WentBack(error.to_string())));
+    let metadata: Arc<dyn MetadataStore> = Arc::new(NodeMetadata::new(world.metadata.clone(), link.clone(), hook));
     let objects = Arc::new(NodeObjects { shared: world.objects.clone(), link: link.clone() });
     let store: Arc<dyn ObjectStore> = Arc::new(RetryingStore::new(objects, RetryPolicy::default(), Default::default()));
     let clock_shift_ms: &'static AtomicI64 = Box::leak(Box::default());
     let (keys, layout, clock) = (world.keys.clone(), Layout::new("sim"), world.clock.shifted(clock_shift_ms));
-    let cluster_id = admin::ensure_cluster(&*metadata, &keys).await.map_err(|e| text(&e))?.cluster_id;
+    let cluster = identity::establish(&*metadata, &*store, &keys, &layout, "sim").await.map_err(ends)?;
+    let (cluster_id, generation) = (cluster.cluster_id, cluster.generation);
+    rollback::check(&metadata, &*store, &keys, &layout).await.map_err(ends)?;
     let ownership = Ownership::new(metadata.clone(), keys.clone());
-    let writer = admin::allocate_writer_id(&*metadata, &keys).await.map_err(|e| text(&e))?;
     let live = LiveValue {
         v: model::FORMAT,
         node,
@@ -187,18 +217,12 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         control: None,
         metrics: None,
         draining: false,
+        follows: false,
     };
-    let registered = ownership.register(writer, kafscale::rng::u64(), &live, LEASE_TTL).await;
-    let registration = registered.map_err(|e| text(&e))?;
-    let dead = Arc::new(AtomicBool::new(false));
+    let registered = identity::register(&metadata, &*store, &keys, &layout, &cluster_id, &live, LEASE_TTL).await;
+    let registration = registered.map_err(ends)?;
+    let writer = registration.writer;
     let (budget, stats) = (Arc::new(PipelineBudget::new(1 << 20)), Arc::new(WriterStats::default()));
-    let (died, broken) = (dead.clone(), world.broken.clone());
-    let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(move |fatal| {
-        if !matches!(fatal, Fatal::Fenced(_)) {
-            broken.lock().expect("no panic under the lock").push(format!("writer {writer} ended: {fatal}"));
-        }
-        died.store(true, Ordering::Release);
-    });
     let config = FlusherConfig {
         limits: flush_limits(),
         tail_bytes_max: 8_192,
@@ -225,7 +249,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         ownership,
         registration,
         cluster_id,
-        generation: 0,
+        generation,
         flusher,
         shards: vec![Placement::Here],
         io: IoPool::current(),
@@ -276,7 +300,7 @@ fn flush_limits() -> FlushLimits {
         stall_ms: 10,
         full_ms: 5,
         lone_ms: None,
-        uploads_max: 4,
+        uploads_max: UPLOADS_MAX,
         burst: 4,
         cost_bounded: false,
         twice: true,
@@ -314,13 +338,18 @@ async fn follow(metadata: Arc<dyn MetadataStore>, keys: Keys, feed: ImageFeed, l
 }
 
 /// A step of background work now and then.
-async fn maintain_for_ever(maintenance: Arc<tokio::sync::Mutex<Maintenance>>, feed: ImageFeed, mut random: Rng) {
+async fn maintain_for_ever(
+    maintenance: Arc<tokio::sync::Mutex<Maintenance>>,
+    feed: ImageFeed,
+    mut random: Rng,
+    compacts: bool,
+) {
     loop {
         tokio::time::sleep(Duration::from_millis(random.below(2_500))).await;
         let mut maintenance = maintenance.lock().await;
         // Failures are fine, they are tried again; waiting for ever is not.
         let step = async {
-            match random.below(7) {
+            match random.below(8) {
                 0 => drop(maintenance.checkpoint().await),
                 1 => drop(maintenance.merge().await),
                 2 => drop(maintenance.collect().await),
@@ -329,7 +358,13 @@ async fn maintain_for_ever(maintenance: Arc<tokio::sync::Mutex<Maintenance>>, fe
                     let controller = maintenance.is_controller(&feed.current());
                     drop(maintenance.bury_topics(controller).await);
                 }
-                5 if maintenance.is_controller(&feed.current()) => drop(maintenance.forget_writers().await),
+                5 if compacts => {
+                    let image = feed.current();
+                    for _ in 0..COMPACTION_STEPS {
+                        drop(maintenance.compact(&image).await);
+                    }
+                }
+                6 if maintenance.is_controller(&feed.current()) => drop(maintenance.forget_writers().await),
                 _ => {}
             }
         };

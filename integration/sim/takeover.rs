@@ -19,7 +19,7 @@ const AGED: Duration = Duration::from_secs(3);
 const SLOW: Duration = Duration::from_secs(60);
 
 /// Appends values, each one more than the one before.
-async fn produce(world: &World, process: &Process, values: std::ops::Range<u64>) {
+pub async fn produce(world: &World, process: &Process, values: std::ops::Range<u64>) {
     let partition = process.context.directory.get(&world.key(0)).expect("led");
     for value in values {
         let bytes = Batch::of(&[&value.to_be_bytes()]).encode();

@@ -30,7 +30,7 @@ pub const OBJECT_FAULTS: [(&str, &str); 9] = [
 ];
 
 /// Everything else that happens.
-const EVENTS: [&str; 27] = [
+const EVENTS: [&str; 35] = [
     "objects: create met an object (412)",
     "metadata: read failed",
     "metadata: txn failed",
@@ -58,6 +58,14 @@ const EVENTS: [&str; 27] = [
     "client: records deleted",
     "client: topic deleted",
     "client: a read failed",
+    "compacted topic: all of it read",
+    "rollback: a backup was restored",
+    "rollback: a broker ended",
+    "rollback: all that had to end did",
+    "rollback: a start was refused",
+    "rollback: a recovery failed",
+    "rollback: a recovery was interrupted",
+    "rollback: recovered",
 ];
 
 /// Where `make test` begins: a change is judged by the same seeds each time, new ones are `make sim`'s.
@@ -199,9 +207,13 @@ planted_defects_are_found!(
     claim_unfenced,
     collect_blindly,
     commit_unfenced,
+    compact_dirty_only,
+    compact_newest,
+    drop_tombstones_early,
     forget_producers,
     give_away_early,
     let_go_early,
+    overlook_rollback,
     recover_short,
     reuse_key,
     reuse_offset,

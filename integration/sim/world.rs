@@ -1,6 +1,7 @@
 //! What outlives every process of a simulated cluster: the stores, and what clients know.
 
-use super::faults::{FaultyMetadata, TracedObjects};
+use super::compacted::Keyed;
+use super::faults::{FaultyMetadata, How, TracedObjects};
 use super::link::Link;
 use super::trace::Trace;
 use super::{PARTITIONS, Process};
@@ -12,10 +13,12 @@ use kafscale::actors::group::limits::shard_of;
 use kafscale::actors::partition::handle::PartitionRef;
 use kafscale::clock::Clock;
 use kafscale::ids::{PartitionIndex, PartitionKey, TopicId, WriterId};
-use kafscale::metadata::MetadataStore;
 use kafscale::metadata::admin::Admin;
+use kafscale::metadata::embedded::Backup;
 use kafscale::metadata::keys::Keys;
-use kafscale::metadata::model::{self, PartitionValue, ShardValue};
+use kafscale::metadata::model::{self, PartitionValue, ShardValue, WriterValue};
+use kafscale::metadata::ownership::Ownership;
+use kafscale::metadata::{MetadataStore, Op, Revision, Txn};
 use kafscale::storage::ObjectStore;
 use kafscale::storage::fault::{FaultRates, FaultStore};
 use kafscale::storage::memory::MemoryStore;
@@ -23,6 +26,7 @@ use kafscale::storage::reader::LogReader;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A broker as clients find it.
@@ -36,6 +40,8 @@ pub struct Reachable {
     pub reader: Arc<LogReader>,
     /// Whether it runs.
     pub link: Arc<Link>,
+    /// How often the metadata store had been restored when it started.
+    pub age: u64,
 }
 
 /// What clients have been told of the log of one partition.
@@ -80,6 +86,15 @@ pub struct World {
     /// By group and partition: the greatest offset that a client knows to be committed.
     pub(super) committed: RefCell<BTreeMap<(u64, i32), i64>>,
     pub(super) stop: Cell<bool>,
+    /// How often the metadata store was restored or rebuilt. What brokers and clients know from before need not be so.
+    pub(super) age: Cell<u64>,
+    /// The highest revision that the metadata store had before it went back.
+    revision_seen: Cell<Revision>,
+    /// True from when a backup is restored: brokers may end because of that.
+    pub(super) may_go_back: Arc<AtomicBool>,
+    /// The topic that is compacted by key, if there is one, and what clients know of it.
+    pub(super) compacted: Cell<Option<TopicId>>,
+    pub(super) keyed: RefCell<Keyed>,
     /// By partition.
     pub(super) told: RefCell<BTreeMap<i32, Told>>,
     pub(super) sent: Cell<u64>,
@@ -120,6 +135,11 @@ impl World {
             found: RefCell::default(),
             committed: RefCell::default(),
             stop: Cell::default(),
+            age: Cell::default(),
+            revision_seen: Cell::default(),
+            may_go_back: Arc::default(),
+            compacted: Cell::default(),
+            keyed: RefCell::default(),
             told: RefCell::default(),
             sent: Cell::default(),
             trace,
@@ -163,6 +183,33 @@ impl World {
         Some(model::decode(&entry?).expect("readable"))
     }
 
+    /// The metadata store goes back to a backup.
+    pub(super) fn go_back(&self, backup: &Backup, how: How) {
+        self.age.set(self.age.get() + 1);
+        self.may_go_back.store(true, Ordering::Relaxed);
+        self.revision_seen.set(self.revision_seen.get().max(self.metadata.inner.revision()));
+        self.metadata.restore(backup, how);
+    }
+
+    /// Lets the metadata store reach the highest revision that it ever had.
+    pub(super) async fn catch_up(&self) {
+        while self.metadata.inner.revision() < self.revision_seen.get() {
+            let put = Op::Put("/elsewhere".to_owned(), Default::default(), None);
+            self.metadata.inner.txn(Txn { compares: Vec::new(), ops: vec![put] }).await.expect("no faults");
+        }
+    }
+
+    /// Writers, as stored now.
+    pub(super) fn writers(&self) -> BTreeMap<WriterId, (WriterValue, Revision)> {
+        let ownership = Ownership::new(self.metadata.inner.clone(), self.keys.clone());
+        ownership.writers().now_or_never().expect("it is in memory").expect("no faults")
+    }
+
+    /// Who owns a partition of any topic, if anybody ever did.
+    pub(super) fn ownership_of(&self, key: &PartitionKey) -> Option<PartitionValue> {
+        self.stored(&self.keys.partition(key))
+    }
+
     /// Who owns the partition now, and what is known of it.
     pub(super) fn ownership(&self, partition: i32) -> PartitionValue {
         self.ownership_if_any(partition).expect("it is led")
@@ -170,7 +217,12 @@ impl World {
 
     /// The same, if anybody ever led it.
     pub(super) fn ownership_if_any(&self, partition: i32) -> Option<PartitionValue> {
-        self.stored(&self.keys.partition(&self.key(partition)))
+        self.ownership_of(&self.key(partition))
+    }
+
+    /// True if nothing was restored since the broker started: what it says must agree with what is stored.
+    pub(super) fn is_of_today(&self, broker: &Reachable) -> bool {
+        broker.age == self.age.get()
     }
 
     /// True if the writer may coordinate the group now.

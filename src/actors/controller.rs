@@ -80,25 +80,11 @@ mod tests {
     use crate::metadata::model::{self, LiveValue, TopicState, TopicValue};
     use crate::metadata::{Entry, WatchEvent};
 
-    fn live(node: i32) -> LiveValue {
-        LiveValue {
-            v: 1,
-            node: BrokerId(node),
-            host: "h".into(),
-            port: 1,
-            rack: None,
-            version: "0".into(),
-            control: None,
-            metrics: None,
-            draining: false,
-        }
-    }
-
     #[test]
     fn shares_are_evened_out_when_brokers_have_settled_and_the_gone_are_given_up_later() {
         let (keys, mut image) = (Keys::new("test"), ClusterImage::default());
         let entry = |key, value| WatchEvent::Put(Entry { key, value, create_revision: 1, mod_revision: 1 });
-        image.apply(&keys, entry(keys.live(WriterId(1)), model::encode(&live(1))));
+        image.apply(&keys, entry(keys.live(WriterId(1)), model::encode(&LiveValue::sample(1))));
         let topic = TopicValue {
             v: 1,
             id: TopicId(uuid::Uuid::from_u128(1)),
@@ -112,7 +98,7 @@ mod tests {
         assert_eq!(sight.look(&image, start), None);
         assert_eq!(sight.look(&image, start + SETTLED_AFTER), Some(BTreeSet::new()));
         assert_eq!(sight.look(&image, start + GONE_AFTER), Some(BTreeSet::from([BrokerId(2)])));
-        image.apply(&keys, entry(keys.live(WriterId(2)), model::encode(&live(2))));
+        image.apply(&keys, entry(keys.live(WriterId(2)), model::encode(&LiveValue::sample(2))));
         assert_eq!(sight.look(&image, start + GONE_AFTER), None, "it is back: wait and see");
         assert_eq!(sight.look(&image, start + GONE_AFTER + SETTLED_AFTER), Some(BTreeSet::new()));
     }

@@ -8,6 +8,7 @@ pub mod controller;
 pub mod desired;
 pub mod drain;
 pub mod flusher;
+pub mod follower;
 pub mod group;
 pub mod leadership;
 pub mod membership;

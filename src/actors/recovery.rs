@@ -18,10 +18,11 @@ use crate::storage::{ObjectKey, ObjectStore, StoreError};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 /// Index tails read at the same time.
-const TAILS_IN_FLIGHT_MAX: usize = 32;
+pub const TAILS_IN_FLIGHT_MAX: usize = 32;
 
 /// A recovered partition, ready to be led.
 #[derive(Debug)]
@@ -126,10 +127,7 @@ impl Recovery {
             catalog: None,
         };
         let head = sabotage::recovered_head(value.head);
-        let tails = |from: Seq| {
-            let slots = (from.0 + 1..=head.0).map(|seq| self.tail(writer, value.nonce, Seq(seq), revision_now));
-            futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect::<Vec<_>>()
-        };
+        let tails = |from: Seq| self.tails(writer, value.nonce, from.0 + 1..=head.0, revision_now);
         if let Some(pointer) = &value.checkpoint {
             let key = ObjectKey::new(pointer.key.as_str());
             // Both at once: nobody serves the partitions meanwhile.
@@ -169,7 +167,20 @@ impl Recovery {
         }
     }
 
-    async fn tail(
+    /// The indexes of a run of committed slots, in order.
+    pub(crate) async fn tails(
+        &self,
+        writer: WriterId,
+        nonce: u64,
+        slots: RangeInclusive<u64>,
+        revision_now: i64,
+    ) -> Result<Vec<(Arc<ObjectRef>, SegmentIndex)>, RecoveryError> {
+        let slots = slots.map(|seq| self.tail(writer, nonce, Seq(seq), revision_now));
+        futures::stream::iter(slots).buffered(TAILS_IN_FLIGHT_MAX).try_collect().await
+    }
+
+    /// A WAL object and its index.
+    pub async fn tail(
         &self,
         writer: WriterId,
         nonce: u64,
@@ -287,6 +298,15 @@ impl WriterLog {
         self.partitions.contains_key(key)
     }
 
+    /// The last leader epoch and the greatest end that there is of a partition, whether or not the log is complete; nothing that
+    /// it lost from before its head was later than that.
+    pub fn shown(&self, key: &PartitionKey) -> Option<(LeaderEpoch, Offset)> {
+        let checkpoint = self.partitions.get(key);
+        let entry = checkpoint.map(|p| (p.epochs.last().map_or(LeaderEpoch(0), |e| e.epoch), p.next_offset));
+        let tails = self.tails.iter().filter_map(|(_, index)| shown_in(index, key));
+        tails.chain(entry).reduce(|a, b| (a.0.max(b.0), a.1.max(b.1)))
+    }
+
     /// Garbage that the log's checkpoint had not deleted yet.
     pub fn garbage(&self) -> &[GarbageRecord] {
         &self.garbage
@@ -317,19 +337,10 @@ impl Seed {
 
     /// Applies a committed extent; one that the checkpoint had already is skipped.
     fn apply(&mut self, object: &Arc<ObjectRef>, entry: &ExtentEntry, now_ms: WallMs) -> Result<(), RecoveryError> {
-        if entry.next <= self.next_offset {
+        let before = self.next_offset;
+        self.next_offset = append(self.key, before, &mut self.epochs, &mut self.extents, object, entry)?;
+        if self.next_offset == before {
             return Ok(());
-        }
-        if entry.base != self.next_offset {
-            let message = format!(
-                "object {} has offsets {}..{} but the log ends at {}",
-                object.key, entry.base, entry.next, self.next_offset
-            );
-            return Err(RecoveryError::Inconsistent { key: self.key, message });
-        }
-        self.next_offset = entry.next;
-        if self.epochs.last().is_none_or(|e| e.epoch < entry.leader_epoch) {
-            self.epochs.push(EpochStart { epoch: entry.leader_epoch, start: entry.base });
         }
         for batch in entry.batches.iter().filter(|b| b.producer_id.0 >= 0) {
             let count = (batch.next.0 - batch.base.0) as i32;
@@ -342,7 +353,6 @@ impl Seed {
             };
             self.producers.remember(batch.producer_id, remembered, self.next_offset, now_ms);
         }
-        self.extents.push_back(extent(object, entry));
         Ok(())
     }
 
@@ -383,6 +393,38 @@ impl Seed {
             producers: self.producers.snapshot(self.next_offset),
         }
     }
+}
+
+/// Puts a committed extent behind the others of `key`, whose log ends at `end`, and returns the new end. One that the log
+/// has already is left out; one that leaves a gap is an error.
+pub(crate) fn append(
+    key: PartitionKey,
+    end: Offset,
+    epochs: &mut Vec<EpochStart>,
+    extents: &mut VecDeque<Extent>,
+    object: &Arc<ObjectRef>,
+    entry: &ExtentEntry,
+) -> Result<Offset, RecoveryError> {
+    if entry.next <= end {
+        return Ok(end);
+    }
+    if entry.base != end {
+        let (object, base, next) = (&object.key, entry.base, entry.next);
+        let message = format!("object {object} has offsets {base}..{next} but the log ends at {end}");
+        return Err(RecoveryError::Inconsistent { key, message });
+    }
+    if epochs.last().is_none_or(|e| e.epoch < entry.leader_epoch) {
+        epochs.push(EpochStart { epoch: entry.leader_epoch, start: entry.base });
+    }
+    extents.push_back(extent(object, entry));
+    Ok(entry.next)
+}
+
+/// Leader epoch and end of what an object has of a partition.
+pub fn shown_in(index: &SegmentIndex, key: &PartitionKey) -> Option<(LeaderEpoch, Offset)> {
+    let position = index.extents.binary_search_by(|e| e.key.cmp(key)).ok()?;
+    let entry = &index.extents[position];
+    Some((entry.leader_epoch, entry.next))
 }
 
 /// An extent of `object` as its index describes it.

@@ -19,7 +19,7 @@ pub struct CommonArgs {
     /// Kafka node id of this broker; default: the ordinal at the end of POD_NAME (broker only), else 0.
     #[arg(long, env = "KAFSCALE_BROKER_ID", value_name = "NUMBER")]
     pub broker_id: Option<String>,
-    /// Rack or zone of this broker, told to clients for rack-aware reads.
+    /// Rack or zone of this broker, told to clients for rack-aware reads; with KAFSCALE_S3_READ_BUCKET it serves its rack's consumers with what other brokers lead.
     #[arg(long, env = "KAFSCALE_BROKER_RACK", value_name = "NAME")]
     pub broker_rack: Option<String>,
     /// Prefix of all object keys, and the cluster's name in the metadata store.

@@ -104,6 +104,9 @@ pub struct OperatorArgs {
         value_name = "POLICY"
     )]
     pub operator_broker_image_pull_policy: String,
+    /// Pull secrets of brokers whose cluster names none, comma-separated; they have to be in the namespace of the cluster.
+    #[arg(long, env = "KAFSCALE_OPERATOR_BROKER_IMAGE_PULL_SECRETS", value_name = "LIST")]
+    pub operator_broker_image_pull_secrets: Option<String>,
     /// Namespace of the operator itself; default: the one of its service account, else `default`.
     #[arg(long, env = "KAFSCALE_OPERATOR_NAMESPACE", value_name = "NAME")]
     pub operator_namespace: Option<String>,
@@ -190,6 +193,8 @@ pub struct OperatorConfig {
     pub broker_image: String,
     /// Its pull policy.
     pub broker_image_pull_policy: String,
+    /// Pull secrets of brokers whose cluster names none.
+    pub broker_image_pull_secrets: Vec<String>,
     /// Namespace of the operator; `None`: the one of its service account.
     pub namespace: Option<String>,
     /// Whose resources are looked after; `None`: those of its own namespace.
@@ -255,6 +260,11 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Operat
             &args.operator_broker_image_pull_policy,
             values::pull_policy,
         );
+        let pull_secrets = check.parse_optional(
+            "KAFSCALE_OPERATOR_BROKER_IMAGE_PULL_SECRETS",
+            &args.operator_broker_image_pull_secrets,
+            names,
+        );
         let namespace =
             check.parse_optional("KAFSCALE_OPERATOR_NAMESPACE", &args.operator_namespace, values::kubernetes_name);
         let watched =
@@ -292,6 +302,7 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Operat
             flush_interval: Duration::from_millis(flush_interval_ms?),
             broker_image: args.operator_broker_image,
             broker_image_pull_policy: pull_policy?,
+            broker_image_pull_secrets: pull_secrets?.unwrap_or_default(),
             namespace: namespace?,
             watched: watched?,
             identity: identity?,
@@ -306,6 +317,10 @@ fn watched(text: &str) -> Result<Watched, String> {
     if text.trim() == "*" {
         return Ok(Watched::All);
     }
+    names(text).map(Watched::Namespaces).map_err(|reason| format!("{reason}, * means all"))
+}
+
+fn names(text: &str) -> Result<Vec<String>, String> {
     let names = text.split(',').map(|name| values::kubernetes_name(name.trim())).collect::<Result<_, _>>();
-    names.map(Watched::Namespaces).map_err(|reason| format!("{reason}; several have commas between them, * means all"))
+    names.map_err(|reason| format!("{reason}; several have commas between them"))
 }

@@ -76,17 +76,7 @@ mod tests {
     async fn store(lives: &[(u64, i32, Option<&str>)]) -> EmbeddedStore {
         let (store, keys) = (EmbeddedStore::in_memory(), Keys::new("test"));
         for (writer, node, control) in lives {
-            let live = LiveValue {
-                v: 1,
-                node: BrokerId(*node),
-                host: "h".into(),
-                port: 1,
-                rack: None,
-                version: "0".into(),
-                control: control.map(str::to_owned),
-                metrics: None,
-                draining: false,
-            };
+            let live = LiveValue { control: control.map(str::to_owned), ..LiveValue::sample(*node) };
             let put = Op::Put(keys.live(WriterId(*writer)), model::encode(&live), None);
             store.txn(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();
         }

@@ -306,6 +306,7 @@ fn metadata() -> Vec<Seed> {
         control: None,
         metrics: None,
         draining: false,
+        follows: false,
     };
     let configs = [("retention.ms", "1000"), ("cleanup.policy", "compact"), ("max.message.bytes", "x")];
     let configs = configs.map(|(k, v)| (k.to_owned(), v.to_owned())).into();

@@ -1,7 +1,6 @@
 //! Claims and fenced writes against the embedded store, with answers that get lost and attempts that arrive late.
 
 use super::*;
-use crate::ids::BrokerId;
 use crate::metadata::embedded::EmbeddedStore;
 use crate::metadata::model::LiveValue;
 use crate::metadata::ownership::Ownership;
@@ -86,17 +85,7 @@ impl Bed {
     }
 
     async fn writer(&self, id: u64) -> Coordination {
-        let live = LiveValue {
-            v: 1,
-            node: BrokerId(1),
-            host: "h".into(),
-            port: 1,
-            rack: None,
-            version: "0".into(),
-            control: None,
-            metrics: None,
-            draining: false,
-        };
+        let live = LiveValue::sample(1);
         let registration = self.ownership.register(WriterId(id), id, &live, Duration::from_secs(3_600)).await.unwrap();
         Coordination::new(self.store.clone(), self.keys.clone(), &registration)
     }

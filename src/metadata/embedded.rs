@@ -32,6 +32,25 @@ pub const WATCH_EVENTS_MAX: usize = 1024;
 /// How long a lease's timer waits after the store could not delete its keys.
 const LEASE_RETRY: Duration = Duration::from_secs(1);
 
+/// What a store held at one moment.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    tree: Tree,
+    leases: BTreeMap<LeaseId, Duration>,
+}
+
+impl Backup {
+    /// A key as it was.
+    pub fn get(&self, key: &str) -> Option<Entry> {
+        self.tree.get(key)
+    }
+
+    /// The revision as it was.
+    pub fn revision(&self) -> Revision {
+        self.tree.revision()
+    }
+}
+
 /// See the module's documentation. Dropping it ends its watches and leases.
 #[derive(Debug)]
 pub struct EmbeddedStore {
@@ -70,6 +89,42 @@ impl EmbeddedStore {
         let on_disk = file.is_some();
         let pool = IoPool::current();
         Self { shared: Arc::new(Shared { state: Mutex::new(state), file: Mutex::new(file), on_disk, pool }) }
+    }
+
+    /// Everything that it holds, for [`Self::restore`].
+    pub fn backup(&self) -> Backup {
+        let state = self.shared.state();
+        let leases = state.leases.iter().map(|(lease, held)| (*lease, held.ttl)).collect();
+        Backup { tree: state.tree.clone(), leases }
+    }
+
+    /// Goes back to a backup, for simulations of a restored etcd: watches end, leases begin anew (or are gone, unless
+    /// `keep_leases`), and the revision is the backup's, or greater by `bump` (`--bump-revision`).
+    ///
+    /// # Panics
+    /// If it is kept in a file.
+    pub fn restore(&self, backup: &Backup, bump: Revision, keep_leases: bool) {
+        assert!(!self.shared.on_disk, "a file is restored by copying it");
+        let mut state = self.shared.state();
+        state.tree = backup.tree.clone().bumped(bump);
+        state.watchers.clear();
+        state.leases.clear();
+        if !keep_leases {
+            let mut staged = Staged::new(&state.tree);
+            staged.delete_all(&state.tree, &state.tree.leased_keys());
+            drop(state.tree.apply(staged)); // nobody watches
+            return;
+        }
+        for (lease, ttl) in &backup.leases {
+            let deadline = clock::monotonic() + *ttl;
+            state.leases.insert(*lease, Lease { ttl: *ttl, deadline });
+            self.shared.pool.spawn(lease_timer(Arc::downgrade(&self.shared), *lease, deadline));
+        }
+    }
+
+    /// Its revision now.
+    pub fn revision(&self) -> Revision {
+        self.shared.state().tree.revision()
     }
 
     async fn submit(&self, request: Request) -> Result<TxnOutcome, MetadataError> {

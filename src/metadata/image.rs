@@ -132,6 +132,11 @@ impl ClusterImage {
         self.lives.iter().map(|(w, l)| (*w, l))
     }
 
+    /// True if a live writer's broker says that it drains.
+    pub fn drains(&self, writer: WriterId) -> bool {
+        self.lives.get(&writer).is_some_and(|live| live.draining)
+    }
+
     /// The broker that leads a partition, if its owner is alive.
     pub fn leader(&self, key: &PartitionKey) -> Option<BrokerId> {
         let owner = self.partitions.get(key)?.owner?;
@@ -382,20 +387,6 @@ mod tests {
         PartitionValue { v: 1, owner, epoch: LeaderEpoch(1), history: vec![WriterId(1)], log_start: Offset(0) }
     }
 
-    fn live(node: i32) -> LiveValue {
-        LiveValue {
-            v: 1,
-            node: BrokerId(node),
-            host: "h".into(),
-            port: 1,
-            rack: None,
-            version: "0".into(),
-            control: None,
-            metrics: None,
-            draining: false,
-        }
-    }
-
     fn key(topic: u128, partition: i32) -> PartitionKey {
         PartitionKey { topic: TopicId(uuid::Uuid::from_u128(topic)), partition: PartitionIndex(partition) }
     }
@@ -405,7 +396,7 @@ mod tests {
         let (keys, mut image) = (KEYS(), ClusterImage::default());
         image.apply(&keys, put(keys.partition(&key(7, 2)), model::encode(&partition(5)), 10));
         assert_eq!(image.leader(&key(7, 2)), None);
-        image.apply(&keys, put(keys.live(WriterId(5)), model::encode(&live(9)), 11));
+        image.apply(&keys, put(keys.live(WriterId(5)), model::encode(&LiveValue::sample(9)), 11));
         assert_eq!(image.leader(&key(7, 2)), Some(BrokerId(9)));
         assert_eq!(image.leader(&key(7, 1)), None);
         image.apply(&keys, WatchEvent::Delete { key: keys.live(WriterId(5)), revision: 12 });

@@ -13,6 +13,7 @@ pub mod keys;
 pub mod model;
 pub mod ownership;
 pub mod placement;
+pub mod read_replicas;
 pub mod rollback;
 mod tree;
 pub mod watcher;

@@ -103,6 +103,28 @@ pub struct LiveValue {
     /// It gives away what it leads and takes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
+    /// It serves consumers of its rack with what other brokers lead ([`super::read_replicas`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub follows: bool,
+}
+
+#[cfg(test)]
+impl LiveValue {
+    /// Broker `node`, of which no more is of interest.
+    pub fn sample(node: i32) -> Self {
+        Self {
+            v: FORMAT,
+            node: BrokerId(node),
+            host: "h".into(),
+            port: 1,
+            rack: None,
+            version: "0".into(),
+            control: None,
+            metrics: None,
+            draining: false,
+            follows: false,
+        }
+    }
 }
 
 /// A partition's ownership.

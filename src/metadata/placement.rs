@@ -37,7 +37,7 @@ impl Candidates {
 
     /// The one that should have what nobody was named for.
     pub fn pick(&self, hash: u64) -> Option<BrokerId> {
-        self.nodes.iter().copied().max_by_key(|node| mix(hash ^ mix(node.0 as u64)))
+        rendezvous(self.nodes.iter().copied(), hash)
     }
 
     /// The broker that should lead a partition; `None` if nobody can take it.
@@ -51,7 +51,12 @@ impl Candidates {
     }
 }
 
-fn hash_of(key: &PartitionKey) -> u64 {
+/// The broker that `hash` falls to: if one goes, only what had fallen to it falls to others.
+pub(super) fn rendezvous(nodes: impl Iterator<Item = BrokerId>, hash: u64) -> Option<BrokerId> {
+    nodes.max_by_key(|node| mix(hash ^ mix(node.0 as u64)))
+}
+
+pub(super) fn hash_of(key: &PartitionKey) -> u64 {
     let id = key.topic.0.as_u128();
     mix(id as u64 ^ mix((id >> 64) as u64 ^ mix(key.partition.0 as u64)))
 }
@@ -142,17 +147,7 @@ mod tests {
         let (keys, mut image) = (Keys::new("test"), ClusterImage::default());
         let entry = |key, value| WatchEvent::Put(Entry { key, value, create_revision: 1, mod_revision: 1 });
         for node in nodes {
-            let live = LiveValue {
-                v: 1,
-                node: BrokerId(*node),
-                host: "h".into(),
-                port: 1,
-                rack: None,
-                version: "0".into(),
-                control: None,
-                metrics: None,
-                draining: draining.contains(node),
-            };
+            let live = LiveValue { draining: draining.contains(node), ..LiveValue::sample(*node) };
             image.apply(&keys, entry(keys.live(WriterId(*node as u64)), model::encode(&live)));
         }
         for (n, (name, partitions, placement)) in topics.iter().enumerate() {

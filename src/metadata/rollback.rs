@@ -9,14 +9,53 @@
 //! - An object above a writer's head was cut when its writer's key had a later revision than it has now: the revision in a WAL
 //!   object is that of the writer's last commit.
 //!
+//! A process that runs also remembers what the store has said to it ([`Remembered`]).
+//!
 //! What they cannot show is the very last commits before the store was lost, if no later object was cut; see
 //! `docs/disaster-recovery.md`. Everything here is pure; `node/rollback.rs` gathers the evidence *before* it reads what the
 //! store knows, so that what happens meanwhile contradicts nothing.
 
-use super::Revision;
 use super::model::WriterValue;
+use super::{MetadataError, Revision};
 use crate::ids::{Seq, WriterId};
+use crate::sabotage::{self, Sabotage};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+/// What the store has said so far to one process. No later answer can say less.
+#[derive(Debug, Default)]
+pub struct Remembered {
+    /// The highest revision that a linearizable answer had.
+    revision: AtomicI64,
+    /// The id of the store's cluster, 0 before the first answer: it never changes while the data lives.
+    cluster: AtomicU64,
+}
+
+impl Remembered {
+    /// What a linearizable request that is sent now will see at least; for [`Self::compare`].
+    pub fn floor(&self) -> Revision {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// The revision of a linearizable answer to a request that was sent at `floor`. A lower one, or another cluster, means
+    /// that the store does not remember what it has told us: it was restored from a backup, or it is another one.
+    ///
+    /// # Errors
+    /// [`MetadataError::WentBack`] in that case.
+    pub fn compare(&self, revision: Revision, cluster: u64, floor: Revision) -> Result<Revision, MetadataError> {
+        let known = self.cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire);
+        let message = match known {
+            _ if sabotage::is(Sabotage::OverlookRollback) => return Ok(revision),
+            Err(known) if known != cluster => format!("etcd was cluster {known:x} and is cluster {cluster:x} now"),
+            _ if revision < floor => format!("etcd was at revision {floor} and is at {revision} now"),
+            _ => {
+                self.revision.fetch_max(revision, Ordering::AcqRel);
+                return Ok(revision);
+            }
+        };
+        Err(MetadataError::WentBack { message })
+    }
+}
 
 /// What the metadata store knows.
 #[derive(Debug, Clone, Default)]
@@ -107,6 +146,9 @@ pub enum Forgotten {
 
 /// The first thing that `evidence` shows and `known` does not have.
 pub fn forgotten(known: &Known, evidence: &Evidence) -> Option<Forgotten> {
+    if sabotage::is(Sabotage::OverlookRollback) {
+        return None;
+    }
     let next = known.next_writer;
     let writers = evidence.registered.iter().chain(evidence.checkpoints.iter().map(|c| &c.writer));
     if let Some(writer) = writers.copied().filter(|writer| writer.0 >= next).max() {
@@ -166,6 +208,19 @@ mod tests {
         let kept = [all, covered(3, 30, 10), covered(3, 30, 0), covered(4, 1, 99), above(11, 100), above(10, 101)];
         for evidence in kept {
             assert_eq!(forgotten(&known(), &evidence), None, "{evidence:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_says_no_less_than_before() {
+        let remembered = Remembered::default();
+        assert_eq!(remembered.compare(7, 1, 0).unwrap(), 7);
+        assert_eq!(remembered.floor(), 7);
+        assert_eq!(remembered.compare(6, 1, 5).unwrap(), 6, "the request was sent before the answer at 7 came");
+        assert_eq!(remembered.floor(), 7);
+        for (revision, cluster, floor) in [(6, 1, 7), (8, 2, 7)] {
+            let error = remembered.compare(revision, cluster, floor).unwrap_err();
+            assert!(matches!(error, MetadataError::WentBack { .. }), "{error}");
         }
     }
 

@@ -34,7 +34,7 @@ impl Stored {
 }
 
 /// All keys at one revision.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Tree {
     entries: BTreeMap<String, Stored>,
     revision: Revision,
@@ -48,6 +48,12 @@ impl Tree {
 
     pub(super) fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The same keys in a store that claims to be at a revision that is greater by `bump`.
+    pub(super) fn bumped(mut self, bump: Revision) -> Self {
+        self.revision += bump;
+        self
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Entry> {

@@ -3,6 +3,7 @@
 
 use super::stores::Stores;
 use crate::actors::context::NodeContext;
+use crate::actors::follower::Followers;
 use crate::actors::s3_health::S3Health;
 use crate::actors::s3_health::state::Level;
 use crate::broker::{Broker, FetchSource};
@@ -38,6 +39,9 @@ pub fn register(
     });
     let shared = stores.health.clone();
     metrics.register("object-store-health", move |families| health(families, &shared));
+    if let Some(followers) = broker.followers.clone() {
+        metrics.register("followers", move |families| followed(families, &followers));
+    }
     if let Some(replica) = stores.replica.clone() {
         metrics.register("read-replica", move |families| read_replica(families, &replica));
     }
@@ -126,7 +130,9 @@ fn requests(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {
     let results = [(&[("result", "hit")][..], load(&reads.hits)), (&[("result", "miss")], load(&reads.misses))];
     families.counters("kafscale_cache_reads", "Chunks looked for in the block cache", results)?;
     let help = "Chunks and indexes that came damaged and were read again";
-    families.counter("kafscale_damaged_reads", help, load(&reads.damaged))
+    families.counter("kafscale_damaged_reads", help, load(&reads.damaged))?;
+    let help = "Partitions of fetches that were answered with a broker of the client's rack to read from";
+    families.counter("kafscale_fetch_preferred_replicas", help, load(&broker.sent_away))
 }
 
 fn health(families: &mut Families<'_>, health: &S3Health) -> fmt::Result {
@@ -180,6 +186,27 @@ fn read_replica(families: &mut Families<'_>, replica: &ReplicaStore) -> fmt::Res
     families.gauge("kafscale_replica_used", help, f64::from(u8::from(replica.is_used())))?;
     let help = "Reads that the read replica served";
     families.histogram("kafscale_replica_read_duration_seconds", help, &stats.hit_durations.sample())
+}
+
+fn followed(families: &mut Families<'_>, followers: &Followers) -> fmt::Result {
+    let stats = followers.stats();
+    let counters = [
+        ("kafscale_follower_fetches", "Fetches answered with records of partitions that others lead", &stats.fetches),
+        ("kafscale_follower_bytes", "Bytes of records of partitions that others lead", &stats.bytes),
+        (
+            "kafscale_follower_refreshes",
+            "Looks at a writer that brought followed partitions up to date",
+            &stats.refreshes,
+        ),
+        ("kafscale_follower_loads", "Looks for which the writer's checkpoint was read", &stats.loads),
+        ("kafscale_follower_failures", "Looks that failed", &stats.failures),
+    ];
+    for (name, help, value) in counters {
+        families.counter(name, help, load(value))?;
+    }
+    let (views, bytes) = followers.size();
+    families.gauge("kafscale_follower_partitions", "Partitions that are followed now", views as f64)?;
+    families.gauge("kafscale_follower_view_bytes", "About what followed partitions take in memory", bytes as f64)
 }
 
 fn groups(families: &mut Families<'_>, broker: &Broker) -> fmt::Result {

@@ -6,11 +6,12 @@
 
 mod control;
 mod dev;
-mod identity;
+pub mod identity;
 mod limits;
 mod metrics;
 mod pages;
-mod rollback;
+mod reading;
+pub mod rollback;
 pub(crate) mod stores;
 
 use crate::actors::compactor::{self, Maintenance};
@@ -33,20 +34,16 @@ use crate::clock::Clock;
 use crate::config::console::UiConfig;
 use crate::config::{Component, NodeConfig, StorageConfig};
 use crate::http::{self, HttpState, Readiness};
-use crate::metadata::MetadataError;
-use crate::metadata::admin::{self, Admin};
+use crate::metadata::admin::Admin;
 use crate::metadata::etcd::WentBackHook;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, ClusterValue, LiveValue};
-use crate::metadata::ownership::{Ownership, OwnershipError, Registration};
+use crate::metadata::ownership::{Ownership, Registration};
 use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
 use crate::storage::layout::Layout;
-use crate::storage::reader::{LogReader, ReaderLimits};
-use crate::storage::registered::Registered;
-use crate::storage::{ObjectStore, StoreError};
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 pub use pages::{actors, quantile};
 use std::net::{SocketAddr, TcpListener};
@@ -64,6 +61,9 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a shutdown goes on answering consumers that read what others lead, so that they hear that they should ask
+/// the leader.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Why the node did not start or run; `Display` says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -205,9 +205,10 @@ impl Node {
         progress("the read replica to answer");
         stores.probe_replica(&layout, clock).await;
         progress("the cluster's identity to be read");
-        let cluster = identity::establish(&stores, &keys, &layout, &config.namespace).await?;
+        let cluster =
+            identity::establish(&*stores.metadata, &*stores.objects, &keys, &layout, &config.namespace).await?;
         progress("the object store to be compared with the metadata store");
-        rollback::check(&stores, &keys, &layout).await?;
+        rollback::check(&stores.metadata, &*stores.objects, &keys, &layout).await?;
         progress("the writer to be registered in the metadata store");
         let port = if config.advertised_port == 0 { bound.port() } else { config.advertised_port };
         let live = LiveValue {
@@ -220,10 +221,12 @@ impl Node {
             control: control.as_ref().map(|(_, address)| address.clone()),
             metrics: Some(control::reachable(&config, http.addr(), &config.metrics_addr.ip().to_string())),
             draining: false,
+            follows: config.follows(),
         };
         let ownership = Ownership::new(stores.metadata.clone(), keys.clone());
+        let (metadata, objects) = (&stores.metadata, &*stores.objects);
         let registration =
-            register(&stores, &keys, &layout, &cluster.cluster_id, &ownership, &live, config.lease_ttl).await?;
+            identity::register(metadata, objects, &keys, &layout, &cluster.cluster_id, &live, config.lease_ttl).await?;
         let on_fatal: Arc<dyn Fn(Fatal) + Send + Sync> = Arc::new(die);
         let context = build_context(
             &config,
@@ -335,8 +338,12 @@ impl Node {
     /// checkpoint and leaves the cluster.
     pub async fn stop(self) {
         self.readiness.readiness.fail("startup", "stopping");
+        let is_read = self.broker.followers.as_ref().is_some_and(|followers| followers.size().0 > 0);
         if tokio::time::timeout(DRAIN_TIMEOUT, self.drains.stop()).await.is_err() {
             tracing::warn!("not everything could be given to other brokers in time; they take it over");
+        }
+        if is_read {
+            tokio::time::sleep(FAREWELL).await;
         }
         self.shutdown.cancel();
         let finish = async {
@@ -369,33 +376,6 @@ impl Node {
 fn die(fatal: Fatal) {
     tracing::error!(exit_code = fatal.exit_code(), "{fatal}");
     std::process::exit(i32::from(fatal.exit_code()));
-}
-
-async fn register(
-    stores: &Stores,
-    keys: &Keys,
-    layout: &Layout,
-    cluster_id: &str,
-    ownership: &Ownership,
-    live: &LiveValue,
-    lease_ttl: Duration,
-) -> Result<Registration, NodeError> {
-    const CANNOT: &str = "the broker cannot register in the metadata store";
-    let writer = admin::allocate_writer_id(&*stores.metadata, keys).await.map_err(|e| NodeError::new(CANNOT, e))?;
-    let (nonce, key) = (crate::rng::u64(), layout.registered(writer));
-    let registered = Registered::new(cluster_id, live.node, writer, nonce);
-    match stores.objects.create(&key, &registered.encode()).await {
-        Ok(()) => {}
-        Err(StoreError::AlreadyExists { .. }) => {
-            let message = format!("it gives writer id {writer} away, which somebody had before (object {key})");
-            return Err(NodeError::went_back(MetadataError::WentBack { message }.to_string()));
-        }
-        Err(error) => return Err(NodeError::new("the writer's registration cannot be written", error)),
-    }
-    ownership.register(writer, nonce, live, lease_ttl).await.map_err(|error| match error {
-        OwnershipError::Metadata(error @ MetadataError::WentBack { .. }) => NodeError::went_back(error.to_string()),
-        error => NodeError::new(CANNOT, error),
-    })
 }
 
 #[allow(clippy::too_many_arguments)] // the parts of a context, each of its own type
@@ -494,16 +474,7 @@ async fn start_loops(
     let shard = context.shards.last().expect("there is a shard");
     let groups = group::start(group_config, shard).await;
     let groups = groups.map_err(|e| NodeError::new("consumer groups cannot be loaded", e))?;
-    let limits = ReaderLimits {
-        cache_bytes: config.cache_bytes - config.cache_bytes / 4,
-        readahead_segments: config.readahead_segments as usize,
-    };
-    let (primary, runtime) = (stores.objects.clone(), io.clone());
-    let copy: Arc<dyn ObjectStore> = match &stores.replica {
-        Some(replica) => replica.clone(),
-        None => primary.clone(),
-    };
-    let reader = runtime.spawn(async move { LogReader::with_copy(copy, primary, limits) }).await;
+    let reader = reading::reader(config, stores, io).await?;
     let broker = Arc::new(Broker {
         cluster_id: context.cluster_id.clone(),
         node: config.broker_id,
@@ -518,12 +489,14 @@ async fn start_loops(
         image: feed.image().clone(),
         directory: context.directory.clone(),
         partitions: context.clone(),
-        reader: reader.map_err(|e| NodeError::new("the reader cannot start", e))?,
+        reader,
         admin: Admin::new(context.metadata.clone(), context.keys.clone()).with_clock(context.clock),
         latencies: Default::default(),
         health: context.health.clone(),
         standing: context.standing.clone(),
         groups,
+        followers: config.follows().then(|| reading::followers(config, stores, context, &feed)),
+        sent_away: Default::default(),
     });
     let health = context.health.clone();
     supervise_loop("s3-health", registry, io, move || health.clone().run());

@@ -1,7 +1,9 @@
 //! What all parts of the operator share.
 
+use super::etcd::EtcdKeeper;
 use super::leader::Leadership;
 use super::metrics::OperatorMetrics;
+use super::snapshot::SnapshotWatch;
 use super::topics::TopicStats;
 use super::watch::Seen;
 use crate::actors::supervisor::ActorRegistry;
@@ -47,6 +49,10 @@ pub struct OperatorContext {
     pub metrics: Arc<OperatorMetrics>,
     /// Counts of topics.
     pub topics: Arc<TopicStats>,
+    /// Looks after managed etcd.
+    pub etcd: EtcdKeeper,
+    /// Looks after its snapshots.
+    pub snapshots: SnapshotWatch,
     /// Supervised actors.
     pub registry: Arc<ActorRegistry>,
     /// The clock.
@@ -57,6 +63,14 @@ impl OperatorContext {
     /// Whose resources are looked after.
     pub fn watched(&self) -> Watched {
         self.config.watched.clone().unwrap_or_else(|| Watched::Namespaces(vec![self.namespace.clone()]))
+    }
+
+    /// A cluster is gone, or another operator looks after it.
+    pub fn forget(&self, cluster: &Key) {
+        self.metrics.forget(cluster);
+        let key = (cluster.namespace.clone(), cluster.name.clone());
+        self.etcd.forget(&key);
+        self.snapshots.forget(&key);
     }
 
     /// Wall time as Kubernetes writes it.

@@ -4,10 +4,14 @@
 use super::cluster::Clusters;
 use super::context::OperatorContext;
 use super::crd::{KafscaleCluster, KafscaleTopic};
+use super::etcd::EtcdKeeper;
+use super::etcd::metrics::EtcdMetrics;
 use super::leader::etcd::EtcdElection;
 use super::leader::lease::LeaseElection;
 use super::leader::{self, Election, Leadership};
 use super::metrics::OperatorMetrics;
+use super::snapshot::metrics::SnapshotMetrics;
+use super::snapshot::{SnapshotScheduler, SnapshotWatch};
 use super::topics::TopicStats;
 use super::watch::{self, Seen};
 use crate::actors::runtime::IoPool;
@@ -147,10 +151,13 @@ async fn work(
     let topics = Arc::new(TopicStats::default());
     topics.register(&state.metrics);
     metrics.register(&state.metrics, leadership.clone(), seen.clone(), registry.clone());
+    let keeper = EtcdKeeper::new(client.clone(), clock, EtcdMetrics::register(&state.metrics));
+    let scheduler = SnapshotScheduler::start(clock, registry.clone());
+    let shown = SnapshotMetrics::register(&state.metrics, clock);
     let reporter = Reporter { controller: REPORTER.to_owned(), instance: Some(config.identity.clone()) };
     let recorder = Recorder::new(client.clone(), reporter);
     let context = Arc::new(OperatorContext {
-        client,
+        client: client.clone(),
         config,
         namespace,
         leadership: leadership.clone(),
@@ -158,6 +165,8 @@ async fn work(
         recorder,
         metrics,
         topics,
+        etcd: keeper.while_leading(leadership.clone()),
+        snapshots: SnapshotWatch::new(client, clock, scheduler, shown),
         registry,
         clock,
     });

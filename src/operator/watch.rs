@@ -86,6 +86,15 @@ impl<K> Resources<K> {
     fn all(&self) -> BTreeMap<Key, Arc<K>> {
         self.0.lock().expect("no panic under the lock").clone()
     }
+
+    fn put(&self, key: Key, object: Arc<K>) {
+        self.0.lock().expect("no panic under the lock").insert(key, object);
+    }
+
+    /// Removes and returns those that are meant.
+    fn remove_if(&self, meant: impl Fn(&Key) -> bool) -> BTreeMap<Key, Arc<K>> {
+        self.0.lock().expect("no panic under the lock").extract_if(.., |key, _| meant(key)).collect()
+    }
 }
 
 /// What watches have seen.
@@ -187,7 +196,8 @@ fn key_of<K: ResourceExt>(object: &K) -> Key {
     Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
 }
 
-/// Keeps `into` as the events say, as far as `scope` goes, tells of every change, and when everything has been read.
+/// Keeps `into` as the events say, as far as `scope` goes, tells of every change, and when everything has been read. Whoever is told
+/// finds in `into` what it was told of.
 async fn follow<K: ResourceExt + Clone + Debug>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
     scope: Option<&str>,
@@ -203,24 +213,20 @@ async fn follow<K: ResourceExt + Clone + Debug>(
             Ok(Event::InitApply(object) | Event::Apply(object)) => {
                 let key = key_of(&object);
                 listed.insert(key.clone());
+                let object = Arc::new(object);
+                into.put(key.clone(), object.clone());
                 tell(&key, &object);
-                into.0.lock().expect("no panic under the lock").insert(key, Arc::new(object));
             }
             Ok(Event::InitDone) => {
-                let mut all = into.0.lock().expect("no panic under the lock");
                 let mine = |key: &Key| scope.is_none_or(|scope| key.namespace == scope);
-                let gone: Vec<Key> = all.keys().filter(|key| mine(key) && !listed.contains(*key)).cloned().collect();
-                for key in gone {
-                    if let Some(object) = all.remove(&key) {
-                        tell(&key, &object);
-                    }
+                for (key, object) in into.remove_if(|key| mine(key) && !listed.contains(key)) {
+                    tell(&key, &object);
                 }
-                drop(all);
                 read();
             }
             Ok(Event::Delete(object)) => {
                 let key = key_of(&object);
-                into.0.lock().expect("no panic under the lock").remove(&key);
+                into.remove_if(|other| *other == key);
                 tell(&key, &object);
             }
             Err(error) => tracing::warn!(%error, "a watch failed; it begins again"),
@@ -255,5 +261,71 @@ async fn follow_owned(context: Arc<OperatorContext>, namespace: Option<String>, 
         if let Some(name) = object.labels().get(CLUSTER_LABEL) {
             context.seen.queue.push(Key { namespace, name: name.clone() }, why);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+    use std::cell::RefCell;
+
+    fn object(namespace: &str, name: &str, version: u32) -> ConfigMap {
+        let metadata = ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            name: Some(name.to_owned()),
+            resource_version: Some(version.to_string()),
+            ..ObjectMeta::default()
+        };
+        ConfigMap { metadata, ..ConfigMap::default() }
+    }
+
+    fn key(namespace: &str, name: &str) -> Key {
+        Key { namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    fn versions(into: &Resources<ConfigMap>) -> BTreeMap<Key, String> {
+        let version = |object: &ConfigMap| object.metadata.resource_version.clone().unwrap();
+        into.all().into_iter().map(|(key, object)| (key, version(&object))).collect()
+    }
+
+    /// Follows the events; what was told, and what was there at that moment.
+    async fn told(into: &Resources<ConfigMap>, events: Vec<Event<ConfigMap>>) -> Vec<(Key, Option<String>)> {
+        let told = RefCell::new(Vec::new());
+        let tell = |key: &Key, _: &ConfigMap| told.borrow_mut().push((key.clone(), versions(into).remove(key)));
+        let events = futures::stream::iter(events.into_iter().map(Ok));
+        follow(events, Some("a"), into, tell, || {}).await;
+        told.into_inner()
+    }
+
+    #[tokio::test]
+    async fn who_is_told_of_a_change_finds_it() {
+        let into = Resources::default();
+        let events = vec![
+            Event::Init,
+            Event::InitApply(object("a", "x", 1)),
+            Event::InitApply(object("a", "y", 2)),
+            Event::InitDone,
+            Event::Apply(object("a", "x", 3)),
+            Event::Delete(object("a", "y", 4)),
+        ];
+        let at = |name, version: Option<&str>| (key("a", name), version.map(str::to_owned));
+        let expected = [at("x", Some("1")), at("y", Some("2")), at("x", Some("3")), at("y", None)];
+        assert_eq!(told(&into, events).await, expected);
+        assert_eq!(versions(&into), [(key("a", "x"), "3".to_owned())].into());
+    }
+
+    #[tokio::test]
+    async fn what_went_while_nobody_watched_is_told_when_it_is_gone_and_other_namespaces_stay() {
+        let into = Resources::default();
+        for (namespace, name) in [("a", "stays"), ("a", "gone"), ("b", "another's")] {
+            into.put(key(namespace, name), Arc::new(object(namespace, name, 1)));
+        }
+        let events = vec![Event::Init, Event::InitApply(object("a", "stays", 1)), Event::InitDone];
+        let expected = [(key("a", "stays"), Some("1".to_owned())), (key("a", "gone"), None)];
+        assert_eq!(told(&into, events).await, expected);
+        let left: Vec<Key> = into.all().into_keys().collect();
+        assert_eq!(left, [key("a", "stays"), key("b", "another's")]);
     }
 }

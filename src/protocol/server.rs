@@ -108,6 +108,7 @@ pub async fn serve(listener: TcpListener, context: Arc<EdgeContext>, shutdown: C
             advertised: context.advertised.clone(),
             sessions: context.sessions.clone(),
             crowded: crowded.clone(),
+            sent_away: Default::default(),
         }))
     };
     serve_with(listener, EdgeRef(context.clone()), shutdown, make).await

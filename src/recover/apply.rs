@@ -1,6 +1,7 @@
 //! Writes a plan. Every step can be repeated, in this order, by another run that was planned anew:
 //!
-//! 1. `recovering` keeps brokers from starting until the end.
+//! 1. `recovering` keeps brokers from starting until the end. Each run writes it anew, and everything that a run writes is
+//!    compared with that: what an interrupted run has sent, and what is applied later, does not undo what came after it.
 //! 2. Every old writer is fenced, each by compare-and-swap on its key as it was read. Its claim token goes, so that no
 //!    process of before can commit, claim or release anything, whatever revisions the store reaches. All of them are there before
 //!    the counter of writer ids rises: until then a run that is repeated knows that they are not writers of the past.
@@ -13,7 +14,7 @@ use crate::clock::WallMs;
 use crate::ids::{LeaderEpoch, Seq, WriterId};
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, BrokerConfigsValue, CheckpointRef, CounterValue, FORMAT, WriterState, WriterValue};
-use crate::metadata::{Compare, MetadataError, MetadataStore, Op, Txn, TxnOutcome};
+use crate::metadata::{Compare, MetadataError, MetadataStore, Op, Revision, Txn, TxnOutcome};
 use crate::rng;
 use crate::storage::checkpoint::{Checkpoint, ObjectTable};
 use crate::storage::layout::Layout;
@@ -35,6 +36,11 @@ pub enum ApplyError {
     /// Somebody wrote meanwhile.
     #[error("{0} changed while the plan was made: make sure that no broker runs, and run the command again")]
     Changed(String),
+    /// Another recovery has begun or ended meanwhile.
+    #[error(
+        "another `kafscale recover` has begun or ended since the plan was made; run the command again, once at a time"
+    )]
+    AnotherRun,
     /// What was planned cannot be read any more.
     #[error("{0}; run the command again")]
     Recovery(#[from] crate::actors::recovery::RecoveryError),
@@ -75,32 +81,49 @@ impl Change {
 impl Apply<'_> {
     /// Does it.
     pub async fn run(&self) -> Result<(), ApplyError> {
-        let recovering = Op::Put(self.keys.recovering(), bytes::Bytes::new(), None);
-        self.metadata.txn(Txn { compares: Vec::new(), ops: vec![recovering] }).await?;
-        self.write(self.fences()).await?;
-        self.write(self.homes().await?).await?;
-        self.write(self.partitions()).await?;
-        self.write(self.topics()).await?;
-        let mut last = Txn::default();
+        let run = self.begin().await?;
+        self.write(run, self.fences()).await?;
+        self.write(run, self.homes().await?).await?;
+        self.write(run, self.partitions()).await?;
+        self.write(run, self.topics()).await?;
+        let mut ops = Vec::new();
         for (key, next) in
             [(self.keys.next_writer(), self.plan.next_writer), (self.keys.next_producer(), self.plan.next_producer)]
         {
-            last.ops.push(Op::Put(key, model::encode(&CounterValue { v: FORMAT, next }), None));
+            ops.push(Op::Put(key, model::encode(&CounterValue { v: FORMAT, next }), None));
         }
-        last.ops.extend(self.plan.cluster.iter().map(|c| Op::Put(self.keys.cluster(), model::encode(c), None)));
-        last.ops.push(Op::Delete(self.keys.recovering()));
-        self.metadata.txn(last).await?;
-        Ok(())
+        ops.extend(self.plan.cluster.iter().map(|c| Op::Put(self.keys.cluster(), model::encode(c), None)));
+        ops.push(Op::Delete(self.keys.recovering()));
+        self.write(run, vec![Change { compare: None, ops }]).await
     }
 
-    async fn write(&self, changes: Vec<Change>) -> Result<(), ApplyError> {
+    /// Writes `recovering`. Its revision is this run's: it holds until the run has ended or another one has begun.
+    async fn begin(&self) -> Result<Revision, ApplyError> {
+        let (recovering, cluster) = (self.keys.recovering(), self.keys.cluster());
+        let compares = vec![
+            Compare::ModRevision(recovering.clone(), self.store.recovering),
+            // Every run that gets to its end writes it.
+            Compare::ModRevision(cluster, self.store.cluster_revision),
+        ];
+        let ops = vec![Op::Put(recovering, bytes::Bytes::new(), None)];
+        match self.metadata.txn(Txn { compares, ops }).await? {
+            TxnOutcome::Committed(revision) => Ok(revision),
+            TxnOutcome::Rejected(_) => Err(ApplyError::AnotherRun),
+        }
+    }
+
+    async fn write(&self, run: Revision, changes: Vec<Change>) -> Result<(), ApplyError> {
+        let recovering = self.keys.recovering();
         for chunk in changes.chunks(KEYS_PER_TXN) {
-            let compared = chunk.iter().filter_map(|change| change.compare.clone());
+            let compared = chunk.iter().filter_map(|change| change.compare.clone()).chain([(recovering.clone(), run)]);
             let compares = compared.map(|(key, revision)| Compare::ModRevision(key, revision)).collect();
             let ops = chunk.iter().flat_map(|change| change.ops.clone()).collect();
             if let TxnOutcome::Rejected(_) = self.metadata.txn(Txn { compares, ops }).await? {
-                let what = chunk.iter().find_map(|change| change.compare.as_ref()).map_or("a key", |(key, _)| key);
-                return Err(ApplyError::Changed(format!("the metadata store ({what} or one behind it)")));
+                let is_ours = self.metadata.get(&recovering).await?.is_some_and(|entry| entry.mod_revision == run);
+                let what = chunk.iter().find_map(|change| change.compare.as_ref()).filter(|_| is_ours);
+                return Err(what.map_or(ApplyError::AnotherRun, |(key, _)| {
+                    ApplyError::Changed(format!("the metadata store ({key} or one behind it)"))
+                }));
             }
         }
         Ok(())

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod plan;
 mod report;
+mod succession;
 pub mod survey;
 
 use crate::actors::runtime::IoPool;
@@ -18,6 +19,7 @@ use crate::metadata::model::{self, BrokerConfigsValue, CounterValue, LiveValue};
 use crate::metadata::ownership::{Ownership, OwnershipError};
 use crate::metadata::{MetadataError, MetadataStore};
 use crate::node::stores::Stores;
+use crate::storage::ObjectStore;
 use crate::storage::layout::Layout;
 use apply::Apply;
 use plan::{Plan, Store};
@@ -89,28 +91,41 @@ async fn recover(config: &NodeConfig, options: Options) -> Result<(), RecoverErr
     let stores = Stores::open(config, &IoPool::current(), clock, None).await;
     let stores = stores.map_err(|e| RecoverError::Unavailable(e.to_string()))?;
     let (keys, layout) = (Keys::new(&config.namespace), Layout::new(config.namespace.as_str()));
+    let (metadata, objects) = (stores.metadata.clone(), stores.objects.clone());
+    recover_stores(metadata, objects, &keys, &layout, clock, options, &mut |text| print!("{text}")).await
+}
+
+/// The whole of it, on stores that are open. `say` hears what is to be printed.
+pub async fn recover_stores(
+    metadata: Arc<dyn MetadataStore>,
+    objects: Arc<dyn ObjectStore>,
+    keys: &Keys,
+    layout: &Layout,
+    clock: Clock,
+    options: Options,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), RecoverError> {
     if options.write {
-        wait_for_leases(&*stores.metadata, &keys, clock).await?;
+        wait_for_leases(&*metadata, keys, clock, say).await?;
     }
     let now_ms = clock.wall_ms();
     // The metadata store first: what a broker writes meanwhile makes a compare fail.
-    let store = read_store(&stores.metadata, &keys).await?;
-    let survey = Survey::take(stores.objects.clone(), &layout, now_ms).await.map_err(|error| match error {
+    let store = read_store(&metadata, keys).await?;
+    let survey = Survey::take(objects.clone(), layout, now_ms).await.map_err(|error| match error {
         SurveyError::Store(error) => RecoverError::Unavailable(error.to_string()),
         error @ SurveyError::NoCluster(_) => RecoverError::Refused(error.to_string()),
     })?;
     let plan = plan::plan(&store, &survey.found, now_ms).map_err(RecoverError::Refused)?;
-    report::print(&store, &survey, &plan);
+    say(&report::text(&store, &survey, &plan));
     if !options.write {
-        println!("\nNothing was written. To write it: kafscale recover --write");
+        say("\nNothing was written. To write it: kafscale recover --write\n");
         return Ok(());
     }
     refuse(&store, &plan, options)?;
-    let (metadata, objects) = (stores.metadata.clone(), stores.objects.clone());
-    let apply =
-        Apply { metadata, objects, keys: &keys, layout: &layout, store: &store, survey: &survey, plan: &plan, now_ms };
+    let (store, survey, plan) = (&store, &survey, &plan);
+    let apply = Apply { metadata, objects, keys, layout, store, survey, plan, now_ms };
     apply.run().await.map_err(|e| RecoverError::Unavailable(format!("the plan was not carried out: {e}")))?;
-    println!("\nThe metadata store is rebuilt. Start the brokers.");
+    say("\nThe metadata store is rebuilt. Start the brokers.\n");
     Ok(())
 }
 
@@ -129,12 +144,18 @@ fn refuse(store: &Store, plan: &Plan, options: Options) -> Result<(), RecoverErr
     Ok(())
 }
 
-async fn wait_for_leases(store: &dyn MetadataStore, keys: &Keys, clock: Clock) -> Result<(), RecoverError> {
+async fn wait_for_leases(
+    store: &dyn MetadataStore,
+    keys: &Keys,
+    clock: Clock,
+    say: &mut dyn FnMut(&str),
+) -> Result<(), RecoverError> {
     let end = clock.monotonic() + LEASES_END_WITHIN;
     let mut told = false;
     while !live(store, keys).await?.is_empty() && clock.monotonic() < end {
         if !std::mem::replace(&mut told, true) {
-            println!("Waiting for the leases of brokers to end (at most {} s) ...", LEASES_END_WITHIN.as_secs());
+            let limit = LEASES_END_WITHIN.as_secs();
+            say(&format!("Waiting for the leases of brokers to end (at most {limit} s) ...\n"));
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -153,11 +174,25 @@ pub async fn read_store(metadata: &Arc<dyn MetadataStore>, keys: &Keys) -> Resul
         let entry = metadata.get(&key).await?;
         Ok(entry.map(|e| model::decode::<CounterValue>(&e)).transpose()?.map_or(1, |c| c.next))
     };
-    let cluster = metadata.get(&keys.cluster()).await?.map(|e| model::decode(&e)).transpose()?;
+    // First, so that another run is noticed whenever it begins.
+    let recovering = metadata.get(&keys.recovering()).await?.map_or(0, |e| e.mod_revision);
+    let cluster = metadata.get(&keys.cluster()).await?;
+    let cluster_revision = cluster.as_ref().map_or(0, |e| e.mod_revision);
+    let cluster = cluster.map(|e| model::decode(&e)).transpose()?;
     let (next_writer, next_producer) = (counter(keys.next_writer()).await?, counter(keys.next_producer()).await?);
     let (writers, partitions) = (ownership.writers().await?, ownership.partitions().await?);
     let live = live(&**metadata, keys).await?;
-    let mut store = Store { cluster, next_writer, next_producer, writers, partitions, live, ..Store::default() };
+    let mut store = Store {
+        cluster,
+        cluster_revision,
+        recovering,
+        next_writer,
+        next_producer,
+        writers,
+        partitions,
+        live,
+        ..Store::default()
+    };
     let (topics, revision) = metadata.get_prefix(&keys.topics()).await?;
     store.revision = revision;
     for entry in &topics {

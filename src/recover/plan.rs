@@ -6,13 +6,25 @@
 //! the shorter ones. What a loser has beyond the point where the winner's epochs went on is left out, as a follower of Kafka
 //! truncates; it is never guessed that somebody was acked.
 //!
+//! A checkpoint that is newer than everything that was committed may lack partitions: a broker whose metadata store went back under it
+//! believes for a moment that they are somebody else's. What only older checkpoints of a writer have, as far as these are
+//! still there, is therefore a candidate, too. If the partition was given away in order, whoever took it has a later epoch.
+//!
 //! **What is not acked may appear.** An object above the head that the metadata store remembers counts if no slot before it is
 //! missing: its commit may be what the store has forgotten.
+//!
+//! **A writer of the backup that left nothing behind** was forgotten since, in order, if others led all partitions that the
+//! backup says it had at a later leader epoch. Otherwise the bucket lost something.
+//!
+//! **A log that is not complete** is what is left of one that is collected (its checkpoint is gone, and objects that others refer to
+//! are not), or it was damaged. It cannot have had anything later than the last epoch and the end that it still shows, so that
+//! it hides nothing if the winner has that epoch up to that end, or a later one: see `succession`.
 //!
 //! **What topics there are** is what the newest of two says: the metadata store or the catalogs in checkpoints. Generations order
 //! catalogs across earlier recoveries, revisions within one. A topic that has data and that neither has ever heard of is
 //! restored under a name made of its id; one that a catalog had and a newer one has not was deleted.
 
+use super::succession::{incomplete, left_out, not_succeeded};
 use crate::actors::partition::view::EpochStart;
 use crate::clock::WallMs;
 use crate::ids::{BrokerId, LeaderEpoch, Offset, PartitionKey, Seq, TopicId, WriterId};
@@ -33,6 +45,10 @@ const PRODUCER_ID_GAP: u64 = 1_000_000_000;
 pub struct Store {
     /// `None` if it is empty.
     pub cluster: Option<ClusterValue>,
+    /// Revision at which that was written, 0 if never.
+    pub cluster_revision: Revision,
+    /// Revision at which the last recovery that was not finished began, 0 if there is none.
+    pub recovering: Revision,
     /// Its revision.
     pub revision: Revision,
     /// The next writer id.
@@ -70,6 +86,8 @@ pub struct Source {
     pub checkpoint: Option<CheckpointRef>,
     /// What that says of topics.
     pub catalog: Option<Catalog>,
+    /// Another source is the same writer's log from a newer checkpoint on; this one has what that lacks.
+    pub is_older: bool,
 }
 
 /// What a writer has of a partition.
@@ -87,8 +105,24 @@ pub struct Candidate {
     pub missing: usize,
 }
 
+/// What a writer has of a partition, and what cannot be put together.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// Index into [`Found::sources`].
+    pub source: usize,
+    /// The partition.
+    pub key: PartitionKey,
+    /// The last leader epoch that it shows.
+    pub epoch: LeaderEpoch,
+    /// The greatest end that it shows.
+    pub end: Offset,
+    /// What is wrong.
+    pub error: String,
+}
+
 impl Candidate {
-    fn last_epoch(&self) -> LeaderEpoch {
+    /// The last leader epoch, 0 if there is none yet.
+    pub fn last_epoch(&self) -> LeaderEpoch {
         self.epochs.last().map_or(LeaderEpoch(0), |e| e.epoch.max(LeaderEpoch(0)))
     }
 }
@@ -102,8 +136,8 @@ pub struct Found {
     pub sources: Vec<Source>,
     /// Partitions.
     pub partitions: BTreeMap<PartitionKey, Vec<Candidate>>,
-    /// Writers that have something of a partition that cannot be put together, and why.
-    pub broken: Vec<(usize, PartitionKey, String)>,
+    /// Logs of partitions that are not complete.
+    pub broken: Vec<Broken>,
     /// Objects that cannot be read.
     pub damaged: Vec<String>,
     /// Writers, with their nonces, that others have taken everything over from.
@@ -112,6 +146,14 @@ pub struct Found {
     pub writer_max: u64,
     /// The greatest producer id.
     pub producer_max: i64,
+}
+
+impl Found {
+    /// The candidate that wins.
+    pub fn best(&self, used: &BTreeSet<usize>, key: &PartitionKey) -> Option<&Candidate> {
+        let candidates = self.partitions.get(key).into_iter().flatten().filter(|c| used.contains(&c.source));
+        candidates.max_by_key(|c| (c.last_epoch(), c.next_offset, self.sources[c.source].writer))
+    }
 }
 
 /// What a partition will have.
@@ -184,7 +226,7 @@ pub fn plan(store: &Store, found: &Found, now_ms: WallMs) -> Result<Plan, String
     let generation = newest.map_or(0, |c| c.generation).max(store.cluster.as_ref().map_or(0, |c| c.generation)) + 1;
     plan.cluster = Some(ClusterValue { v: FORMAT, cluster_id: found.cluster_id.clone(), generation });
     let topics = topics(store, found, &used, now_ms, &mut plan);
-    writers(store, found, &used, &mut plan);
+    writers(store, found, &used, &topics, &mut plan);
     partitions(store, found, &used, &topics, &mut plan);
     homes(store, found, &mut plan);
     let ids: BTreeMap<TopicId, &String> = topics.iter().map(|(name, t)| (t.id, name)).collect();
@@ -320,14 +362,22 @@ fn settings(store: &Store, found: &Found, used: &BTreeSet<usize>, newest: &Catal
 }
 
 /// Fences everybody.
-fn writers(store: &Store, found: &Found, used: &BTreeSet<usize>, plan: &mut Plan) {
-    for source in used.iter().map(|index| &found.sources[*index]) {
+fn writers(
+    store: &Store,
+    found: &Found,
+    used: &BTreeSet<usize>,
+    topics: &BTreeMap<String, TopicValue>,
+    plan: &mut Plan,
+) {
+    for source in used.iter().map(|index| &found.sources[*index]).filter(|source| !source.is_older) {
         let known = store.writers.get(&source.writer).map(|(value, _)| value);
         if let Some(known) = known.filter(|known| known.nonce == source.nonce) {
             let pointer = |c: &Option<CheckpointRef>| c.as_ref().map_or(Seq(0), |c| c.seq);
-            if known.head > source.head || pointer(&known.checkpoint) > pointer(&source.checkpoint) {
+            let is_shorter = known.head > source.head || pointer(&known.checkpoint) > pointer(&source.checkpoint);
+            let missing = is_shorter.then(|| not_succeeded(source.writer, store, found, used, topics));
+            if let Some(of) = missing.flatten() {
                 plan.losses.push(format!(
-                    "writer {} has committed slot {}, but the bucket has its log only up to {}: restore the bucket",
+                    "{of}: writer {} has committed slot {}, but the bucket has its log only up to {}: restore the bucket",
                     source.writer, known.head, source.head
                 ));
             }
@@ -345,11 +395,16 @@ fn writers(store: &Store, found: &Found, used: &BTreeSet<usize>, plan: &mut Plan
         let is_source = |index: &usize| found.sources[*index].nonce == value.nonce;
         if !used.iter().any(is_source) {
             let inherited = found.inherited.contains(&(*writer, value.nonce));
-            if !inherited && (value.head > Seq(0) || value.checkpoint.is_some()) {
-                let head = value.head;
-                plan.losses.push(format!(
-                    "writer {writer} has committed slot {head}, but the bucket has nothing of it: restore the bucket"
-                ));
+            let wrote = value.head > Seq(0) || value.checkpoint.is_some();
+            match not_succeeded(*writer, store, found, used, topics) {
+                _ if !wrote || inherited => {}
+                None => plan.decisions.push(format!(
+                    "writer {writer} was forgotten after the backup: others went on with everything that it had"
+                )),
+                Some(of) => plan.losses.push(format!(
+                    "{of}: writer {writer} has committed slot {}, but the bucket has nothing of it: restore the bucket",
+                    value.head
+                )),
             }
             if !plan.writers.contains_key(writer) {
                 plan.forgotten.push(*writer);
@@ -367,28 +422,12 @@ fn partitions(
 ) {
     let live: BTreeMap<TopicId, &String> = topics.iter().map(|(name, t)| (t.id, name)).collect();
     let named = |key: &PartitionKey| live.get(&key.topic).map(|name| format!("{name}-{}", key.partition));
-    for (source, key, error) in found.broken.iter().filter(|(source, ..)| used.contains(source)) {
-        let Some(name) = named(key) else { continue };
-        let writer = found.sources[*source].writer;
-        plan.losses.push(format!("{name}: what writer {writer} has of it is not complete: {error}"));
-    }
+    incomplete(store, found, used, &named, plan);
     for (key, candidates) in &found.partitions {
-        let Some(name) = named(key) else { continue };
-        let used: Vec<&Candidate> = candidates.iter().filter(|c| used.contains(&c.source)).collect();
-        let writer = |c: &Candidate| found.sources[c.source].writer;
-        let Some(best) = used.iter().max_by_key(|c| (c.last_epoch(), c.next_offset, writer(c))) else { continue };
-        for loser in used.iter().filter(|c| c.source != best.source) {
-            let went_on = best.epochs.iter().find(|e| e.epoch > loser.last_epoch()).map(|e| e.start);
-            if let Some(from) = went_on.filter(|from| loser.next_offset > *from) {
-                plan.decisions.push(format!(
-                    "{name}: offsets {from} to {} of writer {} (leader epoch {}) are left out: writer {} went on from {from} \
-                     at a later epoch",
-                    loser.next_offset,
-                    writer(loser),
-                    loser.last_epoch(),
-                    writer(best)
-                ));
-            }
+        let (Some(name), Some(best)) = (named(key), found.best(used, key)) else { continue };
+        for loser in candidates.iter().filter(|c| used.contains(&c.source) && c.source != best.source) {
+            let (epoch, end) = (loser.last_epoch(), loser.next_offset);
+            plan.decisions.extend(left_out(found, &name, loser.source, epoch, end, best));
         }
         if best.missing > 0 {
             plan.losses.push(format!("{name}: {} object(s) of it are not in the bucket: restore them", best.missing));

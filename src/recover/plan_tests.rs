@@ -23,7 +23,8 @@ fn catalog(generation: u32, revision: Revision, topics: &[TopicRecord]) -> Catal
 
 fn source(writer: u64, head: u64, catalog: Option<Catalog>) -> Source {
     let checkpoint = Some(CheckpointRef { seq: Seq(head.min(3)), key: format!("c{writer}") });
-    Source { writer: WriterId(writer), nonce: writer * 10, node: None, head: Seq(head), checkpoint, catalog }
+    let (writer, nonce) = (WriterId(writer), writer * 10);
+    Source { writer, nonce, node: None, head: Seq(head), checkpoint, catalog, is_older: false }
 }
 
 /// Epochs with their first offsets.
@@ -90,18 +91,100 @@ fn the_highest_epoch_wins_and_what_it_leaves_out_is_said() {
 fn everybody_is_fenced_and_ids_go_on_above_everything() {
     let sources = vec![source(2, 5, None), source(9, 4, None)];
     let partitions = vec![(key(0), vec![candidate(0, &[(0, 0)], 3)]), (key(1), vec![candidate(1, &[(0, 0)], 3)])];
-    let topics = [record("t", 1, 2)];
-    let plan = plan(&store(60, &topics), &found(sources, partitions), 7).unwrap();
+    let topics = [record("t", 1, 3)];
+    let mut store = store(60, &topics);
+    store.partitions.insert(key(2), owned_by(3, 4));
+    let plan = plan(&store, &found(sources, partitions), 7).unwrap();
     let heads: Vec<_> = plan.writers.iter().map(|(id, v)| (id.0, v.head.0, v.state, v.node.0)).collect();
     assert_eq!(heads, [(2, 5, WriterState::Fenced, 4), (9, 4, WriterState::Fenced, -1)]);
     // The store says that 3 has committed something, of which nothing is there.
     assert_eq!(plan.forgotten, [WriterId(3)]);
-    assert_eq!(plan.losses.len(), 1);
+    assert_eq!(plan.losses.len(), 2, "the writer's log, and what it led: {:?}", plan.losses);
     let homes: Vec<_> = plan.homes.iter().map(|h| (h.source, h.writer.0, h.partitions.clone())).collect();
     assert_eq!(homes, [(0, 1_010, vec![key(0)]), (1, 1_011, vec![key(1)])]);
     assert_eq!(plan.partitions[&key(1)].value.history, [WriterId(1_011)]);
     assert_eq!((plan.next_writer, plan.next_producer), (1_012, 1_000_001_000));
     assert_eq!(plan.cluster.unwrap().generation, 1);
+}
+
+#[test]
+fn what_only_an_older_checkpoint_has_counts_unless_it_was_given_away() {
+    let topics = [record("t", 1, 2)];
+    let older = Source { is_older: true, ..source(2, 5, None) };
+    let sources = vec![source(2, 9, Some(catalog(0, 90, &topics))), source(3, 9, None), older];
+    let partitions = vec![
+        (key(0), vec![candidate(2, &[(0, 0), (3, 10)], 30)]),
+        (key(1), vec![candidate(1, &[(0, 0), (4, 20)], 40), candidate(2, &[(0, 0), (3, 10)], 20)]),
+    ];
+    let plan = plan(&Store::default(), &found(sources, partitions), 7).unwrap();
+    assert_eq!(winner(&plan, key(0)), (2, 3, 30));
+    assert_eq!(winner(&plan, key(1)), (1, 4, 40));
+    assert_eq!((plan.losses, plan.decisions), (Vec::new(), Vec::new()));
+    assert_eq!(plan.writers[&WriterId(2)].head, Seq(9), "the newest log is the writer's");
+}
+
+fn broken(source: usize, epoch: i32, end: i64) -> Broken {
+    let (epoch, end, error) = (LeaderEpoch(epoch), Offset(end), "gap".to_owned());
+    Broken { source, key: key(0), epoch, end, error }
+}
+
+#[test]
+fn what_is_left_of_a_log_is_a_loss_only_if_it_can_have_had_more_than_the_winner() {
+    let topics = [record("t", 1, 1)];
+    let other = || vec![source(2, 9, Some(catalog(0, 90, &topics))), source(3, 9, None)];
+    let losses = |store: &Store, sources: Vec<Source>, broken: Broken| {
+        let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (4, 20)], 30)])];
+        let planned = plan(store, &Found { broken: vec![broken], ..found(sources, partitions) }, 7).unwrap();
+        assert_eq!(winner(&planned, key(0)), (0, 4, 30));
+        let is_said = planned.decisions.iter().any(|line| line.contains("is not used for 1 partition(s)"));
+        assert_eq!(planned.losses.is_empty(), is_said, "one of them says it: {planned:?}");
+        planned.losses.len()
+    };
+    let empty = Store::default();
+    for (epoch, end, expected) in [(3, 20, 0), (3, 99, 0), (4, 20, 0), (4, 30, 0), (4, 31, 1), (5, 20, 1)] {
+        assert_eq!(losses(&empty, other(), broken(1, epoch, end)), expected, "epoch {epoch}, end {end}");
+    }
+    // The store knows of a claim of which nothing is to be seen any more; somebody else's says nothing of this log.
+    for (owner, epoch, expected) in [(3, 3, 0), (3, 4, 1), (2, 4, 0)] {
+        let mut known = store(60, &topics);
+        known.partitions.insert(key(0), owned_by(owner, epoch));
+        assert_eq!(losses(&known, other(), broken(1, 3, 20)), expected, "writer {owner} had it at epoch {epoch}");
+    }
+    // The same log from an older checkpoint on is complete.
+    let mut known = store(60, &topics);
+    known.partitions.insert(key(0), owned_by(2, 4));
+    let older = || Source { is_older: true, ..source(2, 9, None) };
+    let same = || vec![older(), source(2, 9, Some(catalog(0, 90, &topics)))];
+    assert_eq!(losses(&known, same(), broken(1, 4, 30)), 0);
+    assert_eq!(losses(&known, same(), broken(1, 4, 31)), 1);
+}
+
+#[test]
+fn what_an_incomplete_log_has_beyond_where_the_winner_went_on_is_said() {
+    let topics = [record("t", 1, 1)];
+    let sources = vec![source(2, 9, Some(catalog(0, 90, &topics))), source(3, 9, None)];
+    let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (4, 20)], 30)])];
+    let all = Found { broken: vec![broken(1, 3, 25)], ..found(sources, partitions) };
+    let planned = plan(&Store::default(), &all, 7).unwrap();
+    assert!(planned.decisions[0].starts_with("t-0: offsets 20 to 25 of writer 3"), "{:?}", planned.decisions);
+}
+
+fn owned_by(writer: u64, epoch: i32) -> (PartitionValue, Revision) {
+    let (owner, epoch, history) = (Some(WriterId(writer)), LeaderEpoch(epoch), vec![WriterId(writer)]);
+    (PartitionValue { v: 1, owner, epoch, history, log_start: Offset(0) }, 50)
+}
+
+#[test]
+fn a_writer_that_was_forgotten_after_the_backup_is_no_loss() {
+    let topics = [record("t", 1, 1)];
+    let mut store = store(60, &topics);
+    store.partitions.insert(key(0), owned_by(3, 4));
+    let losses = |epoch| {
+        let partitions = vec![(key(0), vec![candidate(0, &[(0, 0), (epoch, 5)], 9)])];
+        plan(&store, &found(vec![source(2, 9, None)], partitions), 7).unwrap().losses
+    };
+    assert_eq!(losses(5), Vec::<String>::new());
+    assert_eq!(losses(4).len(), 1, "nobody went on from where it was");
 }
 
 #[test]
@@ -201,7 +284,7 @@ fn what_the_bucket_has_lost_is_a_loss() {
     // The writer's last slot; an epoch; what is below a log start; a partition. One that was never written to is none.
     assert_eq!(losses(&all), 4);
     all.partitions.get_mut(&key(0)).unwrap()[0].missing = 1;
-    all.broken.push((0, key(0), "gap".into()));
+    all.broken.push(broken(0, 2, 5));
     all.damaged.push("object".into());
     assert_eq!(losses(&all), 7);
     let planned = plan(&known, &all, 7).unwrap();

@@ -3,11 +3,11 @@
 //! The store behind may copy a bucket's objects to another region, some time after they were written. Consumers there
 //! are served from that copy; what it does not have yet, or does not give in time, comes from the primary at once. A
 //! hit is always right: a key is written once and its object never changes, and whoever reads checks every batch
-//! anyway (the block cache reads from the primary what came damaged).
+//! anyway (the block cache and followers read from the primary what came damaged).
 //!
 //! Only ranged reads and reads of an object's end look at the copy. Everything that has to see what is true now
 //! (creates and what they meet, HEAD, LIST, deletes) goes to the primary, and whoever needs that for reads too, such as
-//! recovery and merging, is not given this decorator.
+//! taking over and merging, is not given this decorator.
 //!
 //! The copy is tried once per read and for a bounded time. After several failures in a row it is left alone, and tried
 //! by one read now and then until it answers ([`breaker`]).
@@ -32,6 +32,8 @@ use tokio::time::Instant;
 const WAIT: Duration = Duration::from_millis(500);
 /// ... and how much longer for each MiB it wants.
 const WAIT_PER_MIB: Duration = Duration::from_millis(100);
+/// Whoever wants more, or everything there is, waits no longer than for this much.
+const WAIT_BYTES_MAX: u64 = 64 << 20;
 /// How long the start waits for it.
 const PROBE_WAIT: Duration = Duration::from_secs(3);
 
@@ -114,7 +116,7 @@ impl ReplicaStore {
             return None;
         };
         let started = clock::monotonic();
-        let limit = WAIT + WAIT_PER_MIB.mul_f64(len as f64 / (1 << 20) as f64);
+        let limit = WAIT + WAIT_PER_MIB.mul_f64(len.min(WAIT_BYTES_MAX) as f64 / (1 << 20) as f64);
         match tokio::time::timeout(limit, read).await {
             Ok(Ok(found)) => {
                 self.stats.hits.fetch_add(1, Ordering::Relaxed);

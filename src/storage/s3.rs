@@ -5,9 +5,10 @@
 //! checks the CRC. The payload is not hashed for the signature (`UNSIGNED-PAYLOAD`): SHA-256 of every byte would cost
 //! more CPU than everything else the broker does with it, and the signed CRC header binds the body already.
 //!
-//! Buckets are never created here.
+//! The store never creates its bucket; [`bucket`] is for who may.
 
 mod body;
+pub mod bucket;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -111,43 +112,11 @@ pub struct S3Store {
 impl S3Store {
     /// Prepares a client. Contacts nothing but, without fixed credentials, the sources of the default chain.
     pub async fn connect(config: S3Config) -> Result<Self, StoreError> {
-        let http = aws_smithy_http_client::Builder::new()
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .tls_provider(Provider::Rustls(CryptoMode::Ring))
-            .build_https();
-        Self::connect_through(config, http).await
+        Self::connect_through(config, http_client()).await
     }
 
     async fn connect_through(config: S3Config, http: SharedHttpClient) -> Result<Self, StoreError> {
-        let region = Region::new(config.region.clone());
-        let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
-        let mut builder = Builder::new()
-            .behavior_version(BehaviorVersion::latest())
-            .time_source(SigningTime)
-            .region(region.clone())
-            .http_client(http.clone())
-            .force_path_style(config.path_style)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(timeouts)
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
-        builder.set_endpoint_url(config.endpoint.clone());
-        let builder = match config.credentials {
-            Some(c) => {
-                let fixed = Credentials::new(c.access_key, c.secret_key, c.session_token, None, "configuration");
-                builder.credentials_provider(fixed)
-            }
-            None => {
-                let shared =
-                    aws_config::defaults(BehaviorVersion::latest()).http_client(http).region(region).load().await;
-                let provider = shared.credentials_provider().ok_or_else(no_credentials)?;
-                provider.provide_credentials().await.map_err(|_| no_credentials())?;
-                builder.credentials_provider(provider)
-            }
-        };
-        let client = Client::from_conf(builder.build());
+        let client = client(&config, http).await?;
         Ok(Self { client, bucket: config.bucket, kms_key_arn: config.kms_key_arn })
     }
 
@@ -190,6 +159,44 @@ impl S3Store {
         }
         Ok(())
     }
+}
+
+fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new()
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        .tls_provider(Provider::Rustls(CryptoMode::Ring))
+        .build_https()
+}
+
+async fn client(config: &S3Config, http: SharedHttpClient) -> Result<Client, StoreError> {
+    let region = Region::new(config.region.clone());
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).build();
+    let mut builder = Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .time_source(SigningTime)
+        .region(region.clone())
+        .http_client(http.clone())
+        .force_path_style(config.path_style)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts)
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    builder.set_endpoint_url(config.endpoint.clone());
+    let builder = match config.credentials.clone() {
+        Some(c) => {
+            let fixed = Credentials::new(c.access_key, c.secret_key, c.session_token, None, "configuration");
+            builder.credentials_provider(fixed)
+        }
+        None => {
+            let shared = aws_config::defaults(BehaviorVersion::latest()).http_client(http).region(region).load().await;
+            let provider = shared.credentials_provider().ok_or_else(no_credentials)?;
+            provider.provide_credentials().await.map_err(|_| no_credentials())?;
+            builder.credentials_provider(provider)
+        }
+    };
+    Ok(Client::from_conf(builder.build()))
 }
 
 fn no_credentials() -> StoreError {

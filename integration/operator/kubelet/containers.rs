@@ -66,7 +66,12 @@ impl Command {
             Some((first, rest)) if Path::new(first).file_name() == image.program.file_name() => {
                 (image.program.clone(), rest.to_vec())
             }
-            Some((first, rest)) => (first.into(), rest.to_vec()),
+            Some((first, rest)) => {
+                // An image may have several programs, which are beside each other.
+                let beside = image.program.with_file_name(first);
+                let found = if !first.contains('/') && beside.exists() { beside } else { first.into() };
+                (found, rest.to_vec())
+            }
         }
     }
 
@@ -74,6 +79,9 @@ impl Command {
     fn replace(&self, context: &Context, ip: Ipv4Addr, text: &str) -> String {
         let text = substitute(text, &self.replacements);
         let text = text.replace("0.0.0.0:", &format!("{ip}:")).replace("[::]:", &format!("{ip}:"));
+        if context.names.is_some() && self.image.as_ref().is_some_and(|image| image.keeps_names) {
+            return text;
+        }
         let pattern = format!(r"([a-z0-9-]+)\.[a-z0-9-]+\.{}(\.svc)?(\.cluster\.local)?\b", context.namespace);
         let name = regex::Regex::new(&pattern).expect("names of namespaces are plain");
         name.replace_all(&text, |found: &regex::Captures| context.address(&found[1]).to_string()).into_owned()
@@ -229,7 +237,11 @@ impl ContainerState {
             self.phase = Phase::waiting("RunContainerError", &message);
             return;
         }
-        let process = Process::spawn(&name, &self.command.program, &self.command.args, &envs, &log);
+        let (program, args) = match &context.names {
+            Some(names) => names.wrap(&self.command.program, &self.command.args),
+            None => (self.command.program.clone(), self.command.args.clone()),
+        };
+        let process = Process::spawn(&name, &program, &args, &envs, &log);
         let running = Running { pid: process.pid(), log };
         context.running.lock().expect("running").insert((pod_name, self.spec.name.clone()), running);
         self.process = Some(process);

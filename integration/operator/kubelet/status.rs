@@ -77,7 +77,9 @@ pub(super) fn status(
         containers.iter().all(|c| matches!(c.phase, Phase::Terminated { .. }))
             && containers.iter().any(|c| matches!(c.phase, Phase::Terminated { code, .. } if code_is(code)))
     };
+    let failed_init = init.iter().any(|c| matches!(c.phase, Phase::Terminated { code, .. } if code != 0));
     let phase = match () {
+        () if failed_init => "Failed",
         () if ended(|code| code != 0) => "Failed",
         () if ended(|code| code == 0) => "Succeeded",
         () if containers.iter().any(|c| matches!(c.phase, Phase::Running { .. }) || c.last.is_some()) => "Running",

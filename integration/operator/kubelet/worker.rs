@@ -37,6 +37,13 @@ pub(super) async fn run(context: Arc<Context>, mut updates: watch::Receiver<Pod>
     let states = |containers: Option<Vec<Container>>| containers.iter().flatten().map(ContainerState::new).collect();
     let spec = pod.spec.clone().unwrap_or_default();
     let ip = context.address(&pod.name_any());
+    while let Some(names) = &context.names {
+        match names.publish(&context, &pod, ip).await {
+            Ok(()) => break,
+            // The API server may be busy.
+            Err(_) => tokio::time::sleep(TICK).await,
+        }
+    }
     let pods = Api::namespaced(context.client.clone(), &context.namespace);
     let (init, containers) = (states(spec.init_containers), states(Some(spec.containers)));
     let mut worker = Worker { context, pods, updates, ip, started: now(), init, containers, reported: Value::Null };

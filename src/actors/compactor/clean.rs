@@ -18,6 +18,7 @@ use crate::ids::{LeaderEpoch, Offset};
 use crate::protocol::batch::BatchHeader;
 use crate::protocol::records::{self, Record, RecordError, Records};
 use crate::protocol::rewrite;
+use crate::sabotage::{self, Sabotage};
 use crate::storage::segment::{LEVEL_COMPACTED, LEVEL_COMPACTED_TOMBSTONES};
 use bytes::{Bytes, BytesMut};
 use std::borrow::Cow;
@@ -165,8 +166,9 @@ fn stays(map: &KeyMap, rules: &Rules, header: &BatchHeader, plain: &[u8], record
     let offset = header.base_offset.plus(i64::from(record.offset_delta));
     // Only topics that were not compacted when it was produced have records without a key.
     let Some(key) = record.key.clone() else { return false };
-    let superseded = map.newest(&plain[key]).is_some_and(|newest| newest > offset);
-    let expired = record.value.is_none() && header.delete_horizon_ms().is_some_and(|h| h <= rules.now_ms);
+    let superseded = map.newest(&plain[key]).is_some_and(|newest| sabotage::is_superseded(newest, offset));
+    let horizon_passed = header.delete_horizon_ms().is_some_and(|h| h <= rules.now_ms);
+    let expired = record.value.is_none() && (horizon_passed || sabotage::is(Sabotage::DropTombstonesEarly));
     offset >= rules.log_start && !superseded && !expired
 }
 

@@ -18,8 +18,9 @@ use crate::ids::{Offset, PartitionKey, Seq};
 use crate::metadata::image::ClusterImage;
 use crate::protocol::batch::BatchHeader;
 use crate::protocol::topic_config::CompactionConfig;
+use crate::sabotage::{self, Sabotage};
 use crate::storage::StoreError;
-use crate::storage::segment::{self, Batches, LEVEL_COMPACTED_TOMBSTONES, RawExtent, SegmentHeader};
+use crate::storage::segment::{self, Batches, LEVEL_COMPACTED, LEVEL_COMPACTED_TOMBSTONES, RawExtent, SegmentHeader};
 use bytes::{Bytes, BytesMut};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -161,7 +162,8 @@ impl Maintenance {
         }
         if full.is_some() || pass.next >= pass.end || group.is_empty() {
             pass.map_end = Some(full.unwrap_or(pass.next));
-            let start = pass.view.with_log(|log| log.extents.front().map(|e| e.base));
+            let goes = |e: &&Extent| !(sabotage::is(Sabotage::CompactDirtyOnly) && e.object.level >= LEVEL_COMPACTED);
+            let start = pass.view.with_log(|log| log.extents.iter().find(goes).map(|e| e.base));
             pass.next = start.unwrap_or(pass.end);
         }
         Ok(())

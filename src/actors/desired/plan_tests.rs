@@ -37,18 +37,8 @@ impl World {
         let (keys, mut image) = (Keys::new("test"), ClusterImage::default());
         let entry = |key, value| WatchEvent::Put(Entry { key, value, create_revision: 1, mod_revision: 1 });
         for node in [1, 2, 3] {
-            let live = LiveValue {
-                v: 1,
-                node: BrokerId(node),
-                host: "h".into(),
-                port: 1,
-                rack: None,
-                version: "0".into(),
-                control: None,
-                metrics: None,
-                draining: false,
-            };
-            image.apply(&keys, entry(keys.live(WriterId(node as u64)), model::encode(&live)));
+            let live = model::encode(&LiveValue::sample(node));
+            image.apply(&keys, entry(keys.live(WriterId(node as u64)), live));
         }
         for (name, topic) in &self.topics {
             image.apply(&keys, entry(keys.topic(name), model::encode(topic)));

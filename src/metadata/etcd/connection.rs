@@ -4,12 +4,13 @@
 //! [`Connection`] has one endpoint, which answered a probe, and a failure moves the next call on to the next endpoint.
 
 use super::EtcdSettings;
+use crate::metadata::rollback::Remembered;
 use crate::metadata::{LeaseId, MetadataError, Revision};
 use etcd_client::{
     Certificate, Client, ConnectOptions, Error, GetOptions, Identity, KvClient, ResponseHeader, TlsOptions,
 };
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -65,10 +66,7 @@ pub(super) struct Connections {
     connecting: tokio::sync::Mutex<()>,
     /// The endpoint to try next.
     next: AtomicUsize,
-    /// The highest revision that a linearizable answer had: no later one can be lower.
-    revision_seen: AtomicI64,
-    /// The id of etcd's cluster, 0 before the first answer: it never changes while the data lives.
-    etcd_cluster: AtomicU64,
+    remembered: Remembered,
 }
 
 impl fmt::Debug for Connections {
@@ -84,34 +82,25 @@ impl Connections {
             return Err(MetadataError::Refused { message });
         }
         let (current, connecting) = (Mutex::new(None), tokio::sync::Mutex::new(()));
-        let (next, revision_seen, etcd_cluster) = Default::default();
-        Ok(Self { settings, current, connecting, next, revision_seen, etcd_cluster })
+        let (next, remembered) = Default::default();
+        Ok(Self { settings, current, connecting, next, remembered })
     }
 
     /// What a linearizable request that is sent now will see at least; for [`Self::revision_of`].
     pub(super) fn floor(&self) -> Revision {
-        self.revision_seen.load(Ordering::Acquire)
+        self.remembered.floor()
     }
 
-    /// The revision of a linearizable answer to a request that was sent at `floor`. A lower one means that the store does
-    /// not remember what it has told us: it was restored from a backup, or it is another one.
+    /// The revision of a linearizable answer to a request that was sent at `floor`, as [`Remembered::compare`].
     pub(super) fn revision_of(&self, header: Option<&ResponseHeader>, floor: Revision) -> Result<Revision, Failure> {
         let header = header.ok_or_else(|| Failure::from_words("an answer without a header".to_owned()))?;
         let (revision, cluster) = (header.revision(), header.cluster_id());
-        let known = self.etcd_cluster.compare_exchange(0, cluster, Ordering::AcqRel, Ordering::Acquire);
-        let message = match known {
-            Err(known) if known != cluster => format!("etcd was cluster {known:x} and is cluster {cluster:x} now"),
-            _ if revision < floor => format!("etcd was at revision {floor} and is at {revision} now"),
-            _ => {
-                self.revision_seen.fetch_max(revision, Ordering::AcqRel);
-                return Ok(revision);
+        self.remembered.compare(revision, cluster, floor).map_err(|error| {
+            if let Some(hook) = &self.settings.on_went_back {
+                hook(&error);
             }
-        };
-        let error = MetadataError::WentBack { message };
-        if let Some(hook) = &self.settings.on_went_back {
-            hook(&error);
-        }
-        Err(Failure { error, reconnect: false, reauthenticate: false })
+            Failure { error, reconnect: false, reauthenticate: false }
+        })
     }
 
     pub(super) fn request_timeout(&self) -> Duration {

@@ -67,6 +67,7 @@ fn values_are_stored_as_ever() {
             control: None,
             metrics: None,
             draining: false,
+            follows: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":9092,"version":"0.1"}"#,
     );
@@ -81,8 +82,9 @@ fn values_are_stored_as_ever() {
             control: None,
             metrics: None,
             draining: false,
+            follows: true,
         },
-        r#"{"v":1,"node":3,"host":"h","port":1,"rack":"a","version":"0"}"#,
+        r#"{"v":1,"node":3,"host":"h","port":1,"rack":"a","version":"0","follows":true}"#,
     );
     golden(
         PartitionValue {
@@ -131,6 +133,7 @@ fn values_are_stored_as_ever() {
             control: None,
             metrics: None,
             draining: true,
+            follows: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","draining":true}"#,
     );
@@ -145,6 +148,7 @@ fn values_are_stored_as_ever() {
             control: Some("h:9094".into()),
             metrics: Some("h:9093".into()),
             draining: false,
+            follows: false,
         },
         r#"{"v":1,"node":3,"host":"h","port":1,"version":"0","control":"h:9094","metrics":"h:9093"}"#,
     );

@@ -124,13 +124,20 @@ impl ClusterActor {
                 pause
             }
             Err(ReconcileError::NotLeading(_)) => None,
+            Err(ReconcileError::Part { reason, soon: true }) => {
+                metrics.reconciled(Controller::Cluster, Outcome::Error, took);
+                tracing::debug!(cluster = %self.key, reason, "a look at a cluster failed in part");
+                Some(reconcile::SOON)
+            }
             Err(error) => {
                 metrics.reconciled(Controller::Cluster, Outcome::Error, took);
                 tracing::warn!(cluster = %self.key, %error, failures = self.failures, "a look at a cluster failed");
                 let backoff_ms = (BACKOFF_MS_MIN << self.failures.min(10)).min(BACKOFF_MS_MAX);
                 self.failures += 1;
                 // What it wanted to apply is not applied yet.
-                self.wanted = self.wanted.max(Some(why));
+                if !matches!(error, ReconcileError::Part { .. }) {
+                    self.wanted = self.wanted.max(Some(why));
+                }
                 let pause = Duration::from_millis(crate::rng::jitter_ms(backoff_ms));
                 self.schedule(ctx, pause);
                 return;
@@ -265,7 +272,7 @@ impl Clusters {
             actor.close();
             // One that is not there has left.
             let _left = actor.try_send(Leave);
-            context.metrics.forget(&key);
+            context.forget(&key);
         }
     }
 }

@@ -91,6 +91,8 @@ pub struct Added {
     pub last_snapshot: Option<String>,
     /// What was done, for events: a word and a sentence.
     pub done: Vec<(&'static str, String)>,
+    /// Something is under way: the next look comes soon.
+    pub soon: bool,
     /// Why something could not be done: the look has failed, and is tried again.
     pub error: Option<String>,
 }
@@ -153,6 +155,10 @@ pub fn plan(view: &ClusterView<'_>, observed: &Observed, added: Added, operator_
     for finding in &findings {
         status.set(finding, view.resource.metadata.generation, now);
     }
+    // Said only where there are snapshots.
+    let said = |name: &str| findings.iter().any(|finding| finding.kind.name() == name);
+    let of_snapshots = [ConditionType::EtcdSnapshot, ConditionType::EtcdSnapshotAccess].map(ConditionType::name);
+    status.conditions.retain(|one| !of_snapshots.contains(&one.type_.as_str()) || said(&one.type_));
     Plan { objects, decision: decided.map(|(_, decision)| decision), status, findings }
 }
 

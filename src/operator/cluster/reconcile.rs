@@ -16,6 +16,7 @@ use crate::operator::resources::{BROKER, hash};
 use crate::operator::rollout::state::{Progress, Step};
 use crate::operator::view::{ClusterView, FIELD_MANAGER};
 use crate::operator::watch::Why;
+use crate::operator::{etcd, snapshot};
 use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
 use kube::{Api, ResourceExt};
@@ -25,15 +26,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Until the next look while something is under way.
-const SOON: Duration = Duration::from_secs(1);
+pub const SOON: Duration = Duration::from_secs(1);
+/// Until the next look while etcd is not as it should be.
+const UNSETTLED: Duration = Duration::from_secs(3);
 /// Until the next look otherwise; so long a changed secret may go unnoticed.
 const RESYNC: Duration = Duration::from_secs(30);
-/// Kinds of brokers' objects that can become superfluous.
-const PRUNED: [(&str, &str, &str); 4] = [
-    ("", "v1", "ConfigMap"),
-    ("", "v1", "ServiceAccount"),
-    ("networking.k8s.io", "v1", "NetworkPolicy"),
-    ("autoscaling", "v2", "HorizontalPodAutoscaler"),
+/// Objects that can become superfluous and do something as long as they are there: component, group, version, kind.
+const PRUNED_AT_ONCE: [(&str, &str, &str, &str); 4] = [
+    (BROKER, "networking.k8s.io", "v1", "NetworkPolicy"),
+    (BROKER, "autoscaling", "v2", "HorizontalPodAutoscaler"),
+    (etcd::COMPONENT, "networking.k8s.io", "v1", "NetworkPolicy"),
+    (snapshot::COMPONENT, "batch", "v1", "CronJob"),
+];
+/// Those that pods of an earlier template may still need.
+const PRUNED_WHEN_DONE: [(&str, &str, &str, &str); 3] = [
+    (BROKER, "", "v1", "ConfigMap"),
+    (BROKER, "", "v1", "ServiceAccount"),
+    (snapshot::COMPONENT, "", "v1", "ConfigMap"),
 ];
 
 /// Why a look failed.
@@ -48,9 +57,14 @@ pub enum ReconcileError {
     /// Something could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// Etcd or its snapshots could not be looked after.
-    #[error("{0}")]
-    Part(String),
+    /// Etcd or its snapshots could not be looked after. Everything else was.
+    #[error("{reason}")]
+    Part {
+        /// Why.
+        reason: String,
+        /// Something else is under way, which does not wait for it.
+        soon: bool,
+    },
     /// It took too long.
     #[error("not done within {0} s")]
     TimedOut(u64),
@@ -87,13 +101,13 @@ pub async fn reconcile(
     let found = api.get_opt(&key.name).await?;
     let Some(cluster) = found.filter(|cluster| cluster.metadata.deletion_timestamp.is_none()) else {
         // Kubernetes deletes what belongs to it.
-        context.metrics.forget(key);
+        context.forget(key);
         return Ok(Next::Never);
     };
     let view = ClusterView { resource: &cluster, defaults: &context.config };
     let observed = observe::observe(context, &view, memory).await?;
-    let added = parts::added(context, &view).await;
-    let (done, failed) = (added.done.clone(), added.error.clone());
+    let added = parts::added(context, &view, &observed).await;
+    let (done, failed, soon) = (added.done.clone(), added.error.clone(), added.soon);
     let mut plan = plan::plan(&view, &observed, added, &context.namespace, &context.now());
     let applied = apply_all(context, &plan.objects, memory, why).await;
     if let Err(error) = &applied
@@ -111,8 +125,8 @@ pub async fn reconcile(
     applied?;
     let next = advance(context, key, &view, &observed, &plan, memory, why).await?;
     match failed {
-        // What is under way with the brokers does not wait for what failed elsewhere.
-        Some(reason) if !matches!(next, Next::Soon(_)) => Err(ReconcileError::Part(reason)),
+        Some(reason) => Err(ReconcileError::Part { reason, soon: matches!(next, Next::Soon(_)) }),
+        _ if soon && !matches!(next, Next::Soon(_)) => Ok(Next::Soon(UNSETTLED)),
         _ => Ok(next),
     }
 }
@@ -132,11 +146,14 @@ async fn advance(
         events::scaled(context, view.resource, observed.set_replicas.unwrap_or(0), decision.set_replicas).await;
     }
     step(context, key, view, observed, plan, memory).await?;
+    if why == Why::Changed {
+        prune(context, view, &plan.objects, &PRUNED_AT_ONCE).await?;
+    }
     if decision.progress != Progress::Done {
         return Ok(Next::Soon(SOON));
     }
     if why == Why::Changed {
-        prune(context, view, &plan.objects).await?;
+        prune(context, view, &plan.objects, &PRUNED_WHEN_DONE).await?;
     }
     Ok(Next::Later(jittered(RESYNC)))
 }
@@ -266,17 +283,18 @@ async fn drain(
     Ok(())
 }
 
-/// Deletes objects of the brokers that are not wanted any more: ConfigMaps of old templates, and what was switched off.
+/// Deletes objects of these kinds that are not wanted any more: ConfigMaps of old templates, and what was switched off.
 async fn prune(
     context: &OperatorContext,
     view: &ClusterView<'_>,
     wanted: &[DynamicObject],
+    kinds: &[(&str, &str, &str, &str)],
 ) -> Result<(), ReconcileError> {
-    let labels = view.labels(BROKER).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
     let uid = view.resource.metadata.uid.as_deref();
-    for (group, version, kind) in PRUNED {
+    for (component, group, version, kind) in kinds {
+        let labels = view.labels(component).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-        let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == kind);
+        let same_kind = |object: &&DynamicObject| object.types.as_ref().is_some_and(|types| types.kind == *kind);
         let names: BTreeSet<String> = wanted.iter().filter(same_kind).map(ResourceExt::name_any).collect();
         let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), view.namespace(), &resource);
         let there = api.list_metadata(&ListParams::default().labels(&labels.join(","))).await?;

@@ -4,7 +4,7 @@ use super::duplicates;
 use super::plan::*;
 use crate::control::proto::{BrokerState, StatusResponse};
 use crate::operator::context::Key;
-use crate::operator::crd::status::ConditionType;
+use crate::operator::crd::status::{ConditionType, Finding};
 use crate::operator::crd::{KafscaleCluster, PAUSED_ANNOTATION};
 use crate::operator::resources::hash;
 use crate::operator::resources::pods::{self, Template};
@@ -67,6 +67,31 @@ fn said(status: &str, reason: &str) -> (String, String) {
 
 fn kinds(plan: &Plan) -> Vec<String> {
     plan.objects.iter().map(|object| object.types.as_ref().unwrap().kind.clone()).collect()
+}
+
+/// What parts say, for as long as they say it.
+#[test]
+fn what_parts_add_is_applied_and_said_and_of_snapshots_only_where_there_are_some() {
+    let mut resource = cluster(LEAST);
+    let defaults = defaults(&[]);
+    let hash = wanted(&resource).hash;
+    let observed = observed([&hash, &hash, &hash]);
+    let planned = |resource: &KafscaleCluster, added: Added| {
+        plan(&ClusterView { resource, defaults: &defaults }, &observed, added, "kafscale", &at(100))
+    };
+    let said_by_parts = [
+        Finding::unknown(ConditionType::EtcdAvailable, "Forming", "it forms"),
+        Finding::no(ConditionType::EtcdSnapshotAccess, "PreflightRefused", "no"),
+    ];
+    let added = Added { findings: said_by_parts.into(), last_snapshot: Some("t".into()), ..Added::default() };
+    let first = planned(&resource, added);
+    assert_eq!(condition(&first, ConditionType::EtcdAvailable), said("Unknown", "Forming"), "who looks after it knows");
+    assert_eq!(condition(&first, ConditionType::EtcdSnapshotAccess), said("False", "PreflightRefused"));
+    resource.status = Some(first.status);
+    let second = planned(&resource, Added::default());
+    let kinds: Vec<&str> = second.status.conditions.iter().map(|one| one.type_.as_str()).collect();
+    assert!(!kinds.contains(&"EtcdSnapshotAccess") && kinds.contains(&"EtcdAvailable"), "{kinds:?}");
+    assert_eq!(second.status.etcd.unwrap().last_snapshot.as_deref(), Some("t"));
 }
 
 #[test]

@@ -175,6 +175,23 @@ fn images() {
 }
 
 #[test]
+fn pull_secrets_are_those_of_the_cluster_or_else_of_the_operator() {
+    let table = [
+        ("", "", Value::Null),
+        ("", "ghcr, mirror", json!([{"name": "ghcr"}, {"name": "mirror"}])),
+        ("imagePullSecrets: [{name: own}]", "ghcr", json!([{"name": "own"}])),
+        ("imagePullSecrets: []", "ghcr", json!([{"name": "ghcr"}])),
+    ];
+    for (own, names, expected) in table {
+        let resource = cluster(&format!("{LEAST}\nbrokers: {{pod: {{{own}}}}}"));
+        let flag = format!("--operator-broker-image-pull-secrets={names}");
+        let defaults = if names.is_empty() { defaults(&[]) } else { defaults(&[&flag]) };
+        let template = pods::template(&ClusterView { resource: &resource, defaults: &defaults }, "");
+        assert_eq!(template.pod["spec"]["imagePullSecrets"], expected, "{own} {names}");
+    }
+}
+
+#[test]
 fn pods_are_restricted() {
     for spec in [LEAST, MOST] {
         let (resource, defaults) = (cluster(spec), defaults(&[]));

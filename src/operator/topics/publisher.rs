@@ -2,10 +2,11 @@
 //! nobody else's way.
 
 use super::publish::{self, Verdict};
-use super::status::{self, Known};
+use super::status::{self, Known, Trouble};
 use super::writes::{self, Write};
 use super::{Input, TopicsConfig};
-use crate::metadata::desired::{self, Published};
+use crate::ids::FencingToken;
+use crate::metadata::desired::{self, Published, Writer};
 use crate::metadata::etcd::{EtcdSettings, EtcdStore};
 use crate::metadata::keys::{Keys, ParsedKey};
 use crate::metadata::model::FORMAT;
@@ -39,6 +40,8 @@ const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 15_000;
 /// Between two looks at whether a namespace ends while topics of its wait for their deletion.
 const NAMESPACE_LOOK: Duration = Duration::from_secs(2);
+/// Between two looks at whether this operator leads again.
+const LEADERSHIP_LOOK: Duration = Duration::from_secs(1);
 /// Writes to Kubernetes under way.
 const WRITES_MAX: usize = 8;
 /// Keys of the secret that `spec.etcd.credentialsSecretRef` names.
@@ -62,20 +65,36 @@ enum PublishError {
     /// Kubernetes.
     #[error("Kubernetes: {0}")]
     Kubernetes(#[from] kube::Error),
+    /// The document has a greater token than the one that this leadership took, and this operator leads nevertheless.
+    #[error("another operator has written the document of topics, with token {stored}; this one has {own}")]
+    Superseded {
+        /// Of the document.
+        stored: FencingToken,
+        /// Taken by this leadership.
+        own: FencingToken,
+    },
 }
 
 impl PublishError {
     /// For people; stable while the cause is the same.
-    fn trouble(&self) -> String {
-        match self {
-            Self::Metadata(MetadataError::Unavailable { .. }) => {
-                "etcd of the cluster does not answer; see the EtcdAvailable condition of the KafscaleCluster".to_owned()
-            }
+    fn trouble(&self) -> Trouble {
+        let (reason, message) = match self {
+            Self::Metadata(MetadataError::Unavailable { .. }) => (
+                status::ETCD_UNAVAILABLE,
+                "etcd of the cluster does not answer; see the EtcdAvailable condition of the KafscaleCluster".to_owned(),
+            ),
             Self::Metadata(MetadataError::Malformed { message, .. }) => {
-                format!("the document of topics in etcd cannot be read: {message}")
+                ("DocumentUnreadable", format!("the document of topics in etcd cannot be read: {message}"))
             }
-            other => other.to_string(),
-        }
+            Self::Superseded { .. } => (
+                "Superseded",
+                "another operator writes the topics of this cluster, or etcd was restored; stop the other one or give both \
+                 the same leader key, then restart this operator"
+                    .to_owned(),
+            ),
+            other => (status::ETCD_UNAVAILABLE, other.to_string()),
+        };
+        Trouble { reason, message }
     }
 }
 
@@ -83,8 +102,6 @@ impl PublishError {
 enum End {
     /// Another connection is needed.
     Reconnect,
-    /// Another operator leads.
-    Superseded,
     /// The cluster is no longer looked after here.
     Stopped,
 }
@@ -154,7 +171,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Works until it is stopped or another operator leads.
+    /// Works until it is stopped.
     pub(super) async fn run(self) {
         let stop = self.stop.clone();
         tokio::select! {
@@ -170,10 +187,6 @@ impl Publisher {
             let began = self.config.clock.monotonic();
             let error = match self.connected(&mut session).await {
                 Ok(End::Stopped) => return,
-                Ok(End::Superseded) => {
-                    tracing::error!("another operator has published topics with a later token: this one leads no more");
-                    return;
-                }
                 Ok(End::Reconnect) => continue,
                 Err(error) => error,
             };
@@ -184,7 +197,7 @@ impl Publisher {
             tracing::warn!(%error, cluster, pause_ms, "topics of a cluster cannot be published; trying again");
             if !matches!(error, PublishError::Kubernetes(_)) {
                 let input = self.input.borrow_and_update().clone();
-                session.report_trouble(&input, &error.trouble()).await;
+                session.report_trouble(&input, error.trouble()).await;
             }
             let pause = Duration::from_millis(crate::rng::jitter_ms(pause_ms));
             pause_ms = (pause_ms * 2).min(RETRY_MS_MAX);
@@ -195,6 +208,7 @@ impl Publisher {
     /// Works with one connection to etcd.
     async fn connected(&mut self, session: &mut Session) -> Result<End, PublishError> {
         let place = Place::of(&self.input.borrow().cluster, &self.config);
+        session.at(&place);
         let namespace = self.input.borrow().cluster.metadata.namespace.clone().unwrap_or_default();
         let store = connect(&self.config, &namespace, &place).await?;
         let keys = Keys::new(&place.namespace);
@@ -211,7 +225,7 @@ impl Publisher {
             if Place::of(&input.cluster, &self.config) != place {
                 return Ok(End::Reconnect);
             }
-            let Some(again) = session.step(&store, &keys, &mut seen, &input).await? else { return Ok(End::Superseded) };
+            let again = session.step(&store, &keys, &mut seen, &input).await?;
             let end = tokio::select! {
                 end = follow(&mut events, &keys, &mut seen) => end?,
                 end = quiet(&mut self.input, &mut changes) => {
@@ -318,44 +332,74 @@ struct Session {
     /// The resource and its status as they were written last, by uid: what a watch shows is behind by a moment.
     told: HashMap<String, News>,
     namespace_looked_at: Option<(Instant, bool)>,
+    /// Where the document is, and the token that was taken when it was written there first.
+    place: Option<Place>,
+    token: Option<FencingToken>,
+    /// The trouble that there is an event of.
+    trouble: Option<Trouble>,
 }
 
 impl Session {
     fn new(config: Arc<TopicsConfig>) -> Self {
         let published_at = config.clock.monotonic();
-        Self { config, published_at, told: HashMap::new(), namespace_looked_at: None }
+        Self {
+            config,
+            published_at,
+            told: HashMap::new(),
+            namespace_looked_at: None,
+            place: None,
+            token: None,
+            trouble: None,
+        }
     }
 
-    /// Publishes what is to be published and says what became of it. Returns when to look again at the latest, or `None` if
-    /// another operator leads.
+    /// The document is there. In another place this leadership has written nothing yet.
+    fn at(&mut self, place: &Place) {
+        if self.place.as_ref() != Some(place) {
+            (self.place, self.token) = (Some(place.clone()), None);
+        }
+    }
+
+    /// Publishes what is to be published and says what became of it. Returns when to look again at the latest.
     async fn step(
         &mut self,
         store: &Arc<dyn MetadataStore>,
         keys: &Keys,
         seen: &mut Seen,
         input: &Input,
-    ) -> Result<Option<Duration>, PublishError> {
+    ) -> Result<Duration, PublishError> {
         let nothing = Default::default();
         let published = seen.document.as_ref().map_or(&nothing, |document| &document.topics);
         let decided = publish::decide(&input.topics, published);
-        let token = self.config.token;
-        let is_published =
-            seen.document.as_ref().is_some_and(|document| document.token == token && document.topics == decided.topics);
-        if !is_published && (self.config.leads)() {
-            let generation = match desired::publish(&**store, keys, token, &decided.topics).await? {
-                Published::Written(generation) => {
+        let is_published = seen
+            .document
+            .as_ref()
+            .is_some_and(|document| self.token == Some(document.token) && document.topics == decided.topics);
+        if !is_published {
+            let writer = self.token.map_or(Writer::Beginning(self.config.token), Writer::Writing);
+            let leads = || (self.config.leads)();
+            let generation = match desired::publish(&**store, keys, writer, &decided.topics, leads).await? {
+                Published::Written { generation, token } => {
+                    self.token = Some(token);
                     self.config.stats.published.fetch_add(1, Ordering::Relaxed);
                     self.published_at = self.config.clock.monotonic();
                     let topics = decided.topics.len();
-                    tracing::info!(cluster = input.cluster.metadata.name, generation, topics, "topics are published");
+                    let cluster = &input.cluster.metadata.name;
+                    tracing::info!(cluster, generation, token = token.0, topics, "topics are published");
                     generation
                 }
                 Published::Unchanged(generation) => generation,
-                Published::Superseded(_) => return Ok(None),
+                Published::Superseded(stored) => {
+                    return Err(PublishError::Superseded { stored, own: self.token.unwrap_or(self.config.token) });
+                }
+                // Whoever led may lead again; if not, this ends from outside.
+                Published::NotLeading => return Ok(LEADERSHIP_LOOK),
             };
+            let token = self.token.unwrap_or(self.config.token);
             seen.document = Some(DesiredValue { v: FORMAT, token, generation, topics: decided.topics });
         }
-        self.report(input, &decided.verdicts, seen).await.map(Some)
+        self.trouble = None;
+        self.report(input, &decided.verdicts, seen).await
     }
 
     /// Writes statuses and finalizers that are not as they should be.
@@ -387,10 +431,14 @@ impl Session {
         Ok(again)
     }
 
-    /// Says that etcd cannot be used.
-    async fn report_trouble(&mut self, input: &Input, trouble: &str) {
+    /// Says why the topics cannot be published: in the condition of each, and once as an event of their cluster.
+    async fn report_trouble(&mut self, input: &Input, trouble: Trouble) {
+        if self.trouble.as_ref() != Some(&trouble) {
+            writes::tell_of_trouble(&self.config, &input.cluster, &trouble).await;
+            self.trouble = Some(trouble.clone());
+        }
         let now = self.now();
-        let known = Known { answer: None, trouble: Some(trouble), now: &now };
+        let known = Known { answer: None, trouble: Some(&trouble), now: &now };
         let decided = publish::decide(&input.topics, &Default::default());
         let namespace_ends =
             input.topics.iter().any(|topic| publish::is_deleting(topic)) && self.namespace_ends(input).await;
@@ -406,7 +454,7 @@ impl Session {
             todo.push(Write { topic: topic.clone(), status, finalizer });
         }
         if let Err(error) = self.write(todo).await {
-            tracing::warn!(%error, "it cannot be said either that etcd does not answer");
+            tracing::warn!(%error, "it cannot be said either that topics are not published");
         }
     }
 

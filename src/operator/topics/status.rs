@@ -9,13 +9,25 @@ use crate::operator::crd::status::{ConditionType, Conditions, Finding};
 use crate::operator::crd::topic::{KafscaleTopicStatus, TopicDeletion};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+/// The reason that is given when etcd of the cluster cannot be used.
+pub const ETCD_UNAVAILABLE: &str = "EtcdUnavailable";
+
+/// Why topics cannot be published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// One word for it.
+    pub reason: &'static str,
+    /// For people; stable while the cause is the same.
+    pub message: String,
+}
+
 /// What is known when a status is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
     /// What the brokers have made of the document.
     pub answer: Option<&'a DesiredStatusValue>,
-    /// Why etcd cannot be used, if so.
-    pub trouble: Option<&'a str>,
+    /// Why nothing can be published, if so.
+    pub trouble: Option<&'a Trouble>,
     /// The time.
     pub now: &'a Time,
 }
@@ -76,7 +88,7 @@ fn ready(topic: &KafscaleTopic, verdict: &Verdict, known: &Known<'_>) -> Finding
         Verdict::Deleting | Verdict::Released => no("Deleting", format!("topic {name} is being deleted")),
         Verdict::Published | Verdict::Paused | Verdict::Unguarded => {
             if let Some(trouble) = known.trouble {
-                return Finding::unknown(ConditionType::Ready, "EtcdUnavailable", trouble);
+                return Finding::unknown(ConditionType::Ready, trouble.reason, trouble.message.as_str());
             }
             if let Some(error) = known.answer.and_then(|answer| answer.error.as_ref()) {
                 return no("NotUnderstood", error.clone());

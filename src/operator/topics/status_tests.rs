@@ -86,11 +86,14 @@ fn a_paused_topic_says_so_and_what_was_last_known_of_it() {
 fn trouble_with_etcd_is_said_and_what_is_known_stays() {
     let mut topic = resource("t", 1);
     topic.status = Some(say(&topic, &Verdict::Published, Some(&answer(AppliedState::Live, 1))));
-    let known = Known { answer: None, trouble: Some("no answer"), now: &at(9) };
-    let said = status(&topic, &Verdict::Published, &known);
-    assert_eq!(reason_and_message(&said), ("Unknown", "EtcdUnavailable", "no answer"));
-    assert_eq!(said.partitions, Some(3));
-    assert!(!is_waiting(&topic, &Verdict::Published, &known));
+    for reason in ["EtcdUnavailable", "Superseded"] {
+        let trouble = Trouble { reason, message: "no answer".to_owned() };
+        let known = Known { answer: None, trouble: Some(&trouble), now: &at(9) };
+        let said = status(&topic, &Verdict::Published, &known);
+        assert_eq!(reason_and_message(&said), ("Unknown", reason, "no answer"));
+        assert_eq!(said.partitions, Some(3));
+        assert!(!is_waiting(&topic, &Verdict::Published, &known));
+    }
 }
 
 #[test]

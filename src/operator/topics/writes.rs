@@ -2,9 +2,9 @@
 
 use super::TopicsConfig;
 use super::publish;
-use super::status::FinalizerChange;
+use super::status::{ETCD_UNAVAILABLE, FinalizerChange, Trouble};
 use crate::operator::crd::topic::KafscaleTopicStatus;
-use crate::operator::crd::{GROUP, KafscaleTopic, TOPIC_FINALIZER};
+use crate::operator::crd::{GROUP, KafscaleCluster, KafscaleTopic, TOPIC_FINALIZER};
 use crate::operator::view::FIELD_MANAGER;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Patch, PatchParams};
@@ -51,13 +51,13 @@ impl Write {
             FinalizerChange::Remove { deleted } => {
                 if expected(set_finalizer(&api, &self.topic, false).await)? && *deleted {
                     let note = format!("topic {} was deleted with its records", self.topic.topic_name());
-                    tell(config, &self.topic, EventType::Normal, "TopicDeleted", note).await;
+                    tell(config, &*self.topic, EventType::Normal, "TopicDeleted", note).await;
                 }
             }
             FinalizerChange::Skip(why) => {
                 if expected(set_finalizer(&api, &self.topic, false).await)? {
                     tracing::warn!(topic = self.topic.topic_name(), why, "a topic is let go without cleaning up");
-                    tell(config, &self.topic, EventType::Warning, "CleanupSkipped", why.clone()).await;
+                    tell(config, &*self.topic, EventType::Warning, "CleanupSkipped", why.clone()).await;
                 }
             }
         }
@@ -104,12 +104,26 @@ async fn set_finalizer(
 }
 
 /// An event that cannot be written (no more can be in a namespace that ends) is logged and nothing more.
-async fn tell(config: &TopicsConfig, topic: &KafscaleTopic, type_: EventType, reason: &str, note: String) {
+async fn tell<K: Resource<DynamicType = ()>>(
+    config: &TopicsConfig,
+    about: &K,
+    type_: EventType,
+    reason: &str,
+    note: String,
+) {
     let note = note.chars().take(NOTE_CHARS_MAX).collect();
     let event =
         Event { type_, reason: reason.to_owned(), note: Some(note), action: "Reconcile".to_owned(), secondary: None };
-    if let Err(error) = config.recorder.publish(&event, &topic.object_ref(&())).await {
+    if let Err(error) = config.recorder.publish(&event, &about.object_ref(&())).await {
         tracing::info!(%error, reason, "an event cannot be written");
+    }
+}
+
+/// Says of a cluster that its topics cannot be published. Of etcd and its credentials the cluster's own conditions tell.
+pub async fn tell_of_trouble(config: &TopicsConfig, cluster: &KafscaleCluster, trouble: &Trouble) {
+    if trouble.reason != ETCD_UNAVAILABLE && (config.leads)() {
+        let note = format!("KafscaleTopics are not published ({}): {}", trouble.reason, trouble.message);
+        tell(config, cluster, EventType::Warning, "TopicsNotPublished", note).await;
     }
 }
 

@@ -7,10 +7,15 @@
 //!
 //! Reads from the tail in memory are immediate. Reads from the object store run beside the request; one that is not
 //! done in time is left to finish (its blocks are cached for the next fetch), and the partition's answer is empty.
+//!
+//! Consumers with a rack may be sent to a broker nearby, and are served with what another broker leads if this one follows
+//! it ([`preferred`]).
 
 use super::common;
 use super::fetch_session::{FetchKey, FetchParams, Mode, SessionRequest, Target, Told, TopicKey};
+use super::preferred::{self, Elsewhere};
 use super::{ConnectionContext, Reply, Request, offsets};
+use crate::actors::follower::Reading;
 use crate::actors::partition::view::{PartitionView, TailRead, WaiterGuard};
 use crate::broker::FetchSource;
 use crate::clock::monotonic;
@@ -20,6 +25,7 @@ use crate::protocol::batch::StoredBatch;
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice::Splicer;
 use crate::sabotage;
+use crate::storage::StoreError;
 use crate::storage::reader::ReadError;
 use crate::trace;
 use bytes::Bytes;
@@ -55,6 +61,8 @@ struct Slot {
     /// The partition's id, if its topic is known.
     key: Option<PartitionKey>,
     view: Result<Arc<PartitionView>, ErrorCode>,
+    /// Another broker leads it, and this one follows.
+    reading: Option<Reading>,
     outcome: Outcome,
     /// High watermark at the last read: below it there is nothing new.
     read_up_to: Option<Offset>,
@@ -65,6 +73,8 @@ struct Slot {
 struct Outcome {
     error: Option<ErrorCode>,
     diverging: Option<(LeaderEpoch, Offset)>,
+    /// The client should read from this broker.
+    preferred: Option<BrokerId>,
     batches: Vec<StoredBatch>,
     bytes: usize,
 }
@@ -78,6 +88,8 @@ struct Fetch {
     bytes_min: i64,
     bytes_max: usize,
     deadline: Instant,
+    /// Where the client may be sent.
+    elsewhere: Option<Elsewhere>,
     /// Something was read that was not in a partition's tail.
     cold: bool,
 }
@@ -91,6 +103,7 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
     drop(request);
     let limits = (body.max_wait_ms, body.min_bytes, body.max_bytes, body.isolation_level);
     let (max_wait_ms, min_bytes, max_bytes, isolation_level) = limits;
+    let rack = body.rack_id.clone();
     let session = session_request(body, version);
     let begun = ctx.sessions.lock().begin(ctx.broker.clock.monotonic_ms(), session);
     let (mode, targets) = match begun {
@@ -101,19 +114,24 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         }
     };
     let image = ctx.broker.image.load_full();
-    let slots = targets.into_iter().map(|target| Slot::new(&ctx, &image, target)).collect();
+    let slots = targets.into_iter().map(|target| Slot::new(&ctx, &image, target, !rack.is_empty())).collect();
+    let elsewhere = Elsewhere::of(&ctx, &image, &rack);
     drop(image);
     let mut fetch = Fetch {
         slots,
         bytes_min: i64::from(min_bytes.min(RESPONSE_BYTES_MAX)),
         bytes_max: max_bytes.clamp(0, if (ctx.crowded)() { CROWDED_BYTES_MAX } else { RESPONSE_BYTES_MAX }) as usize,
         deadline: received + Duration::from_millis(max_wait_ms.max(0) as u64),
+        elsewhere,
         cold: false,
     };
+    fetch.settle(received + preferred::SETTLE_WAIT).await;
     fetch.run(&ctx).await;
-    if ctx.broker.standing.is_doubted() {
+    let doubted = ctx.broker.standing.is_doubted();
+    if doubted {
         fetch.send_on();
     }
+    fetch.count_followed(doubted);
     let source = fetch.source();
     let reply = respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots);
     ctx.broker.latencies.fetch[source as usize].record_duration(received.elapsed());
@@ -147,7 +165,8 @@ fn session_request(body: FetchRequest, version: i16) -> SessionRequest {
 }
 
 impl Slot {
-    fn new(ctx: &ConnectionContext, image: &ClusterImage, target: Target) -> Self {
+    /// Partitions that others lead are served only to clients with a rack, as in Kafka.
+    fn new(ctx: &ConnectionContext, image: &ClusterImage, target: Target, has_rack: bool) -> Self {
         let index = target.key.partition;
         let topic = match &target.key.topic {
             TopicKey::Name(name) => image.topic(name).ok_or(ErrorCode::UnknownTopicOrPartition),
@@ -155,7 +174,10 @@ impl Slot {
         };
         let key = topic.as_ref().ok().map(|t| PartitionKey { topic: t.value.id, partition: PartitionIndex(index) });
         let view = topic.and_then(|t| common::led(&ctx.broker, t, index)).map(|p| p.view);
-        Self { target, key, view, outcome: Outcome::default(), read_up_to: None }
+        let may_follow = has_rack && matches!(view, Err(ErrorCode::NotLeaderOrFollower));
+        let followers = ctx.broker.followers.as_ref().filter(|_| may_follow && !ctx.broker.standing.is_doubted());
+        let reading = followers.zip(key).and_then(|(followers, key)| followers.follow(&key, image));
+        Self { target, key, view, reading, outcome: Outcome::default(), read_up_to: None }
     }
 
     fn offset(&self) -> Offset {
@@ -164,7 +186,7 @@ impl Slot {
 
     /// Looks at the partition without reading: sets an error or a diverging epoch, or returns the high watermark if
     /// there is something to read. Atomics only, unless the client sends the epoch of its last record.
-    fn look(&mut self, ctx: &ConnectionContext) -> Option<Offset> {
+    fn look(&mut self, ctx: &ConnectionContext, elsewhere: Option<&Elsewhere>) -> Option<Offset> {
         let params = self.target.params;
         let checked = self.view.as_ref().map_err(|code| *code).and_then(|view| {
             if view.is_closed() {
@@ -179,30 +201,42 @@ impl Slot {
             Ok(view) if params.last_fetched_epoch >= 0 => {
                 let believed = LeaderEpoch(params.last_fetched_epoch);
                 let (epoch, end) = offsets::epoch_end(view, believed);
-                if epoch.0 < 0 || end.0 < 0 {
+                let is_unknown = epoch.0 < 0 || end.0 < 0;
+                if self.reading.is_some() && (is_unknown || epoch < believed || end < offset) {
+                    self.fail(ErrorCode::NotLeaderOrFollower); // this may be a beginning of the log
+                } else if is_unknown {
                     self.fail(ErrorCode::OffsetOutOfRange);
                 } else if epoch < believed || end < offset {
                     self.outcome.diverging = Some((epoch, end));
                 } else {
-                    return self.look_at_offset(ctx);
+                    return self.look_at_offset(ctx, elsewhere);
                 }
             }
-            Ok(_) => return self.look_at_offset(ctx),
+            Ok(_) => return self.look_at_offset(ctx, elsewhere),
         }
         None
     }
 
-    fn look_at_offset(&mut self, ctx: &ConnectionContext) -> Option<Offset> {
+    fn look_at_offset(&mut self, ctx: &ConnectionContext, elsewhere: Option<&Elsewhere>) -> Option<Offset> {
         let (Ok(view), offset) = (&self.view, self.offset()) else {
             return None;
         };
         let (high_watermark, log_start) = (view.high_watermark(), view.log_start());
         if (log_start..=high_watermark).contains(&offset) {
+            let here = self.reading.is_none();
+            if let Some(node) = elsewhere.filter(|_| here).and_then(|e| e.node(ctx, &view.key)) {
+                self.outcome = Outcome { preferred: Some(node), ..Outcome::default() };
+                return None;
+            }
             return (offset < high_watermark).then_some(high_watermark);
         }
+        if offset > high_watermark && self.reading.is_some() {
+            self.fail(ErrorCode::OffsetNotAvailable); // the leader has shown it
+            return None;
+        }
         // Above the end: if somebody else leads or may lead, the end is not ours to know.
-        let elsewhere = || ctx.broker.image.load().leader(&view.key).is_some_and(|node| node != ctx.broker.node);
-        let code = if offset > high_watermark && (ctx.broker.standing.is_doubted() || elsewhere()) {
+        let others = || ctx.broker.image.load().leader(&view.key).is_some_and(|node| node != ctx.broker.node);
+        let code = if offset > high_watermark && (ctx.broker.standing.is_doubted() || others()) {
             ErrorCode::NotLeaderOrFollower
         } else {
             ErrorCode::OffsetOutOfRange
@@ -227,13 +261,46 @@ impl Slot {
                     tracing::warn!(topic = ?self.target.key.topic, partition = self.target.key.partition,
                         offset = self.target.params.fetch_offset, %error, "committed records cannot be read");
                 }
-                self.fail(error_code::of_read(&error));
+                match (&error, &self.reading) {
+                    (ReadError::Store(StoreError::NotFound { .. }), Some(reading)) => {
+                        reading.outdated();
+                        self.fail(ErrorCode::OffsetNotAvailable);
+                    }
+                    _ => self.fail(error_code::of_read(&error)),
+                }
             }
         }
     }
 }
 
 impl Fetch {
+    /// Waits until it is known where partitions end that other brokers lead.
+    async fn settle(&mut self, patience: Instant) {
+        let readings: Vec<_> = self.slots.iter().filter_map(|s| Some((s.reading.as_ref()?, s.offset()))).collect();
+        let Some((first, _)) = readings.first() else { return };
+        preferred::settle(first.followers(), &readings, patience).await;
+        for slot in &mut self.slots {
+            if let Some(reading) = &slot.reading {
+                slot.view = preferred::view(reading);
+            }
+        }
+    }
+
+    /// Counts what was read of partitions that other brokers lead. Nothing was, if it is not known any more where they end.
+    fn count_followed(&mut self, doubted: bool) {
+        for slot in &mut self.slots {
+            let Some(reading) = &slot.reading else { continue };
+            if (doubted || reading.is_doubted()) && slot.outcome.error.is_none() {
+                slot.fail(ErrorCode::NotLeaderOrFollower);
+            }
+        }
+        let followed =
+            || self.slots.iter().filter(|s| s.outcome.bytes > 0).filter_map(|s| s.reading.as_ref().map(|r| (s, r)));
+        if let Some((_, reading)) = followed().next() {
+            reading.followers().served(followed().map(|(slot, _)| slot.outcome.bytes as u64).sum());
+        }
+    }
+
     async fn run(&mut self, ctx: &ConnectionContext) {
         let notify = Arc::new(Notify::new());
         let mut guards: Vec<WaiterGuard> = Vec::new();
@@ -273,7 +340,7 @@ impl Fetch {
     }
 
     fn is_complete(&self) -> bool {
-        let wrong = |o: &Outcome| o.error.is_some() || o.diverging.is_some();
+        let wrong = |o: &Outcome| o.error.is_some() || o.diverging.is_some() || o.preferred.is_some();
         let bytes: i64 = self.slots.iter().map(|s| s.outcome.bytes as i64).sum();
         self.slots.is_empty()
             || bytes >= self.bytes_min
@@ -286,7 +353,7 @@ impl Fetch {
         let mut ready = Vec::new();
         let mut changed = false;
         for (i, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(high_watermark) = slot.look(ctx) {
+            if let Some(high_watermark) = slot.look(ctx, self.elsewhere.as_ref()) {
                 changed |= slot.read_up_to != Some(high_watermark);
                 ready.push((i, high_watermark));
             }
@@ -354,7 +421,7 @@ fn respond(ctx: &ConnectionContext, version: i16, read_committed: bool, mode: Mo
     let mut data: Vec<PartitionData> = slots.iter().map(|s| partition_data(s, read_committed)).collect();
     let told = |(slot, data): (&Slot, &PartitionData)| Told {
         records: slot.outcome.bytes > 0,
-        error: slot.outcome.error.is_some() || slot.outcome.diverging.is_some(),
+        error: slot.outcome.error.is_some() || slot.outcome.diverging.is_some() || slot.outcome.preferred.is_some(),
         high_watermark: data.high_watermark,
         log_start: data.log_start_offset,
     };
@@ -415,6 +482,9 @@ fn partition_data(slot: &Slot, read_committed: bool) -> PartitionData {
         .with_log_start_offset(log_start)
         .with_aborted_transactions(read_committed.then(Vec::new))
         .with_records(Some(Bytes::new()));
+    if let Some(node) = slot.outcome.preferred {
+        data.preferred_read_replica = node.0.into();
+    }
     if let Some((epoch, end)) = slot.outcome.diverging {
         data.diverging_epoch = EpochEndOffset::default().with_epoch(epoch.0).with_end_offset(end.0);
     }

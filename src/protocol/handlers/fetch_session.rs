@@ -73,7 +73,7 @@ pub struct Target {
 pub struct Told {
     /// It has records.
     pub records: bool,
-    /// It has an error or a diverging epoch.
+    /// It has an error, a diverging epoch, or another broker to read from.
     pub error: bool,
     /// High watermark.
     pub high_watermark: i64,

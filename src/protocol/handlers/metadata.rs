@@ -1,13 +1,17 @@
 //! Metadata, DescribeTopicPartitions and DescribeCluster: what exists and who leads.
 //!
 //! All of it is answered from the cluster image. The object store is the replica, so every partition has one: its
-//! leader. Any broker does the controller's work; each names itself, which clients can certainly reach.
+//! leader. Metadata, which consumers ask for, adds the brokers that serve it to consumers of other racks, behind the leader:
+//! some clients read from replicas only. DescribeTopicPartitions, which administrators' tools ask for, says where a
+//! partition is placed, and that is one broker. Any broker does the controller's work; each names itself, which clients can
+//! certainly reach.
 
 use super::common::{self, Call, Node, text};
 use super::{ConnectionContext, topics};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::metadata::placement;
+use crate::metadata::read_replicas::ReadReplicas;
 use crate::protocol::error_code::ErrorCode;
 use crate::protocol::topic_name;
 use kafka_protocol::messages::describe_cluster_response::DescribeClusterBroker;
@@ -48,8 +52,10 @@ pub(super) async fn metadata(ctx: Rc<ConnectionContext>, request: MetadataReques
     }
     let image = ctx.broker.image.load_full();
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
-    let describe =
-        |topic: &Arc<Topic>| describe_topic(&ctx, &image, topic).with_topic_authorized_operations(operations);
+    let replicas = ReadReplicas::of(&image);
+    let describe = |topic: &Arc<Topic>| {
+        describe_topic(&ctx, &image, &replicas, topic).with_topic_authorized_operations(operations)
+    };
     let topics = match wanted {
         None => image.topics().map(describe).collect(),
         Some(wanted) => wanted
@@ -159,9 +165,19 @@ fn describe_partition(ctx: &ConnectionContext, image: &ClusterImage, key: &Parti
     }
 }
 
-fn describe_topic(ctx: &ConnectionContext, image: &ClusterImage, topic: &Topic) -> MetadataResponseTopic {
+fn describe_topic(
+    ctx: &ConnectionContext,
+    image: &ClusterImage,
+    read: &ReadReplicas,
+    topic: &Topic,
+) -> MetadataResponseTopic {
     let partitions = (0..topic.value.partitions).map(|index| {
-        let described = describe_partition(ctx, image, &common::partition_key(topic, index));
+        let key = common::partition_key(topic, index);
+        let mut described = describe_partition(ctx, image, &key);
+        if described.leader >= 0 {
+            let all = read.all(&key, BrokerId(described.leader));
+            described.replicas = all.into_iter().map(|BrokerId(id)| id.into()).collect();
+        }
         MetadataResponsePartition::default()
             .with_error_code(described.error_code)
             .with_partition_index(index)

@@ -23,6 +23,7 @@ mod metadata;
 mod offsets;
 mod partitions;
 mod placement;
+pub mod preferred;
 mod produce;
 mod producer_ids;
 #[cfg(test)]
@@ -32,6 +33,7 @@ mod topics;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use kafka_protocol::messages::ApiKey;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -83,6 +85,8 @@ pub struct ConnectionContext {
     /// True while replies of the process wait for slow peers: fetches are then answered with less, so that those who do
     /// not read hold little and nobody has to wait for them.
     pub crowded: Rc<dyn Fn() -> bool>,
+    /// Partitions that the client was sent elsewhere for.
+    pub sent_away: RefCell<preferred::SentAway>,
 }
 
 /// Starts the handler of `request`.

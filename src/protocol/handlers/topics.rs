@@ -333,6 +333,7 @@ mod tests {
             control: None,
             metrics: None,
             draining: false,
+            follows: false,
         };
         let entry = |key: String, value| Entry { key, value, create_revision: 1, mod_revision: 1 };
         let entries = vec![

@@ -220,7 +220,7 @@ mod tests {
         let scalar = |name: &&str| SCALARS.iter().any(|(key, _)| key == name);
         for metric in METRICS {
             let known = match metric.how {
-                How::Rate(names) => names.iter().all(|name| scalar(name)),
+                How::Rate(names) => names.iter().all(scalar),
                 How::Gauge(name) => scalar(&name),
                 How::Share(one, other) => scalar(&one) && scalar(&other),
                 How::Quantile(name, _) => HISTOGRAMS.iter().any(|(key, _)| *key == name),

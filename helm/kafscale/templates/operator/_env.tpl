@@ -18,6 +18,7 @@
   value: {{ include "kafscale.pullPolicy" $operator.brokerImage | quote }}
 {{- /* A list, since the order of a map would be that of the alphabet. */}}
 {{- $variables := list
+  (list "KAFSCALE_OPERATOR_BROKER_IMAGE_PULL_SECRETS" (include "kafscale.pullSecretNames" . | fromJsonArray | join ","))
   (list "KAFSCALE_OPERATOR_WATCH_NAMESPACES" (include "kafscale.watchNamespacesVariable" .))
   (list "KAFSCALE_OPERATOR_LEADER_KEY" $operator.leaderKey)
   (list "KAFSCALE_OPERATOR_ETCD_ENDPOINTS" (join "," $operator.etcdEndpoints))

@@ -46,4 +46,8 @@
     {{- toYaml . | nindent 4 }}
   {{- end }}
   verbs: [get]
+{{- /* A Role gives the right to get the one that it is in: whether it is being deleted. */}}
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 {{- end }}

@@ -8,6 +8,7 @@ mod data;
 mod fetch;
 mod groups;
 mod placement;
+mod preferred;
 mod produce;
 mod versions;
 
@@ -165,17 +166,7 @@ async fn groups(
     clock: Clock,
     standing: Arc<Standing>,
 ) -> Groups {
-    let live = LiveValue {
-        v: 1,
-        node: BrokerId(1),
-        host: "h".into(),
-        port: 1,
-        rack: None,
-        version: "0".into(),
-        control: None,
-        metrics: None,
-        draining: false,
-    };
+    let live = LiveValue::sample(1);
     let ownership = Ownership::new(store.clone(), keys.clone());
     let registration = ownership.register(WriterId(1), 1, &live, Duration::from_secs(1 << 30)).await.unwrap();
     let config = GroupConfig {
@@ -202,6 +193,7 @@ struct Bed {
     control: Arc<FakeControl>,
     /// Set: another process may have taken over.
     standing: Arc<Standing>,
+    store: Arc<dyn MetadataStore>,
 }
 
 impl Bed {
@@ -236,8 +228,10 @@ impl Bed {
             health: Arc::new(S3Health::new(HealthLimits::default())),
             standing: standing.clone(),
             groups,
+            followers: None,
+            sent_away: Default::default(),
         });
-        let mut publications = feed.subscribe();
+        let (mut publications, shared) = (feed.subscribe(), store.clone());
         tokio::task::spawn_local(async move { watcher::run(store, keys, feed).await });
         let (leader, led) = (broker.clone(), partitions.clone());
         tokio::task::spawn_local(async move {
@@ -249,8 +243,9 @@ impl Bed {
         let advertised = ("broker-1".to_owned(), 9092);
         let peer = ([127, 0, 0, 1], 40_000).into();
         let sessions = Arc::new(SessionCache::default());
-        let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded: Rc::new(|| false) };
-        Self { ctx: Rc::new(ctx), partitions, control, standing }
+        let crowded = Rc::new(|| false);
+        let ctx = ConnectionContext { broker, peer, advertised, sessions, crowded, sent_away: Default::default() };
+        Self { ctx: Rc::new(ctx), partitions, control, standing, store: shared }
     }
 
     /// Creates a topic and waits until it is led.
