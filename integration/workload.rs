@@ -214,7 +214,7 @@ impl Workload {
         }
         for partition in 0..shared.plan.partitions {
             let mut poller = Poller::new(&shared, partition, true);
-            if tokio::time::timeout(DRAIN_DEADLINE, poller.read_to_end()).await.is_err() {
+            if !poller.read_to_end().await {
                 shared.error(format!("final read of partition {partition} got no further for {DRAIN_DEADLINE:?}"));
             }
             if !self.members.is_empty() && tokio::time::timeout(DRAIN_DEADLINE, poller.wait_committed()).await.is_err()
@@ -445,8 +445,17 @@ impl<'a> Poller<'a> {
     }
 
     /// Polls until the high watermark is reached.
-    async fn read_to_end(&mut self) {
-        while self.poll().await.is_none_or(|high_watermark| self.next < high_watermark) {}
+    /// Reads up to the high watermark; false if it gets no further for [`DRAIN_DEADLINE`].
+    async fn read_to_end(&mut self) -> bool {
+        let (mut further, mut at) = (self.next, Instant::now());
+        while self.poll().await.is_none_or(|high_watermark| self.next < high_watermark) {
+            if self.next > further {
+                (further, at) = (self.next, Instant::now());
+            } else if at.elapsed() > DRAIN_DEADLINE {
+                return false;
+            }
+        }
+        true
     }
 
     /// Waits until the group has committed as much as this has read.
