@@ -4,5 +4,8 @@
 mod auth;
 mod browser;
 mod cluster;
+mod groups;
 mod process;
+mod scale;
 mod schema;
+mod topics;

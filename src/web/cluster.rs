@@ -12,9 +12,10 @@ use crate::metadata::image::ClusterImage;
 use crate::metadata::keys::Keys;
 use crate::metadata::model::{self, ClusterValue, LiveValue};
 use crate::metadata::watcher::{self, ImageFeed};
-use crate::metadata::{MetadataError, MetadataStore};
+use crate::metadata::{MetadataError, MetadataStore, Revision, desired};
 use arc_swap::{ArcSwap, ArcSwapOption};
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -78,6 +79,10 @@ pub struct Cluster {
     cluster_id: ArcSwapOption<String>,
     view: ArcSwap<EtcdView>,
     is_connected: AtomicBool,
+    /// What follows the image.
+    store: Mutex<Option<Arc<dyn MetadataStore>>>,
+    /// Topics of the operator's document, at its revision.
+    managed: tokio::sync::Mutex<(Revision, Arc<BTreeSet<String>>)>,
     started_ms: i64,
 }
 
@@ -139,6 +144,8 @@ impl Cluster {
             cluster_id: ArcSwapOption::empty(),
             view: ArcSwap::from_pointee(view),
             is_connected,
+            store: Mutex::default(),
+            managed: tokio::sync::Mutex::default(),
             started_ms,
         }
     }
@@ -164,6 +171,7 @@ impl Cluster {
             tokio::time::sleep(CONNECT_AGAIN).await;
         };
         let store: Arc<dyn MetadataStore> = Arc::new(store);
+        *self.store.lock().expect("no panic under the lock") = Some(store.clone());
         watcher::run(store, Keys::new(&self.namespace), self.feed.clone()).await;
     }
 
@@ -221,6 +229,23 @@ impl Cluster {
     pub fn image(&self) -> Option<Arc<ClusterImage>> {
         let image = self.feed.current();
         (image.revision > 0).then_some(image)
+    }
+
+    /// Topics that resources of the operator describe, or why they are not known.
+    pub async fn managed(&self) -> Result<Arc<BTreeSet<String>>, String> {
+        let revision = self.image().map_or(0, |image| image.desired());
+        let store = self.store.lock().expect("no panic under the lock").clone();
+        // Without a document there is no operator, and beside a broker of `kafscale dev` there never is.
+        let Some(store) = store.filter(|_| revision > 0) else { return Ok(Arc::default()) };
+        let mut managed = self.managed.lock().await;
+        if managed.0 != revision {
+            let found = desired::read(&*store, &Keys::new(&self.namespace)).await.map_err(|e| e.to_string())?;
+            let (names, at) = found.map_or_else(Default::default, |(document, at)| {
+                (document.topics.into_keys().collect::<BTreeSet<_>>(), at)
+            });
+            *managed = (at, Arc::new(names));
+        }
+        Ok(managed.1.clone())
     }
 
     /// How etcd does.

@@ -5,7 +5,9 @@ use super::audit::Audit;
 use super::auth::actor::{self, Sessions};
 use super::auth::password::Logins;
 use super::cluster::Cluster;
+use super::data::DataState;
 use super::drains::Drains;
+use super::kafka::KafkaClient;
 use super::live::{LiveFeed, Tick};
 use super::overview::Tally;
 use super::probes::{self, ConsoleStats};
@@ -167,6 +169,8 @@ fn start_actors(parts: Parts, shutdown: CancellationToken) -> Arc<ConsoleState> 
     });
     let (scraped, history) = (Arc::<Shared>::default(), History::default());
     let source: Arc<dyn BrokerSource> = cluster.clone();
+    let kafka = Arc::new(KafkaClient::new(source.clone()));
+    let data = DataState::start(clock, &kafka, &cluster, &registry, &IoPool::current());
     let (shared, ring, scrapes) = (scraped.clone(), history.clone(), stats.clone());
     supervise(supervision("scraper", &registry), OWN_MAILBOX_LEN_MAX, move |_| {
         let scraper = Scraper::new(clock, source.clone(), shared.clone(), ring.clone(), scrapes.clone());
@@ -187,6 +191,8 @@ fn start_actors(parts: Parts, shutdown: CancellationToken) -> Arc<ConsoleState> 
         stream_places,
         assets: Assets::embedded(),
         cluster,
+        kafka,
+        data,
         scraped,
         history,
         tally: Tally::default(),

@@ -6,9 +6,11 @@ use super::auth::actor::{AuthStats, Sessions};
 use super::auth::password::Logins;
 use super::auth::{VERIFYING_MAX, WAITING_MAX};
 use super::cluster::Cluster;
+use super::data::DataState;
 use super::drains::Drains;
 use super::gate::{REQUESTS_MAX, STREAMS_MAX};
 use super::history::ring::Ring;
+use super::kafka::KafkaClient;
 use super::live::Tick;
 use super::overview::Tally;
 use super::probes::ConsoleStats;
@@ -65,6 +67,10 @@ pub struct ConsoleState {
     pub assets: Assets,
     /// The cluster.
     pub cluster: Arc<Cluster>,
+    /// The cluster's brokers, as a client of Kafka.
+    pub kafka: Arc<KafkaClient>,
+    /// What pages about topics and groups keep.
+    pub data: DataState,
     /// What brokers say in their metrics.
     pub scraped: Arc<Shared>,
     /// The last day.
