@@ -5,6 +5,7 @@ mod auth;
 mod browser;
 mod cluster;
 mod groups;
+mod messages;
 mod process;
 mod scale;
 mod schema;

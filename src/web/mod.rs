@@ -24,6 +24,7 @@ pub mod kafka;
 pub mod keyset;
 pub mod list;
 pub mod live;
+pub mod messages;
 pub mod openapi;
 pub mod overview;
 pub mod probes;

@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::state::ConsoleState;
-use super::{auth, brokers, gate, groups, history, insight, live, openapi, overview, probes, topics};
+use super::{auth, brokers, gate, groups, history, insight, live, messages, openapi, overview, probes, topics};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
@@ -75,6 +75,7 @@ fn api(config: &mut web::ServiceConfig) {
         .configure(insight::routes)
         .configure(topics::routes)
         .configure(groups::routes)
+        .configure(messages::routes)
         .configure(openapi::routes)
         .route("/live", web::get().to(live::live));
 }
