@@ -14,7 +14,7 @@ use futures::future::join_all;
 use kafka_protocol::messages::fetch_request::{FetchPartition, FetchTopic};
 use kafka_protocol::messages::fetch_response::PartitionData;
 use kafka_protocol::messages::{BrokerId, FetchRequest};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -107,6 +107,8 @@ pub struct Scan {
     failed: (u64, Option<String>),
     /// Batches that cannot be read, by partition: the first of each.
     damaged: BTreeMap<i32, String>,
+    /// Partitions of which nobody has said where they end.
+    unbounded: BTreeSet<i32>,
     left_out: usize,
 }
 
@@ -145,6 +147,7 @@ impl Scan {
         };
         let step = plan.limit.div_ceil(partitions.len().max(1)).max(8) as i64;
         let mut lanes = Vec::with_capacity(partitions.len());
+        let mut unbounded = BTreeSet::new();
         for (p, name) in partitions.iter().zip(&names) {
             let bound = |offsets: &crate::web::kafka::Offsets| match offsets.get(name) {
                 Some(Ok(at)) => Ok(at.map(|at| at.offset)),
@@ -173,6 +176,7 @@ impl Scan {
                     Lane::new(p.partition, direction, start, end, position, step)
                 }
                 Err(why) => {
+                    unbounded.insert(p.partition);
                     // Where it is does not matter, other than that a cursor keeps it.
                     let position = known.unwrap_or(if direction == Direction::Down { i64::MAX } else { 0 });
                     let mut lane = Lane::new(p.partition, direction, 0, i64::MAX, position, step);
@@ -200,6 +204,7 @@ impl Scan {
             scanned_bytes: 0,
             failed: (0, None),
             damaged: BTreeMap::new(),
+            unbounded,
             left_out,
         })
     }
@@ -383,6 +388,11 @@ impl Scan {
         for (lane, name) in self.lanes.iter_mut().zip(&names) {
             match ends.get(name) {
                 Some(Ok(Some(at))) => {
+                    if self.unbounded.remove(&lane.partition) {
+                        let leader = lane.leader;
+                        *lane = Lane::new(lane.partition, self.direction, at.offset, at.offset, at.offset, 1);
+                        lane.leader = leader;
+                    }
                     lane.failed = None;
                     lane.extend(at.offset);
                     if lane.behind() > behind_max {
