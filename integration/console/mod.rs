@@ -6,3 +6,4 @@ mod browser;
 mod cluster;
 mod process;
 mod schema;
+mod storage;

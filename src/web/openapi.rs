@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::sync::LazyLock;
 
 /// The parts: the first has everything that is not of a path or a schema.
-const PARTS: &[&str] = &[include_str!("openapi/cluster.json")];
+const PARTS: &[&str] = &[include_str!("openapi/cluster.json"), include_str!("openapi/storage.json")];
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 

@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::state::ConsoleState;
-use super::{auth, brokers, gate, history, insight, live, openapi, overview, probes};
+use super::{auth, brokers, cost, gate, history, insight, live, openapi, overview, probes, segments};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
@@ -71,6 +71,8 @@ fn api(config: &mut web::ServiceConfig) {
         .configure(history::routes)
         .configure(brokers::routes)
         .configure(insight::routes)
+        .configure(segments::routes)
+        .configure(cost::routes)
         .configure(openapi::routes)
         .route("/live", web::get().to(live::live));
 }

@@ -20,10 +20,14 @@ pub const SCALARS: &[(&str, Series)] = &[
     ("bytes_in", plain("kafscale_network_in_bytes_total")),
     ("bytes_out", plain("kafscale_network_out_bytes_total")),
     ("records", plain("kafscale_flushed_records_total")),
+    ("flushes", plain("kafscale_flushes_total")),
+    ("flushed_bytes", plain("kafscale_flushed_bytes_total")),
     ("requests", plain("kafscale_requests_total")),
     ("s3_puts", with("kafscale_s3_requests_total", &[("operation", "create")])),
     ("s3_ranges", with("kafscale_s3_requests_total", &[("operation", "get_range")])),
     ("s3_suffixes", with("kafscale_s3_requests_total", &[("operation", "get_suffix")])),
+    ("s3_heads", with("kafscale_s3_requests_total", &[("operation", "head")])),
+    ("s3_lists", with("kafscale_s3_requests_total", &[("operation", "list")])),
     ("s3_throttled", with("kafscale_s3_errors_total", &[("kind", "throttled")])),
     ("s3_unavailable", with("kafscale_s3_errors_total", &[("kind", "unavailable")])),
     ("s3_refused", with("kafscale_s3_errors_total", &[("kind", "refused")])),
@@ -45,16 +49,10 @@ pub const SCALARS: &[(&str, Series)] = &[
 pub const HISTOGRAMS: &[(&str, Series)] = &[
     ("produce", plain("kafscale_produce_ack_duration_seconds")),
     // A poll that waits for records is no slow one.
-    (
-        "fetch",
-        Series { name: "kafscale_fetch_duration_seconds", labels: NONE, without: &[("source", "nothing")] },
-    ),
+    ("fetch", Series { name: "kafscale_fetch_duration_seconds", labels: NONE, without: &[("source", "nothing")] }),
     ("durable", plain("kafscale_append_durable_duration_seconds")),
     ("commit", plain("kafscale_metadata_commit_duration_seconds")),
-    (
-        "s3_put",
-        with("kafscale_s3_request_duration_seconds", &[("operation", "create"), ("outcome", "success")]),
-    ),
+    ("s3_put", with("kafscale_s3_request_duration_seconds", &[("operation", "create"), ("outcome", "success")])),
 ];
 
 /// How a metric is computed.
@@ -103,9 +101,18 @@ pub const METRICS: &[Metric] = &[
     metric("produce_p50_ms", "ms", "Produce until it is acked, median", How::Quantile("produce", 0.5)),
     metric("produce_p99_ms", "ms", "Produce until it is acked, 99th percentile", How::Quantile("produce", 0.99)),
     metric("fetch_p99_ms", "ms", "Fetch that got records, 99th percentile", How::Quantile("fetch", 0.99)),
-    metric("flush_p99_ms", "ms", "From a batch's arrival until it is durable, 99th percentile", How::Quantile("durable", 0.99)),
+    metric(
+        "flush_p99_ms",
+        "ms",
+        "From a batch's arrival until it is durable, 99th percentile",
+        How::Quantile("durable", 0.99),
+    ),
     metric("s3_put_per_sec", "requests/s", "PUTs to the object store", How::Rate(&["s3_puts"])),
     metric("s3_get_per_sec", "requests/s", "GETs from the object store", How::Rate(&["s3_ranges", "s3_suffixes"])),
+    metric("s3_head_per_sec", "requests/s", "HEADs to the object store", How::Rate(&["s3_heads"])),
+    metric("s3_list_per_sec", "requests/s", "LISTs of the object store", How::Rate(&["s3_lists"])),
+    metric("flushes_per_sec", "flushes/s", "Segments of the write-ahead log", How::Rate(&["flushes"])),
+    metric("bytes_durable_per_sec", "bytes/s", "Bytes of records that became durable", How::Rate(&["flushed_bytes"])),
     metric("s3_p99_ms", "ms", "Successful PUTs, 99th percentile", How::Quantile("s3_put", 0.99)),
     metric(
         "s3_errors_per_sec",
@@ -184,7 +191,14 @@ mod tests {
     fn rates_and_quantiles_are_of_the_time_in_between() {
         let before = numbers(&[("bytes_in", 100.0), ("s3_ranges", 5.0), ("hits", 1.0), ("misses", 1.0)], [90, 0]);
         let now = numbers(
-            &[("bytes_in", 300.0), ("s3_ranges", 7.0), ("s3_suffixes", 2.0), ("hits", 4.0), ("misses", 2.0), ("s3_degraded", 1.0)],
+            &[
+                ("bytes_in", 300.0),
+                ("s3_ranges", 7.0),
+                ("s3_suffixes", 2.0),
+                ("hits", 4.0),
+                ("misses", 2.0),
+                ("s3_degraded", 1.0),
+            ],
             [100, 0],
         );
         let derived = derive(Some((&before, 10.0)), &now);
