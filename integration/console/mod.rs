@@ -9,4 +9,5 @@ mod messages;
 mod process;
 mod scale;
 mod schema;
+mod storage;
 mod topics;

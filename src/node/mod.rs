@@ -11,6 +11,7 @@ mod limits;
 mod metrics;
 mod pages;
 mod reading;
+mod storage_pages;
 pub mod rollback;
 pub(crate) mod stores;
 
@@ -260,6 +261,7 @@ impl Node {
             Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
         metrics::register(&state.metrics, &context, &broker, &edge, &stores);
         pages::register(&state, &config, &context, &broker, &stores);
+        storage_pages::register(&state, &broker);
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);
         let control_shutdown = CancellationToken::new();

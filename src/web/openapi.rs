@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 const PARTS: &[&str] = &[
     include_str!("openapi/cluster.json"),
     include_str!("openapi/messages.json"),
+    include_str!("openapi/storage.json"),
     include_str!("openapi/topics.json"),
 ];
 

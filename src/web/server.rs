@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use super::state::ConsoleState;
-use super::{auth, brokers, gate, groups, history, insight, live, messages, openapi, overview, probes, topics};
+use super::{auth, brokers, cost, gate, groups, history, insight, live, messages, openapi, overview, probes, segments, topics};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
@@ -76,6 +76,8 @@ fn api(config: &mut web::ServiceConfig) {
         .configure(topics::routes)
         .configure(groups::routes)
         .configure(messages::routes)
+        .configure(segments::routes)
+        .configure(cost::routes)
         .configure(openapi::routes)
         .route("/live", web::get().to(live::live));
 }

@@ -100,6 +100,20 @@ impl Ring {
         (lines, per_point * STEP_MS)
     }
 
+    /// The sum of a metric's values of each broker between two times, and how many steps it is known for.
+    pub fn sums(&self, metric: usize, from_ms: i64, to_ms: i64) -> Vec<(i32, f64, usize)> {
+        let (from, to) = (from_ms.div_euclid(STEP_MS), to_ms.div_euclid(STEP_MS));
+        let series = self.series.range((metric, i32::MIN)..=(metric, i32::MAX));
+        let sum = |(key, series): (&SeriesKey, &Series)| {
+            let within = series.first..series.first + series.values.len() as i64;
+            let steps =
+                within.zip(&series.values).filter(|(step, value)| (from..=to).contains(step) && !value.is_nan());
+            let (sum, known) = steps.fold((0.0, 0), |(sum, known), (_, value)| (sum + f64::from(*value), known + 1));
+            (known > 0).then_some((key.1, sum, known))
+        };
+        series.filter_map(sum).collect()
+    }
+
     /// Values that did not fit.
     pub fn refused(&self) -> u64 {
         self.refused
@@ -143,6 +157,17 @@ mod tests {
     fn all(ring: &Ring, step_ms: i64, fold: Fold) -> (Vec<(i64, Option<f32>)>, i64) {
         let (lines, step_ms) = ring.query(&[(3, fold)], 0, 1_000_000_000, step_ms);
         (lines.into_iter().next().map(|line| line.points).unwrap_or_default(), step_ms)
+    }
+
+    #[test]
+    fn sums_are_of_known_steps() {
+        let mut ring = Ring::default();
+        for (broker, at_ms, value) in [(1, 0, 1.0), (1, 10_000, 2.0), (1, 40_000, 4.0), (2, 20_000, 8.0)] {
+            ring.push((3, broker), at_ms, value);
+        }
+        assert_eq!(ring.sums(3, 0, 50_000), [(1, 7.0, 3), (2, 8.0, 1)]);
+        assert_eq!(ring.sums(3, 10_000, 19_999), [(1, 2.0, 1)]);
+        assert_eq!(ring.sums(4, 0, 50_000), []);
     }
 
     #[test]
