@@ -29,7 +29,7 @@ export function short(n) {
 }
 
 function scaled(v, steps, base) {
-  const n = typeof v === 'string' ? Number(v) : v;
+  const n = Number(v);
   let value = n;
   let i = 0;
   while (Math.abs(value) >= (i === 0 ? base : base * 0.9995) && i < steps.length - 1) { value /= base; i += 1; }

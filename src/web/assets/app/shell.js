@@ -37,20 +37,20 @@ export function Shell({ children }) {
   const overview = feed.value.tick?.overview;
   return html`<a class="skip" href="#main" onClick=${(e) => { e.preventDefault(); main.current?.focus(); }}>${t.nav.skip}</a>
   <div class="shell">
-    <div class=${`side ${open ? 'open' : ''}`} id="side">
+    <aside class=${`side ${open ? 'open' : ''}`} id="side" aria-label=${t.nav.side}>
       <a class="brand" href="/" aria-label=${t.nav.home}><span class="mark"><${Logo} /></span>${t.product}</a>
       <nav class="nav" aria-label=${t.nav.label}>${NAV.map(([group, links]) => html`<div key=${group ?? 'top'}>${group && html`<div class="nav-group">${t.nav[group]}</div>`}
         ${links.map(([href, name]) => html`<a key=${href} href=${href} aria-current=${current(href) ? 'page' : undefined}><${Icon} name=${name} />${t.nav[name]}</a>`)}</div>`)}</nav>
       <div class="side-foot">${overview?.version && html`<div>${t.nav.version(overview.version)}</div>`}${overview?.cluster_id && html`<div class="break">${t.nav.cluster(overview.cluster_id)}</div>`}</div>
-    </div>
+    </aside>
     <button class=${`scrim ${open ? 'open' : ''}`} aria-label=${t.action.close} tabindex="-1" onClick=${() => setOpen(false)}></button>
     <div class="content">
       <header class="top">
         <button type="button" class="btn ghost icon menu-button" aria-label=${t.nav.open} aria-expanded=${open ? 'true' : 'false'} aria-controls="side" onClick=${() => setOpen(!open)}><${Icon} name="menu" /></button>
-        <button type="button" class="btn finder-button" onClick=${() => setFinder(true)} aria-label=${t.finder.label}><${Icon} name="search" size=${15} /><span class="hide-s">${t.finder.button}</span><kbd class="hide-s" aria-hidden="true">Ctrl K</kbd></button>
+        <button type="button" class="btn finder-button" onClick=${() => setFinder(true)} ><${Icon} name="search" size=${15} /><span class="sr-s">${t.finder.button}</span><kbd class="hide-s" aria-hidden="true">Ctrl K</kbd></button>
         <div class="grow"></div>
         <${LiveState} />
-        <button type="button" class="btn ghost hide-s" title=${t.time.title} aria-label=${t.time.toggle(timeMode.value)} onClick=${() => { timeMode.value = timeMode.value === 'utc' ? 'local' : 'utc'; }}><${Icon} name="clock" size=${16} />${timeMode.value === 'utc' ? t.time.utc : t.time.local}</button>
+        <button type="button" class="btn ghost hide-s" title=${t.time.toggle(timeMode.value)} onClick=${() => { timeMode.value = timeMode.value === 'utc' ? 'local' : 'utc'; }}><${Icon} name="clock" size=${16} />${timeMode.value === 'utc' ? t.time.utc : t.time.local}</button>
         <${ThemeButton} />
         <${UserMenu} setHelp=${setHelp} />
       </header>

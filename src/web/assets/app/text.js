@@ -48,13 +48,13 @@ export const t = {
   notFound: { title: 'There is no such page', text: 'The address may be mistyped, or it belongs to another version of the console.', home: 'To the overview' },
 
   nav: {
-    skip: 'Skip to the content', label: 'Main', home: 'Kafscale: overview', open: 'Navigation', crumbs: 'Where you are',
+    skip: 'Skip to the content', label: 'Main', side: 'Navigation', home: 'Kafscale: overview', open: 'Navigation', crumbs: 'Where you are',
     data: 'Data', infrastructure: 'Infrastructure', money: 'Money', administration: 'Administration',
     overview: 'Overview', topics: 'Topics', groups: 'Consumer groups', brokers: 'Brokers', storage: 'Object storage', cost: 'Cost', etcd: 'etcd', actors: 'Actors', audit: 'Audit log', settings: 'Settings', api: 'API', s3: 'S3',
     version: (v) => `Version ${v}`, cluster: (id) => `Cluster ${id}`,
   },
   finder: {
-    button: 'Find anything', label: 'Find a topic, group or page', title: 'Find', placeholder: 'Name of a topic, group or page', nothing: 'Nothing has this in its name.', page: 'Page', topic: 'Topic', group: 'Group',
+    button: 'Find anything', title: 'Find', placeholder: 'Name of a topic, group or page', nothing: 'Nothing has this in its name.', page: 'Page', topic: 'Topic', group: 'Group',
   },
   help: {
     title: 'Keyboard', search: 'Search on this page', finder: 'Find a topic, group or page', rows: 'Next, previous row', help: 'This list', escape: 'Close, leave the field', go: (page) => `Go to ${page}`,
@@ -103,7 +103,7 @@ export const t = {
     putName: 'PUT', getName: 'GET', errorName: 'Errors', look: 'Look',
   },
   chart: {
-    range: 'Time range', table: 'As table', graph: 'As graph', asTable: (title) => `${title}: switch between graph and table`, time: 'Time', empty: 'No data.', none: 'No data in this time range.', failed: 'History is not available',
+    range: 'Time range', table: 'As table', graph: 'As graph', time: 'Time', empty: 'No data.', none: 'No data in this time range.', failed: 'History is not available',
     summary: (title, last, from, to) => `${title}: last ${last}, from ${from} to ${to}`, recent: (k) => `${k} in the last minutes`, label: (k, v) => `${k} ${v}`,
   },
 
@@ -163,7 +163,7 @@ export const t = {
   },
   group: {
     all: 'All groups', missing: (id) => `There is no group ${id}`, missingHelp: 'It may have been deleted, or its last offset has expired.', reset: 'Reset offsets',
-    stuck: 'This group does not move', stuckHelp: 'Records arrive, but it commits nothing.', lagTotal: 'Total lag', coordinator: 'Coordinator', assignor: 'Assignor', lagHistory: 'Lag', lagHistorySub: 'Since the console first looked at this group', noHistory: 'No history yet: it grows while the console runs.',
+    stuck: 'This group does not move', stuckHelp: 'Records arrive, but it has committed nothing', lagTotal: 'Total lag', coordinator: 'Coordinator', assignor: 'Assignor', lagHistory: 'Lag', lagHistorySub: 'Since the console first looked at this group', noHistory: 'No history yet: it grows while the console runs.',
     offsets: 'Offsets', onlyLagging: 'Only with lag', noneLagging: 'No partition has lag', noOffsets: 'No offsets', noOffsetsHelp: 'The group has committed nothing yet.', committed: 'Committed', noCommit: 'none', member: 'Member', nobody: 'nobody', metadata: 'Metadata', perTopic: 'Forget offsets of one topic:',
     client: 'Client', noClient: '(no client id)', host: 'Host', instance: 'Instance', assigned: 'Assigned', nothing: 'nothing', noMembers: 'No members', noMembersHelp: 'Nobody reads with this group at the moment; its offsets are kept.',
     resetTitle: (id) => `Reset offsets of ${id}`, resetHelp: 'Nothing is changed before you have seen the preview and confirmed it.', resetPreview: (n) => `${s(n, 'partition')} would change. Readers continue from the new offsets.`, changeTarget: 'Change the target', resetDone: (id, n) => `Offsets of ${id} were reset in ${s(n, 'partition')}.`,

@@ -61,7 +61,7 @@ export function Chart({ title, series, unit, format = unitFormat(unit), empty, h
   const rows = asTable ? data[0].map((time, i) => [time, ...data.slice(1).map((c) => c[i])]).reverse().filter((_, i, all) => i % Math.max(1, Math.ceil(all.length / 60)) === 0) : [];
   return html`<figure class="chart" aria-label=${title}>
     <div class="row spread"><figcaption><h3>${title}</h3></figcaption>${hasData && html`<button type="button" class="btn ghost s" aria-pressed=${asTable ? 'true' : 'false'} onClick=${() => setAsTable(!asTable)}
-      aria-label=${t.chart.asTable(title)}>${asTable ? t.chart.graph : t.chart.table}</button>`}</div>
+      >${asTable ? t.chart.graph : t.chart.table}<span class="sr"> ${title}</span></button>`}</div>
     <div class="readout">${hasData && !asTable && html`<span class="num">${f.clockTime(data[0][index])}</span>${series.slice(0, 8).map((s, i) => html`<span class="key" key=${s.name}><span class=${`swatch s${i % COLOURS}`}></span>${s.name} <strong>${format(data[i + 1]?.[index]) ?? t.unknown.word}</strong></span>`)}${series.length > 8 && t.more(series.length - 8)}`}</div>
     ${asTable ? html`<div class="scroll tall" tabindex="0" role="region" aria-label=${title}><table class="table"><thead><tr><th scope="col">${t.chart.time}</th>${series.map((s) => html`<th scope="col" class="r" key=${s.name}>${s.name}</th>`)}</tr></thead>
       <tbody>${rows.map(([time, ...values]) => html`<tr key=${time}><td class="num">${f.dateTime(time)}</td>${values.map((v) => html`<td class="r">${format(v) ?? t.unknown.word}</td>`)}</tr>`)}</tbody></table></div>`
