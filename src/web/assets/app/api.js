@@ -24,8 +24,10 @@ const noteClock = (response) => {
   if (date) skewMs.value = Math.abs(date - Date.now()) < 2000 ? 0 : date - Date.now();
 };
 
-export async function api(path, { method = 'GET', body, signal } = {}) {
+export async function api(path, { method = 'GET', body, signal, background = false } = {}) {
   const headers = { accept: 'application/json' };
+  // What a page asks by itself does not keep a session alive.
+  if (background) headers['x-background'] = '1';
   if (method !== 'GET') {
     headers['content-type'] = 'application/json';
     if (session.peek()?.csrf_token) headers['x-csrf-token'] = session.peek().csrf_token;
@@ -80,10 +82,10 @@ export function useLoad(path, { everyMs = 0, fresh = false } = {}) {
     const abort = new AbortController();
     let timer = null;
     let ended = false;
-    const ask = async () => {
+    const ask = async (background) => {
       setState((s) => (s.path === path ? { ...s, loading: true } : { path, data: fresh ? undefined : kept.get(path), error: null, loading: true, failedSinceMs: null }));
       try {
-        const data = await api(path, { signal: abort.signal });
+        const data = await api(path, { signal: abort.signal, background });
         if (ended) return;
         kept.delete(path);
         kept.set(path, data);
@@ -97,9 +99,9 @@ export function useLoad(path, { everyMs = 0, fresh = false } = {}) {
     };
     const again = () => {
       if (document.hidden) timer = setTimeout(again, 1000);
-      else ask();
+      else ask(true);
     };
-    ask();
+    ask(false);
     return () => { ended = true; clearTimeout(timer); abort.abort(); };
   }, [path, everyMs, turn]);
   const shown = state.path === path ? state : { path, data: kept.get(path), error: null, loading: true, failedSinceMs: null };

@@ -148,7 +148,7 @@ export const t = {
     search: 'Search by name', show: 'Which configs', all: 'All', own: 'Changed', none: 'No config matches', readOnly: 'read-only', hidden: 'hidden', empty: 'empty', reset: 'Reset', backToDefault: 'back to the default', noDocs: 'No description.', type: 'Type',
     sources: {
       DYNAMIC_TOPIC_CONFIG: 'topic', DYNAMIC_BROKER_CONFIG: 'broker, dynamic', DYNAMIC_DEFAULT_BROKER_CONFIG: 'cluster, dynamic', STATIC_BROKER_CONFIG: 'broker', DEFAULT_CONFIG: 'default',
-      dynamic_topic: 'topic', dynamic_broker: 'broker, dynamic', dynamic_default_broker: 'cluster, dynamic', static_broker: 'broker', default: 'default', topic: 'topic', group: 'group',
+      DYNAMIC_GROUP_CONFIG: 'group',
     },
     editName: (n) => `Edit ${n}`, resetName: (n) => `Reset ${n}`, changes: (n) => `${s(n, 'change')} not applied yet`, discard: 'Discard', review: 'Review', reviewTitle: (n) => `Change configs of ${n}`, apply: 'Apply', before: 'Before', after: 'After', defaultWord: '(default)', saved: (n) => `Configs of ${n} were changed.`,
   },

@@ -8,7 +8,7 @@ import { toast, canWrite } from '../state.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 
-const OWN = /^DYNAMIC_TOPIC|^DYNAMIC_BROKER_CONFIG|^topic$|^dynamic/i;
+const OWN = /^DYNAMIC_/;
 
 export function ConfigTable({ items, edits, onEdit, own = (c) => OWN.test(c.source ?? '') && !c.default }) {
   const [q, setQ] = useQuery({ find: '', show: 'all' });

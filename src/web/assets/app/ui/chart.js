@@ -7,6 +7,8 @@ import { theme, timeMode } from '../state.js';
 import { Icon } from './parts.js';
 
 const COLOURS = 6;
+/** Steps of an axis of bytes. */
+const BINARY = Array.from({ length: 60 }, (_, i) => 2 ** i);
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /** Units of the API → how a value is shown. */
@@ -43,8 +45,8 @@ export function Chart({ title, series, unit, format = unitFormat(unit), empty, h
       tzDate: utc ? (ts) => uPlot.tzDate(new Date(ts), 'Etc/UTC') : undefined,
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : 1] }, x: fromMs && toMs ? { range: () => [fromMs, toMs] } : {} },
-      axes: [{ ...axis, space: 70, values: (_, splits) => splits.map((v) => f.clockTime(v, { seconds: splits.length > 1 && splits[1] - splits[0] < 60000 })) },
-        { ...axis, size: 74, gap: 6, space: 34, values: (_, splits) => splits.map((v) => format(v)) }],
+      axes: [{ ...axis, space: 70, size: 26, values: (_, splits) => splits.map((v) => f.clockTime(v, { seconds: splits.length > 1 && splits[1] - splits[0] < 60000 })) },
+        { ...axis, size: 74, gap: 6, space: 34, ...(/^bytes/.test(unit ?? '') ? { incrs: BINARY } : {}), values: (_, splits) => splits.map((v) => format(v)) }],
       series: [{}, ...series.map((s, i) => ({ label: s.name, stroke: css(`--c${(i % COLOURS) + 1}`), width: 1.75, points: { show: false }, spanGaps: false,
         fill: series.length === 1 ? `color-mix(in srgb, ${css(`--c${(i % COLOURS) + 1}`)} 12%, transparent)` : undefined }))],
       hooks: { setCursor: [(self) => setAt(self.cursor.idx ?? null)] },
