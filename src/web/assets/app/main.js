@@ -1,7 +1,7 @@
 // Starts: asks who is signed in, then shows the page of the address.
 import { html, render, useEffect, useState } from './lib.js';
 import { api } from './api.js';
-import { session } from './state.js';
+import { session, maybeSignedIn } from './state.js';
 import { loc, navigate, ownPath, withQuery } from './router.js';
 import { Shell } from './shell.js';
 import { startLive, stopLive } from './live.js';
@@ -61,6 +61,8 @@ function App() {
   const [Login, setLogin] = useState(null);
   const ask = () => {
     setFailure(null);
+    // Who was never signed in here need not be asked for.
+    if (!maybeSignedIn()) { session.value = null; return; }
     api('/auth/session').then((s) => { session.value = s; }, (error) => {
       // Not being signed in, or that nobody can, is the login page's business.
       if (error.status === 401 || error.status === 503) session.value = null;

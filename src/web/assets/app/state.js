@@ -4,12 +4,17 @@ import { signal, effect } from './lib.js';
 const stored = (key, fallback) => {
   try { return localStorage.getItem(`kafscale.${key}`) ?? fallback; } catch { return fallback; }
 };
+let blocked = false;
+try { localStorage.getItem('kafscale.session'); } catch { blocked = true; }
 const store = (key, value) => {
   try { localStorage.setItem(`kafscale.${key}`, value); } catch { /* private window: it lasts as long as the page */ }
 };
 
 /** undefined: not asked yet; null: nobody; else `{username, role, csrf_token, …}`. */
 export const session = signal(undefined);
+/** False only if nobody has signed in with this browser, or the last one has signed out. */
+export const maybeSignedIn = () => stored('session', blocked ? 'maybe' : 'no') !== 'no';
+effect(() => { if (session.value !== undefined) store('session', session.value ? 'yes' : 'no'); });
 export const canWrite = () => session.value?.role === 'admin';
 
 /** auto, light, dark */

@@ -1,0 +1,34 @@
+// When a broker, etcd or the object store is away, pages say what is unknown since when, and invent nothing. The Rust side ends and starts
+// processes; this side is told by a line on standard input what is away now, and answers with a line when it has looked.
+import readline from 'node:readline';
+import { Visit, want } from './browser.mjs';
+
+/** What each page must say while something is away: a pattern, or null if it only has to stand without an error. */
+const SAYS = {
+  broker: { '/': /broker|leader/i, '/brokers': /Unreachable|unknown|did not answer|No brokers/i, '/storage': /did not answer|No broker/i, '/actors': /did not answer|No process/i },
+  etcd: { '/': /etcd[^]*(Unavailable|since|not)|not (well|known)/i, '/etcd': /Unavailable|No member|did not answer|unavailable/i },
+  store: { '/': /Degraded|Unavailable|degraded|unavailable/i, '/storage': /Degraded|Unavailable/i },
+};
+const PAGES = ['/', '/topics', '/topics/t', '/topics/t/messages', '/topics/t/configs', '/topics/t/segments', '/groups', '/brokers', '/storage', '/cost', '/etcd', '/actors', '/audit', '/settings'];
+
+export async function outages(browser, s) {
+  const visit = await Visit.begin(browser, s.base, { shots: s.shots });
+  await visit.signIn(s.username, s.password);
+  visit.allow(/Failed to load resource.*status of (404|5\d\d)/);
+  for await (const away of readline.createInterface({ input: process.stdin })) {
+    if (away === 'end') break;
+    for (const [to, pattern] of Object.entries(SAYS[away] ?? {})) {
+      await visit.go(to);
+      await visit.expectText(pattern, 'main');
+    }
+    for (const to of PAGES) {
+      await visit.go(to);
+      const text = await visit.text();
+      want(!/\b(NaN|undefined|Infinity|null ms|\[object Object\])\b/.test(text), `nothing that is no value on ${to} without ${away}:\n${text}`);
+      await visit.axe(`${to} without ${away}`);
+      await visit.shot(`without-${away}-${to.slice(1).replace(/\//g, '-') || 'overview'}`);
+    }
+    console.log(`looked ${away}`);
+  }
+  await visit.end();
+}
