@@ -73,7 +73,7 @@ function BrokerBody({ b, drain, q, setQ }) {
       <${Card} title=${t.brokers.readiness}>${b.readiness && Object.keys(b.readiness).length ? html`<dl class="kv">${Object.entries(b.readiness).map(([k, v]) => html`<dt key=${k}>${k.replace(/_/g, ' ')}</dt><dd>${readable(v)}</dd>`)}</dl>` : html`<${Unknown} />`}<//></div></div>`;
 }
 
-const readable = (v) => (v === null ? html`<${Unknown} />` : typeof v === 'boolean' ? html`<${Badge} level=${v ? 'ok' : 'warn'} dot>${v ? t.yes : t.no}<//>` : typeof v === 'object' ? html`<pre>${JSON.stringify(v, null, 2)}</pre>` : String(v));
+const readable = (v) => (v === null ? html`<${Unknown} />` : typeof v === 'boolean' ? (v ? t.yes : t.no) : typeof v === 'object' ? html`<pre>${JSON.stringify(v, null, 2)}</pre>` : String(v));
 
 function Drain({ id, b, onClose, onDone }) {
   const [run, state] = useAction(async (typed) => { await api(`/brokers/${id}/drain`, { method: 'POST', body: { confirm: typed } }); forget(); toast(t.brokers.drainStarted(id)); onClose(); onDone(); });

@@ -33,7 +33,7 @@ export function Time({ ms, millis = false, fallback }) {
 
 export function Ago({ ms, fallback }) {
   if (f.unknown(ms)) return fallback ?? html`<${Unknown} />`;
-  return html`<time class="nowrap" dateTime=${new Date(Number(ms)).toISOString()} title=${f.exact(ms)}>${t.ago(f.duration(roundAge(nowMs.value - ms)))}</time>`;
+  return html`<time class="nowrap" dateTime=${new Date(Number(ms)).toISOString()} title=${f.exact(ms)}>${nowMs.value - ms < 2000 ? t.justNow : t.ago(f.duration(roundAge(nowMs.value - ms)))}</time>`;
 }
 const roundAge = (ms) => Math.max(0, Math.floor(ms / 1000) * 1000);
 export const Since = ({ ms }) => (f.unknown(ms) ? null : html`<span class="nowrap" title=${f.exact(ms)}>${t.since(f.clockTime(ms), f.duration(roundAge(nowMs.value - ms)))}</span>`);
