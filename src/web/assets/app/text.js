@@ -103,7 +103,7 @@ export const t = {
     putName: 'PUT', getName: 'GET', errorName: 'Errors', look: 'Look',
   },
   chart: {
-    range: 'Time range', table: 'As table', graph: 'As graph', time: 'Time', empty: 'No data.', none: 'No data in this time range.', failed: 'History is not available',
+    range: 'Time range', table: 'As table', graph: 'As graph', time: 'Time', empty: 'No data.', none: 'No data in this time range.', failed: 'History is not available', gaps: (sources) => `Missing at the moment: ${sources}`,
     summary: (title, last, from, to) => `${title}: last ${last}, from ${from} to ${to}`, recent: (k) => `${k} in the last minutes`, label: (k, v) => `${k} ${v}`,
   },
 

@@ -3,7 +3,7 @@ import { html, useMemo } from '../lib.js';
 import { useLoad, url } from '../api.js';
 import { nowMs } from '../state.js';
 import { Chart, RANGES } from '../ui/chart.js';
-import { Banner, Partial, Problem } from '../ui/parts.js';
+import { Banner, Problem } from '../ui/parts.js';
 import { t } from '../text.js';
 
 const POINTS_WANTED = 180;
@@ -25,7 +25,7 @@ export function HistoryCharts({ range, charts, labels = NO_LABELS, height }) {
   const drawn = useMemo(() => charts.map((c) => ({ ...c, lines: lines(c, series ?? [], labels) })), [series, metric, JSON.stringify(labels)]);
   return html`<div class="stack-s">
     ${load.error && html`<${Problem} error=${load.error} retry=${load.reload} title=${t.chart.failed} />`}
-    <${Partial} partial=${load.data?.partial} />
+    ${load.data?.partial?.length > 0 && html`<p class="dim tiny">${t.chart.gaps(load.data.partial.map((p) => p.source).join(', '))}</p>`}
     <div class="charts">${drawn.map((c) => html`<${Chart} key=${c.title} title=${c.title} series=${c.lines} unit=${c.unit} height=${height} fromMs=${fromMs} toMs=${toMs} empty=${load.loading && !series ? t.loading : t.chart.none} />`)}</div></div>`;
 }
 

@@ -36,7 +36,11 @@ export function Ago({ ms, fallback }) {
   return html`<time class="nowrap" dateTime=${new Date(Number(ms)).toISOString()} title=${f.exact(ms)}>${nowMs.value - ms < 2000 ? t.justNow : t.ago(f.duration(roundAge(nowMs.value - ms)))}</time>`;
 }
 const roundAge = (ms) => Math.max(0, Math.floor(ms / 1000) * 1000);
-export const Since = ({ ms }) => (f.unknown(ms) ? null : html`<span class="nowrap" title=${f.exact(ms)}>${t.since(f.clockTime(ms), f.duration(roundAge(nowMs.value - ms)))}</span>`);
+export function Since({ ms }) {
+  if (f.unknown(ms)) return null;
+  const age = roundAge(nowMs.value - ms);
+  return html`<span title=${f.exact(ms)}>${t.since(age > 72000000 ? f.dateTime(ms, { seconds: false }) : f.clockTime(ms), f.duration(age))}</span>`;
+}
 
 // ---- badges -------------------------------------------------------------------------------------------------------------------------
 
