@@ -39,7 +39,7 @@ struct Console {
 impl Console {
     /// What a scenario gets to know.
     fn settings(&self, more: Value) -> Value {
-        let cache = installed("browser").parent().expect("in the cache folder").to_path_buf();
+        let cache = installed("browser").ancestors().nth(2).expect("in the cache folder").to_path_buf();
         let mut settings = json!({
             "base": format!("http://{}", self.address), "bootstrap": self.bootstrap, "broker": self.broker, "username": USERNAME, "password": PASSWORD,
             "viewer": VIEWER, "viewerPassword": VIEWER_PASSWORD, "topic": "t", "shots": cache.join("console-ui").display().to_string(),

@@ -1,7 +1,7 @@
 // What surrounds every page: navigation, search, live state, keyboard.
 import { html, useEffect, useRef, useState } from './lib.js';
 import { Icon, Logo } from './ui/icons.js';
-import { StateBadge, Badge, copyText } from './ui/parts.js';
+import { Badge, copyText } from './ui/parts.js';
 import { Dialog } from './ui/dialog.js';
 import { api, forget, url } from './api.js';
 import { feed, pauseLive, STALE_MS } from './live.js';
@@ -185,4 +185,3 @@ function Finder({ onClose }) {
     ${items.length ? html`<ul class="finder" role="listbox" id="finder-list" aria-label=${t.finder.title}>${items.map((item, i) => html`<li key=${item.href} id=${`finder-${i}`} role="option" aria-selected=${i === at ? 'true' : 'false'} onClick=${() => go(item)} onMouseMove=${() => i !== at && setAt(i)}>
       <${Icon} name=${item.icon} size=${16} /><span class="grow break">${item.label}</span><span class="dim tiny">${item.kind}</span></li>`)}</ul>` : html`<div class="dim small" id="finder-list">${t.finder.nothing}</div>`}<//>`;
 }
-export { StateBadge };

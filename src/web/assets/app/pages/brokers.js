@@ -1,5 +1,5 @@
 // Brokers: which are there, what they carry; draining one before it goes away.
-import { html, useState } from '../lib.js';
+import { html } from '../lib.js';
 import { useLoad, api, forget, useAction } from '../api.js';
 import { feed } from '../live.js';
 import { useQuery } from '../router.js';
@@ -80,4 +80,3 @@ function Drain({ id, b, onClose, onDone }) {
   return html`<${ConfirmDialog} title=${t.brokers.drainTitle(id)} name=${String(id)} verb=${t.brokers.drain} command=${`kafscale drain --broker ${id}`} onClose=${onClose} run=${run} state=${state}>
     <p>${t.brokers.drainText(f.int(b.partitions_led) ?? t.unknown.word)}</p><//>`;
 }
-export { useState };

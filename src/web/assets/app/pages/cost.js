@@ -2,7 +2,7 @@
 import { html, useEffect, useRef, useState } from '../lib.js';
 import { useLoad, api, url } from '../api.js';
 import { useQuery, topicPath } from '../router.js';
-import { Page, Loaded, Table, Card, Stat, Empty, Num, Bytes, Problem, TextField, Unknown, sorted, Code, Bar, Segmented, Search } from '../ui/parts.js';
+import { Page, Loaded, Table, Card, Stat, Empty, Num, Bytes, Problem, TextField, Unknown, sorted, Code, Segmented, Search } from '../ui/parts.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 
@@ -81,4 +81,3 @@ function useEstimate(body) {
   }, [key]);
   return state;
 }
-export { Bar };

@@ -1,7 +1,7 @@
 // etcd: members as they answer themselves, and snapshots.
 import { html } from '../lib.js';
 import { useLoad } from '../api.js';
-import { Page, Loaded, Card, Badge, StateBadge, Bytes, Num, Unknown, Ago, Empty, Banner, Bar, Code, None } from '../ui/parts.js';
+import { Page, Loaded, Card, Badge, StateBadge, Bytes, Num, Unknown, Ago, Empty, Banner, Bar, Code } from '../ui/parts.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 
@@ -24,4 +24,3 @@ function Member({ m }) {
 function Snapshots({ s }) {
   return html`<dl class="kv">${Object.entries(s).map(([k, v]) => html`<dt key=${k}>${t.etcd.snapshotNames[k] ?? k.replace(/_ms$/, '').replace(/_/g, ' ')}</dt><dd>${v === null ? html`<${Unknown} />` : /_ms$/.test(k) ? html`<${Ago} ms=${v} />` : typeof v === 'boolean' ? (v ? t.yes : t.no) : /_bytes$/.test(k) ? f.bytes(v) : typeof v === 'object' ? JSON.stringify(v) : String(v)}</dd>`)}</dl>`;
 }
-export { None };

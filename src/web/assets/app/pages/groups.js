@@ -2,9 +2,9 @@
 import { html } from '../lib.js';
 import { useLoad, url } from '../api.js';
 import { useQuery, groupPath } from '../router.js';
-import { Page, Loaded, Table, Pager, Search, Empty, Num, StateBadge, Badge, Command } from '../ui/parts.js';
+import { Page, Loaded, Table, Pager, Search, Empty, Num, StateBadge, Badge } from '../ui/parts.js';
 import { t } from '../text.js';
-import * as f from '../format.js';
+
 
 const DEFAULTS = { q: '', state: '', type: '', sort: 'id', order: 'asc', limit: '50', cursor: '' };
 const STATES = ['Stable', 'Empty', 'PreparingRebalance', 'CompletingRebalance', 'Assigning', 'Reconciling', 'Dead'];
@@ -31,4 +31,3 @@ export function Groups() {
       : html`<${Table} columns=${columns} rows=${data.items} rowKey=${(r) => r.group_id} sort=${sort} caption=${t.groups.title} />
         <${Pager} shown=${data.items.length} total=${data.total} noun=${t.groups.noun} cursor=${q.cursor} next=${data.next_cursor} loading=${load.loading} onFirst=${() => setQ({ cursor: '' })} onNext=${() => setQ({ cursor: data.next_cursor })} />`)}<//></section><//>`;
 }
-export { f, Command };

@@ -3,7 +3,7 @@ import { html, useMemo } from '../lib.js';
 import { useLoad, url } from '../api.js';
 import { nowMs } from '../state.js';
 import { Chart, RANGES } from '../ui/chart.js';
-import { Banner, Problem } from '../ui/parts.js';
+import { Problem } from '../ui/parts.js';
 import { t } from '../text.js';
 
 const POINTS_WANTED = 180;
@@ -67,4 +67,3 @@ function merge(all, max) {
   }
   return [...at].sort((a, b) => a[0] - b[0]);
 }
-export { Banner };

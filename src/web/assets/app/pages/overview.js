@@ -1,11 +1,11 @@
 // Is the cluster well, and if not, why and since when.
 import { html } from '../lib.js';
-import { useLoad, url } from '../api.js';
+import { useLoad } from '../api.js';
 import { feed, recent } from '../live.js';
 import { nowMs } from '../state.js';
 import { useQuery } from '../router.js';
-import { Page, Card, Stat, Figure, StateBadge, Since, Banner, Badge, Loaded, Segmented, Bytes, Table, Unknown, Ago, Problem } from '../ui/parts.js';
-import { Chart, Spark, RANGES } from '../ui/chart.js';
+import { Page, Card, Stat, Figure, StateBadge, Since, Banner, Badge, Loaded, Segmented, Unknown } from '../ui/parts.js';
+import { Spark, RANGES } from '../ui/chart.js';
 import { HistoryCharts } from './history.js';
 import { t } from '../text.js';
 import * as f from '../format.js';

@@ -2,7 +2,7 @@
 import { html } from '../lib.js';
 import { useLoad } from '../api.js';
 import { useQuery } from '../router.js';
-import { Page, Loaded, Table, Card, Stat, Empty, Num, StateBadge, Since, Bar, Segmented, Unknown } from '../ui/parts.js';
+import { Page, Loaded, Table, Card, Empty, Num, StateBadge, Since, Bar, Segmented, Unknown } from '../ui/parts.js';
 import { HistoryCharts } from './history.js';
 import { RANGES } from '../ui/chart.js';
 import { t } from '../text.js';
@@ -38,4 +38,3 @@ function Gauge({ label, v, as, warn, crit }) {
   return html`<div class="gauge"><div class="label">${label}</div><div class="gauge-value"><${Num} v=${v} as=${as} /></div>${!f.unknown(v) && !f.unknown(crit) && html`<${Bar} share=${v / crit} level=${level} label=${t.storage.gauge(as(v), as(crit))} />`}
     <div class="dim tiny">${t.storage.thresholds(as(warn) ?? t.unknown.word, as(crit) ?? t.unknown.word)}</div></div>`;
 }
-export { Stat };

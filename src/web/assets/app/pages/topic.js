@@ -1,8 +1,8 @@
 // One topic: partitions, messages, configs, groups, segments, cost.
 import { html, useState } from '../lib.js';
 import { useLoad, url, seg, api, forget, useAction } from '../api.js';
-import { loc, navigate, topicPath, groupPath, useQuery } from '../router.js';
-import { Page, Loaded, Tabs, Table, Card, Stat, Empty, Num, Bytes, Time, Badge, StateBadge, WriteButton, Icon, Problem, Command, TextField, Unknown, Pager, sorted, SelectField, LoadBanners, Ago, Bar, None } from '../ui/parts.js';
+import { navigate, topicPath, groupPath, useQuery } from '../router.js';
+import { Page, Loaded, Tabs, Table, Card, Stat, Empty, Num, Bytes, Time, Badge, StateBadge, WriteButton, Icon, Problem, Command, TextField, Unknown, Pager, sorted, SelectField, LoadBanners, Ago, None } from '../ui/parts.js';
 import { Dialog, ConfirmDialog } from '../ui/dialog.js';
 import { Messages } from './messages.js';
 import { Configs } from './configs.js';
@@ -144,4 +144,3 @@ function Delete({ name, topic, onClose }) {
       <dt>${t.topic.readers}</dt><dd>${groups.data ? (groups.data.items.length ? groups.data.items.slice(0, 8).map((g) => g.group_id).join(', ') : t.topic.noReaders) : groups.error ? html`<${Unknown} why=${groups.error.message} />` : t.loading}</dd></dl>
     ${topic.managed_by && html`<p class="note">${t.topic.managedHelp}</p>`}<//>`;
 }
-export { loc, Bar };

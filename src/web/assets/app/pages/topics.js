@@ -2,7 +2,7 @@
 import { html, useState } from '../lib.js';
 import { useLoad, url, api, forget, useAction } from '../api.js';
 import { useQuery, topicPath, navigate } from '../router.js';
-import { Page, Loaded, Table, Pager, Search, Empty, Num, Bytes, Rate, Badge, SelectField, TextField, AreaField, WriteButton, Icon, Command, Problem, Unknown, Code, None } from '../ui/parts.js';
+import { Page, Loaded, Table, Pager, Search, Empty, Num, Bytes, Rate, Badge, SelectField, TextField, AreaField, WriteButton, Icon, Command, Problem, Unknown, Code } from '../ui/parts.js';
 import { Dialog } from '../ui/dialog.js';
 import { toast } from '../state.js';
 import { t } from '../text.js';
@@ -97,4 +97,3 @@ function yaml({ name, partitions, configs }) {
   if (Object.keys(rest).length) lines.push('  config:', ...Object.entries(rest).map(([k, v]) => `    ${JSON.stringify(k)}: ${JSON.stringify(v)}`));
   return lines.join('\n');
 }
-export { None };

@@ -4,7 +4,7 @@ import uPlot from '../../vendor/uplot.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 import { theme, timeMode } from '../state.js';
-import { Icon } from './parts.js';
+
 
 const COLOURS = 6;
 /** Steps of an axis of bytes. */
@@ -96,4 +96,3 @@ export function Spark({ points, label }) {
 }
 
 export const RANGES = [['15m', 900], ['1h', 3600], ['6h', 21600], ['24h', 86400]];
-export { Icon };
