@@ -145,7 +145,7 @@ export const t = {
     manyLabel: 'Records', manyHelp: 'One JSON object per line with key, value and, if wanted, partition and headers. At most 500.', badLine: (n) => `Line ${n} is not a JSON object`, noLines: 'Write at least one line.', tooMany: (n) => `At most ${n} records at once.`, send: (n) => (n === 1 ? 'Produce' : `Produce ${n} records`), produced: (n) => `${s(n, 'record')} produced.`,
   },
   configs: {
-    search: 'Search by name', show: 'Which configs', all: 'All', own: 'Changed', none: 'No config matches', readOnly: 'read-only', hidden: 'hidden', empty: 'empty', reset: 'Reset', backToDefault: 'back to the default', noDocs: 'No description.', type: 'Type',
+    search: 'Search by name', show: 'Which configs', all: 'All', own: 'Changed', none: 'No config matches', readOnly: 'read-only', hidden: 'hidden', empty: 'empty', reset: 'Reset', backToDefault: 'back to the default', noDocs: 'No description.', type: 'Type', defaultValue: 'Default',
     sources: {
       DYNAMIC_TOPIC_CONFIG: 'topic', DYNAMIC_BROKER_CONFIG: 'broker, dynamic', DYNAMIC_DEFAULT_BROKER_CONFIG: 'cluster, dynamic', STATIC_BROKER_CONFIG: 'broker', DEFAULT_CONFIG: 'default',
       DYNAMIC_GROUP_CONFIG: 'group',
@@ -206,7 +206,7 @@ export const t = {
     title: 'Audit log', sub: 'Changes made or attempted through this console, newest first. The console’s log has all of them.', noun: ['entry', 'entries'], search: 'User, action or resource', when: 'When', who: 'Who', action: 'Action', resource: 'Resource', outcome: 'Outcome', detail: 'Detail', outcomes: { ok: 'done', refused: 'refused', failed: 'failed' }, none: 'Nothing was changed yet', noneHelp: 'Every change made here is recorded: who, what, before and after.', noMatch: 'No entry matches', entry: (id, role) => `Entry ${id}, as ${role}`,
   },
   settings: {
-    title: 'Settings', look: 'Appearance', session: 'Session', role: 'Role', idle: 'Ends without use', expires: 'Ends at the latest', about: 'About', component: 'Runs as', history: 'History', hours: (n) => (n === null || n === undefined ? 'unknown' : s(n, 'hour')), links: 'Links', linkNames: { grafana: 'Grafana', traces: 'Traces', metrics: 'Metrics', docs: 'Documentation' }, noLinks: 'No links to dashboards or traces are configured.', config: 'Configuration', name: 'Name', source: 'Source',
+    title: 'Settings', look: 'Appearance', session: 'Session', role: 'Role', idle: 'Ends without use', expires: 'Ends at the latest', about: 'About', component: 'Runs as', cluster: 'Cluster', history: 'History', hours: (n) => (n === null || n === undefined ? 'unknown' : s(n, 'hour')), links: 'Links', linkNames: { grafana: 'Grafana', traces: 'Traces', metrics: 'Metrics', docs: 'Documentation' }, noLinks: 'No links to dashboards or traces are configured.', config: 'Configuration', name: 'Name', source: 'Source',
   },
   reference: { title: 'API', sub: 'Everything this console shows and does, for programs. Base path /api/v1.', search: 'Search operations', none: 'No operation matches' },
 };

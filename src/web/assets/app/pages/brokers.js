@@ -18,16 +18,16 @@ export function Brokers() {
   const columns = [
     { key: 'id', title: t.brokers.broker, cls: 'name', cell: (b) => html`<span class="row"><a href=${`/brokers/${b.id}`}>${t.broker(b.id)}</a>${b.controller && html`<${Badge} level="accent">${t.brokers.controller}<//>`}</span>` },
     { key: 'state', title: t.groups.state, cell: (b) => html`<${BrokerState} b=${b} />` },
-    { key: 'addr', title: t.brokers.address, hideS: true, cls: 'break', cell: (b) => (f.unknown(b.host) ? html`<${Unknown} />` : `${b.host}:${b.port}`) },
-    { key: 'rack', title: t.brokers.rack, hideS: true, cell: (b) => b.rack ?? html`<${None} />` },
+    { key: 'addr', title: t.brokers.address, hideS: true, cls: 'nowrap', cell: (b) => (f.unknown(b.host) ? html`<${Unknown} />` : `${b.host}:${b.port}`) },
+    { key: 'rack', title: t.brokers.rack, hideM: true, cls: 'nowrap', cell: (b) => b.rack ?? html`<${None} />` },
     { key: 'led', title: t.brokers.led, r: true, cell: (b) => html`<${Num} v=${b.partitions_led} />` },
-    { key: 'conn', title: t.brokers.connections, r: true, hideS: true, cell: (b) => html`<${Num} v=${b.connections} />` },
+    { key: 'conn', title: t.brokers.connections, r: true, hideM: true, cell: (b) => html`<${Num} v=${b.connections} />` },
     { key: 'in', title: t.topics.in, r: true, cell: (b) => html`<${Rate} v=${live[b.id]?.bytes_in_per_sec ?? b.bytes_in_per_sec} />` },
     { key: 'out', title: t.topics.out, r: true, cell: (b) => html`<${Rate} v=${live[b.id]?.bytes_out_per_sec ?? b.bytes_out_per_sec} />` },
     { key: 's3', title: t.nav.s3, cell: (b) => html`<${StateBadge} state=${b.s3_state ?? 'unknown'} />` },
-    { key: 'cache', title: t.brokers.cache, r: true, hideS: true, cell: (b) => html`<${Num} v=${b.cache_hit_ratio} as=${f.percent} />` },
-    { key: 'version', title: t.brokers.version, hideS: true, cell: (b) => b.version ?? html`<${Unknown} />` },
-    { key: 'up', title: t.brokers.started, hideS: true, cell: (b) => html`<${Ago} ms=${b.started_at_ms} />` },
+    { key: 'cache', title: t.brokers.cache, r: true, hideM: true, cell: (b) => html`<${Num} v=${b.cache_hit_ratio} as=${f.percent} />` },
+    { key: 'version', title: t.brokers.version, hideM: true, cell: (b) => b.version ?? html`<${Unknown} />` },
+    { key: 'up', title: t.brokers.started, hideM: true, cell: (b) => html`<${Ago} ms=${b.started_at_ms} />` },
   ];
   return html`<${Page} title=${t.brokers.title} load=${load}><${Loaded} load=${load}>${(data) => html`<section class="card">${data.items.length ? html`<${Table} columns=${columns} rows=${data.items} rowKey=${(b) => b.id} caption=${t.brokers.title} />`
     : html`<${Empty} icon="brokers" title=${t.brokers.none}>${t.brokers.noneHelp}<//>`}</section>`}<//><//>`;
@@ -51,7 +51,7 @@ export function Broker({ id }) {
     actions=${b && (drained ? html`<${WriteButton} class="primary" disabled=${undraining.busy} onClick=${undrain}>${undraining.busy ? t.working : t.brokers.undrain}<//>` : html`<${WriteButton} class="danger" disabled=${noControl} title=${noControl ? t.brokers.noControl : undefined} onClick=${() => setQ({ do: 'drain' })}>${t.brokers.drain}<//>`)}
     tabs=${html`<${Tabs} label=${t.brokers.tabs} items=${['', 'configs'].map((key) => ({ href: `/brokers/${id}${key ? `?tab=${key}` : ''}`, name: t.brokers.tab[key || 'overview'], current: q.tab === key }))} />`}>
     <${Problem} error=${undraining.error} />
-    <${Loaded} load=${load} missing=${missing}>${(x) => (q.tab === 'configs' ? html`<section class="card"><${ConfigTable} items=${x.configs ?? []} own=${(c) => !c.default && !/^DEFAULT/.test(c.source ?? '')} /></section>` : html`<${BrokerBody} b=${x} drain=${drain.data} q=${q} setQ=${setQ} />`)}<//>
+    <${Loaded} load=${load} missing=${missing}>${(x) => (q.tab === 'configs' ? html`<section class="card"><${ConfigTable} items=${x.configs ?? []} own=${(c) => !/^DEFAULT/.test(c.source ?? '')} /></section>` : html`<${BrokerBody} b=${x} drain=${drain.data} q=${q} setQ=${setQ} />`)}<//>
     ${b && q.do === 'drain' && html`<${Drain} id=${id} b=${b} onClose=${close} onDone=${() => { load.reload(); drain.reload(); }} />`}<//>`;
 }
 

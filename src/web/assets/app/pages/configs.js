@@ -10,7 +10,7 @@ import * as f from '../format.js';
 
 const OWN = /^DYNAMIC_/;
 
-export function ConfigTable({ items, edits, onEdit, own = (c) => OWN.test(c.source ?? '') && !c.default }) {
+export function ConfigTable({ items, edits, onEdit, own = (c) => OWN.test(c.source ?? '') }) {
   const [q, setQ] = useQuery({ find: '', show: 'all' });
   const shown = items.filter((c) => (q.show === 'all' || own(c) || edits?.[c.name] !== undefined) && (!q.find || c.name.includes(q.find.trim().toLowerCase())));
   return html`<div class="toolbar"><${Search} value=${q.find} placeholder=${t.configs.search} onChange=${(find) => setQ({ find }, { replace: true })} />
@@ -31,7 +31,7 @@ function Row({ c, edit, onEdit, own }) {
       ${editable && !editing && own && html`<button type="button" class="btn s ghost" aria-label=${t.configs.resetName(c.name)} onClick=${() => onEdit(c.name, null)}>${t.configs.reset}</button>`}
       ${editing && html`<button type="button" class="btn s ghost" onClick=${() => onEdit(c.name, undefined)}>${t.action.undo}</button>`}</div></div>
     ${open && html`<div class="config-more">${c.documentation ? html`<p class="note">${c.documentation}</p>` : html`<p class="dim">${t.configs.noDocs}</p>`}
-      <dl class="kv">${c.type && html`<dt>${t.configs.type}</dt><dd>${c.type}</dd>`}${(c.synonyms ?? []).map((s, i) => html`<dt key=${i}>${t.configs.sources[s.source] ?? s.source}</dt><dd class="mono">${s.name} = ${s.value ?? t.configs.hidden}</dd>`)}</dl></div>`}</li>`;
+      <dl class="kv">${c.type && html`<dt>${t.configs.type}</dt><dd>${c.type.toLowerCase()}</dd>`}${typeof c.default === 'string' && html`<dt>${t.configs.defaultValue}</dt><dd class="mono">${c.default || t.configs.empty}</dd>`}${(c.synonyms ?? []).map((s, i) => html`<dt key=${i}>${t.configs.sources[s.source] ?? s.source}</dt><dd class="mono">${s.name} = ${s.value ?? t.configs.hidden}</dd>`)}</dl></div>`}</li>`;
 }
 
 export function Configs({ name }) {

@@ -1,13 +1,14 @@
 // etcd: members as they answer themselves, and snapshots.
 import { html } from '../lib.js';
 import { useLoad } from '../api.js';
-import { Page, Loaded, Card, Badge, StateBadge, Bytes, Num, Unknown, Ago, Empty, Banner, Bar, Code } from '../ui/parts.js';
+import { Page, Loaded, Card, Badge, StateBadge, Bytes, Num, Unknown, Ago, Empty, Banner, Bar, Code, Since } from '../ui/parts.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 
 export function Etcd() {
   const load = useLoad('/etcd', { everyMs: 10000 });
-  return html`<${Page} title=${t.etcd.title} load=${load} meta=${load.data && html`<${Badge}>${t.etcd.kinds[load.data.kind] ?? load.data.kind}<//>`}><${Loaded} load=${load}>${(d) => html`<div class="stack">
+  return html`<${Page} title=${t.etcd.title} load=${load} meta=${load.data && html`${load.data.state && load.data.state !== 'embedded' && html`<${StateBadge} state=${load.data.state} />`}<${Badge}>${t.etcd.kinds[load.data.kind] ?? load.data.kind}<//>`}><${Loaded} load=${load}>${(d) => html`<div class="stack">
+    ${['degraded', 'unavailable'].includes(d.state) && html`<${Banner} level=${d.state === 'degraded' ? 'warn' : 'crit'} title=${t.states[d.state]} live>${d.reasons?.length > 0 && html`<ul>${d.reasons.map((r) => html`<li key=${r}>${r}</li>`)}</ul>`}<${Since} ms=${d.since_ms} /><//>`}
     ${d.kind === 'embedded' && html`<${Banner} level="info" title=${t.etcd.embedded}>${t.etcd.embeddedHelp}<//>`}
     ${d.members?.length > 0 ? html`<div class="members">${d.members.map((m) => html`<${Member} key=${m.endpoint} m=${m} />`)}</div>` : d.kind !== 'embedded' && html`<section class="card"><${Empty} icon="etcd" title=${t.etcd.none}>${t.etcd.noneHelp}<//></section>`}
     <${Card} title=${t.etcd.snapshots}>${d.snapshots ? html`<${Snapshots} s=${d.snapshots} />` : html`<div class="stack-s"><p class="note">${d.kind === 'embedded' ? t.etcd.noSnapshotsEmbedded : t.etcd.noSnapshots}</p>${d.kind !== 'embedded' && html`<${Code} text=${'etcdctl snapshot save kafscale-$(date +%s).db'} label=${t.etcd.snapshots} />`}</div>`}<//></div>`}<//><//>`;

@@ -160,18 +160,18 @@ export function Tabs({ items, label }) {
 // ---- tables -------------------------------------------------------------------------------------------------------------------------
 
 /**
- * columns: {key, title, cell(row), r: right-aligned, sort: name for the server, hideS: not on phones, cls}
+ * columns: {key, title, cell(row), r: right-aligned, sort: name for the server, hideS: not on phones, hideM: only where there is much room, cls}
  * sort: {by, order, onSort(by, order)}
  */
 export function Table({ columns, rows, rowKey, sort, caption, loading, cards = true, rowClass }) {
   return html`<div class="scroll" role="region" aria-label=${caption} tabindex="0">
     <table class=${`table ${cards ? 'cards' : ''} ${loading ? 'loading' : ''}`} aria-busy=${loading ? 'true' : undefined}>
       <caption class="sr">${caption}</caption>
-      <thead><tr>${columns.map((c) => html`<th key=${c.key} scope="col" class=${`${c.r ? 'r' : ''} ${c.hideS ? 'hide-s' : ''}`}
+      <thead><tr>${columns.map((c) => html`<th key=${c.key} scope="col" class=${`${c.r ? 'r' : ''} ${c.hideS ? 'hide-s' : c.hideM ? 'hide-m' : ''}`}
         aria-sort=${c.sort && sort?.by === c.sort ? (sort.order === 'desc' ? 'descending' : 'ascending') : undefined}>${c.sort && sort
           ? html`<button onClick=${() => sort.onSort(c.sort, sort.by === c.sort && sort.order !== 'desc' ? 'desc' : sort.by === c.sort ? 'asc' : c.firstOrder ?? 'asc')}>${c.title}${sort.by === c.sort && html`<${Icon} name=${sort.order === 'desc' ? 'sortDown' : 'sortUp'} size=${12} />`}</button>`
           : c.title || html`<span class="sr">${t.table.actions}</span>`}</th>`)}</tr></thead>
-      <tbody>${rows.map((row) => html`<tr key=${rowKey(row)} class=${rowClass?.(row)}>${columns.map((c) => html`<td key=${c.key} data-label=${c.title} class=${`${c.r ? 'r' : ''} ${c.cls ?? ''} ${c.hideS ? 'hide-s' : ''}`}>${c.cell(row)}</td>`)}</tr>`)}</tbody>
+      <tbody>${rows.map((row) => html`<tr key=${rowKey(row)} class=${rowClass?.(row)}>${columns.map((c) => html`<td key=${c.key} data-label=${c.title} class=${`${c.r ? 'r' : ''} ${c.cls ?? ''} ${c.hideS ? 'hide-s' : c.hideM ? 'hide-m' : ''}`}>${c.cell(row)}</td>`)}</tr>`)}</tbody>
     </table></div>`;
 }
 
