@@ -51,7 +51,7 @@ export function Broker({ id }) {
     actions=${b && (drained ? html`<${WriteButton} class="primary" disabled=${undraining.busy} onClick=${undrain}>${undraining.busy ? t.working : t.brokers.undrain}<//>` : html`<${WriteButton} class="danger" disabled=${noControl} title=${noControl ? t.brokers.noControl : undefined} onClick=${() => setQ({ do: 'drain' })}>${t.brokers.drain}<//>`)}
     tabs=${html`<${Tabs} label=${t.brokers.tabs} items=${['', 'configs'].map((key) => ({ href: `/brokers/${id}${key ? `?tab=${key}` : ''}`, name: t.brokers.tab[key || 'overview'], current: q.tab === key }))} />`}>
     <${Problem} error=${undraining.error} />
-    <${Loaded} load=${load} missing=${missing}>${(x) => (q.tab === 'configs' ? html`<section class="card"><${ConfigTable} items=${x.configs ?? []} own=${(c) => !/^DEFAULT/.test(c.source ?? '')} /></section>` : html`<${BrokerBody} b=${x} drain=${drain.data} q=${q} setQ=${setQ} />`)}<//>
+    <${Loaded} load=${load} missing=${missing}>${(x) => (q.tab === 'configs' ? html`<section class="card">${x.configs ? '' : html`<${Empty} icon="settings" title=${t.brokers.configsUnknown} />`}${x.configs && html`<${ConfigTable} items=${x.configs} own=${(c) => !/^DEFAULT/.test(c.source ?? '')} />`}</section>` : html`<${BrokerBody} b=${x} drain=${drain.data} q=${q} setQ=${setQ} />`)}<//>
     ${b && q.do === 'drain' && html`<${Drain} id=${id} b=${b} onClose=${close} onDone=${() => { load.reload(); drain.reload(); }} />`}<//>`;
 }
 
@@ -70,10 +70,14 @@ function BrokerBody({ b, drain, q, setQ }) {
     <div class="cols-2"><${Card} title=${t.brokers.about}><dl class="kv"><dt>${t.brokers.version}</dt><dd>${b.version ?? html`<${Unknown} />`}</dd><dt>${t.brokers.rack}</dt><dd>${b.rack ?? html`<${None} />`}</dd><dt>${t.brokers.started}</dt><dd><${Ago} ms=${b.started_at_ms} /></dd>
         <dt>${t.brokers.metrics}</dt><dd>${t.brokers.reach[b.metrics] ?? b.metrics ?? html`<${Unknown} />`}</dd><dt>${t.brokers.control}</dt><dd>${t.brokers.reach[b.control] ?? b.control ?? html`<${Unknown} />`}</dd>
         <dt>${t.nav.actors}</dt><dd><a href=${`/actors?system=${encodeURIComponent(`broker ${b.id}`)}`}>${t.brokers.actorsRunning(f.int(b.actors_running) ?? t.unknown.word, f.int(b.actor_restarts) ?? t.unknown.word)}</a></dd></dl><//>
-      <${Card} title=${t.brokers.readiness}>${b.readiness && Object.keys(b.readiness).length ? html`<dl class="kv">${Object.entries(b.readiness).map(([k, v]) => html`<dt key=${k}>${k.replace(/_/g, ' ')}</dt><dd>${readable(v)}</dd>`)}</dl>` : html`<${Unknown} />`}<//></div></div>`;
+      <${Card} title=${t.brokers.readiness}><${Readiness} r=${b.readiness} /><//></div></div>`;
 }
 
-const readable = (v) => (v === null ? html`<${Unknown} />` : typeof v === 'boolean' ? (v ? t.yes : t.no) : typeof v === 'object' ? html`<pre>${JSON.stringify(v, null, 2)}</pre>` : String(v));
+function Readiness({ r }) {
+  if (!r) return html`<${Unknown} />`;
+  const failing = Object.entries(r.failing ?? {});
+  return html`<div class="stack-s"><div><${Badge} level=${r.ready ? 'ok' : 'crit'} dot>${r.ready ? t.brokers.ready : t.brokers.notReady}<//></div>${failing.length > 0 && html`<dl class="kv">${failing.map(([name, why]) => html`<dt key=${name}>${name.replace(/_/g, ' ')}</dt><dd>${why}</dd>`)}</dl>`}</div>`;
+}
 
 function Drain({ id, b, onClose, onDone }) {
   const [run, state] = useAction(async (typed) => { await api(`/brokers/${id}/drain`, { method: 'POST', body: { confirm: typed } }); forget(); toast(t.brokers.drainStarted(id)); onClose(); onDone(); });
