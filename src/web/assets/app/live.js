@@ -13,6 +13,9 @@ export const STALE_MS = 10000;
 let source = null;
 let paused = false;
 let wanted = false;
+/** The server counts per stream: what earlier streams left out, and this one. */
+let droppedBefore = 0;
+let droppedNow = 0;
 
 const update = (changes) => { feed.value = { ...feed.peek(), ...changes }; };
 
@@ -23,7 +26,10 @@ function open() {
   source.addEventListener('tick', (event) => {
     let tick;
     try { tick = JSON.parse(event.data); } catch { return; }
-    update({ status: 'live', tick, dropped: feed.peek().dropped + (tick.dropped || 0), sinceMs: null });
+    const dropped = tick.dropped || 0;
+    if (dropped < droppedNow) droppedBefore += droppedNow;
+    droppedNow = dropped;
+    update({ status: 'live', tick, dropped: droppedBefore + dropped, sinceMs: null });
     if (tick.overview?.rates) recent.value = [...recent.peek().slice(-RECENT_MAX + 1), [tick.at_ms, tick.overview.rates]];
   });
   source.addEventListener('end', (event) => {
@@ -48,7 +54,7 @@ function close() {
 }
 
 export function startLive() { wanted = true; open(); }
-export function stopLive() { wanted = false; close(); recent.value = []; update({ status: 'connecting', tick: null, dropped: 0, sinceMs: null, reason: null }); }
+export function stopLive() { wanted = false; close(); recent.value = []; droppedBefore = 0; droppedNow = 0; update({ status: 'connecting', tick: null, dropped: 0, sinceMs: null, reason: null }); }
 export function pauseLive(on) {
   paused = on;
   if (on) { close(); update({ status: 'paused', sinceMs: serverNow() }); } else open();
