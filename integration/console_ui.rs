@@ -5,7 +5,7 @@
 //! folder's `console-ui`.
 
 use crate::client::Client;
-use crate::clients::installed;
+use crate::clients::{self, Running, installed};
 use crate::cluster::Cluster;
 use crate::harness::{Backend, Etcd, READY_DEADLINE, Stack, TestDir, binary, http, quiet, wait_until};
 use crate::process::{Process, free_port};
@@ -170,6 +170,8 @@ async fn pages_without_what_they_need() {
     let mut looking = console.start("outages", json!({}));
     let mut say = looking.stdin.take().expect("piped");
     let mut answers = BufReader::new(looking.stdout.take().expect("piped")).lines();
+    // Health is judged by requests, so there must be some.
+    let mut load = Some(Running::load(&clients::Client::franz(), &bootstrap, "t", 2, 50));
     for away in ["store", "broker", "etcd"] {
         match away {
             "store" => stack.proxy().set("503=1").await,
@@ -181,6 +183,7 @@ async fn pages_without_what_they_need() {
         assert_eq!(answer.expect("readable").as_deref(), Some(format!("looked {away}").as_str()));
         if away == "store" {
             stack.proxy().set("503=0").await;
+            drop(load.take());
         }
     }
     say.write_all(b"end\n").await.expect("the browser listens");

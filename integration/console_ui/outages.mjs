@@ -5,9 +5,9 @@ import { Visit, want } from './browser.mjs';
 
 /** What each page must say while something is away: a pattern, or null if it only has to stand without an error. */
 const SAYS = {
-  broker: { '/': /broker|leader/i, '/brokers': /Unreachable|unknown|did not answer|No brokers/i, '/storage': /did not answer|No broker/i, '/actors': /did not answer|No process/i },
-  etcd: { '/': /etcd[^]*(Unavailable|since|not)|not (well|known)/i, '/etcd': /Unavailable|No member|did not answer|unavailable/i },
-  store: { '/': /Degraded|Unavailable|degraded|unavailable/i, '/storage': /Degraded|Unavailable/i },
+  store: { '/': /the object store is (degraded|unavailable)/, '/storage': /Degraded|Unavailable/ },
+  broker: { '/': /no broker is live|cannot be read|no leader/, '/brokers': /No brokers known|Unreachable/, '/storage': /No broker has answered|did not answer/ },
+  etcd: { '/': /etcd does not answer/, '/etcd': /Unavailable/ },
 };
 const PAGES = ['/', '/topics', '/topics/t', '/topics/t/messages', '/topics/t/configs', '/topics/t/segments', '/groups', '/brokers', '/storage', '/cost', '/etcd', '/actors', '/audit', '/settings'];
 
