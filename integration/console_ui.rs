@@ -120,6 +120,7 @@ async fn every_page() {
     let _quiet = quiet().await;
     let (_stack, console) = dev("ui-pages").await;
     console.run("pages").await;
+    console.run("offline").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

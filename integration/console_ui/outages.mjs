@@ -32,3 +32,23 @@ export async function outages(browser, s) {
   }
   await visit.end();
 }
+
+/** The console itself is away: what was shown stays, says how old it is, and comes alive again by itself. */
+export async function offline(browser, s) {
+  const visit = await Visit.begin(browser, s.base, { shots: s.shots });
+  await visit.signIn(s.username, s.password, '/brokers');
+  await visit.settled();
+  const before = await visit.page.locator('main tbody tr').count();
+  want(before > 0, 'brokers');
+  visit.allow(/net::ERR_|Failed to fetch/);
+  await visit.context.setOffline(true);
+  const text = await visit.expectText('What you see is old');
+  want(/It is from \d\d:\d\d:\d\d/.test(text), 'how old it is');
+  want(await visit.page.locator('main tbody tr').count() === before, 'what was there to stay');
+  await visit.axe('stale');
+  await visit.shot('stale');
+  await visit.context.setOffline(false);
+  await visit.page.waitForFunction(() => !/What you see is old/.test(document.body.innerText));
+  await visit.expectText(/^Live/m, 'header');
+  await visit.end();
+}

@@ -48,7 +48,7 @@ export async function pages(browser, s) {
 }
 
 /** Hostile text is there, letter by letter. */
-async function payloads(browser, s) {
+export async function payloads(browser, s) {
   const visit = await Visit.begin(browser, s.base, {});
   await visit.signIn(s.username, s.password);
   await visit.go(`${at(TOPIC, 'messages')}?from=oldest`);
@@ -68,13 +68,14 @@ async function payloads(browser, s) {
   await visit.page.keyboard.press('Control+k');
   await visit.page.fill('dialog input', '<img');
   await visit.expectText(IMG, 'dialog');
+  await visit.axe('finder');
   const markup = await visit.page.evaluate(() => document.querySelectorAll('main img, main script, dialog img, dialog script').length);
   want(markup === 0, 'text to stay text');
   await visit.end();
 }
 
 /** Everything without a mouse. */
-async function keyboard(browser, s) {
+export async function keyboard(browser, s) {
   const visit = await Visit.begin(browser, s.base, {});
   await visit.signIn(s.username, s.password);
   const { keyboard: keys } = visit.page;
@@ -106,7 +107,7 @@ async function keyboard(browser, s) {
 }
 
 /** Bytes over the wire until the first page stands. */
-async function firstLoad(browser, s) {
+export async function firstLoad(browser, s) {
   const visit = await Visit.begin(browser, s.base, {});
   const sizes = [];
   visit.page.on('requestfinished', (request) => { sizes.push(request.sizes().then((z) => [request.url(), z.responseBodySize + z.responseHeadersSize]).catch(() => null)); });
