@@ -6,7 +6,7 @@ const REFUSED = /Failed to load resource.*status of (401|429)/;
 /** Wrong password, lockout with a time, the way back to where one wanted to go, and out again. */
 export async function signingIn(browser, s) {
   const visit = await Visit.begin(browser, s.base, { shots: s.shots });
-  await visit.page.goto('/groups?state=Empty');
+  await visit.page.goto('/audit?q=topic');
   await visit.page.waitForURL(/\/login\?next=/);
   await visit.axe('login');
   await visit.shot('login');
@@ -18,7 +18,7 @@ export async function signingIn(browser, s) {
   await visit.axe('login, refused');
   await visit.page.fill('#password', s.password);
   await visit.page.keyboard.press('Enter');
-  await visit.page.waitForURL(/\/groups\?state=Empty$/);
+  await visit.page.waitForURL(/\/audit\?q=topic$/);
   // No other site is a place to go on to.
   for (const next of ['//example.com/', 'https://example.com/', '/\\example.com', 'javascript:alert(5)']) {
     await visit.page.goto(`/login?next=${encodeURIComponent(next)}`);
