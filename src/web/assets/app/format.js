@@ -116,6 +116,9 @@ export function configHint(name, value) {
   return null;
 }
 
+/** Messages of programs begin in lower case; between sentences of people they should not. Names such as etcd stay. */
+export const sentence = (text) => (/^(etcd|kafka|kafscale|s3)\b/.test(text) || !/^[a-z]+\b[^.=_(]/.test(text) ? text : text[0].toUpperCase() + text.slice(1));
+
 /** One-line form of a payload for lists. */
 export const oneLine = (text, max = 240) => {
   const line = text.slice(0, max + 1).replace(/[\r\n\t]+/g, ' ');

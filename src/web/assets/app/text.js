@@ -184,7 +184,7 @@ export const t = {
   },
   storage: {
     title: 'Object storage', sub: 'How each broker finds S3, by the requests it makes anyway.', none: 'No broker has answered', noneHelp: 'Health of the object store is measured by brokers.', op: 'Operation', rate: 'Rate', total: 'Total', errors: 'Errors', requests: (b) => `S3 requests of broker ${b}`,
-    latencyNow: 'PUT latency (p90)', errorRate: 'Error rate', replica: 'Copy in another region', replicaUse: (hits, fallbacks) => `${hits} reads from the copy, ${fallbacks} from the original`, noReplica: 'not configured', window: (sec) => `Measured over the last ${sec} s. Above the first threshold the state is degraded, above the second unavailable.`, thresholds: (a, b) => `warning at ${a}, critical at ${b}`, gauge: (v, c) => `${v} of ${c}`,
+    latencyNow: 'PUT latency (p90)', errorRate: 'Error rate', replica: 'Copy in another region', replicaUse: (hits, fallbacks) => `${hits} reads from the copy, ${fallbacks} from the original`, noReplica: 'not configured', window: (sec) => `Measured over the last ${sec} s. Above the first threshold the state is degraded, above the second unavailable.`, thresholds: (a, b) => `warning at ${a}, critical at ${b}`, noThreshold: 'no threshold', ops: { create: 'PUT', put: 'PUT', get_range: 'GET (range)', get_suffix: 'GET (end)', get: 'GET', head: 'HEAD', delete: 'DELETE', list: 'LIST' }, gauge: (v, c) => `${v} of ${c}`,
     latency: 'Latency (p99)', errorsRate: 'Errors', puts: 'PUTs', gets: 'GETs',
   },
   cost: {

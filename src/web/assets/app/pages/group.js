@@ -96,7 +96,7 @@ function Reset({ g, only, onClose, onDone }) {
       <button type="button" class="btn s" onClick=${() => setPreview(null)}>${t.group.changeTarget}</button><//>`;
   }
   return html`<${Dialog} title=${t.group.resetTitle(g.group_id)} wide onClose=${onClose} onSubmit=${() => !problem && !looking.busy && look()} foot=${html`<button type="button" class="btn" onClick=${onClose}>${t.action.cancel}</button><button class="btn primary" disabled=${!!problem || looking.busy}>${looking.busy ? t.working : t.action.preview}</button>`}>
-    ${preview?.blocked && html`<${Banner} level="warn" title=${t.group.blocked} live>${preview.blocked}<//>`}
+    ${preview?.blocked && html`<${Banner} level="warn" title=${t.group.blocked} live>${f.sentence(preview.blocked)}<//>`}
     ${g.members?.length > 0 && !preview && html`<${Banner} level="warn" title=${t.group.active(g.members.length)}>${t.group.activeHelp}<//>`}
     <div class="form-grid"><${SelectField} label=${t.groups.topic} value=${form.topic} onChange=${(e) => set({ topic: e.target.value, partition: '' })} options=${[['', t.group.allTopics(topics.length)], ...topics.map((x) => [x, x])]} />
       ${form.topic && html`<${SelectField} label=${t.topic.partition} value=${form.partition} onChange=${(e) => set({ partition: e.target.value })} options=${[['', t.messages.allPartitions], ...partitions.map((p) => [String(p), String(p)])]} />`}

@@ -41,8 +41,8 @@ export function Login() {
     <h1>${t.login.title}</h1>
     ${unset && html`<${Banner} level="warn" title=${t.login.unset} live>${config.data.message ?? t.login.unsetHelp}<//>`}
     ${config.error && html`<${Problem} error=${config.error} title=${t.login.unreachable} retry=${config.reload} />`}
-    ${error?.status === 429 && left > 0 && html`<${Banner} level="crit" title=${t.login.locked} live>${error.message} <span aria-live="off">${t.login.lockedFor(f.duration(left * 1000))}</span><//>`}
-    ${error && error.status !== 429 && html`<${Banner} level="crit" title=${error.status === 401 ? t.login.wrong : t.error.title(error.code)} live>${error.status === 401 ? t.login.wrongHelp : error.message}<//>`}
+    ${error?.status === 429 && left > 0 && html`<${Banner} level="crit" title=${t.login.locked} live><span aria-live="off">${t.login.lockedFor(f.duration(left * 1000))}</span><//>`}
+    ${error && error.status !== 429 && html`<${Banner} level="crit" title=${error.status === 401 ? t.login.wrong : t.error.title(error.code)} live>${error.status === 401 ? t.login.wrongHelp : f.sentence(error.message)}<//>`}
     <form onSubmit=${submit} class="stack-s">
       <div class="field"><label for="username">${t.login.username}</label><input class="input" ref=${field} id="username" name="username" autocomplete="username" autocapitalize="none" spellcheck=${false} required value=${username} onInput=${(e) => setUsername(e.target.value)} /></div>
       <div class="field"><label for="password">${t.login.password}</label><div class="with-button"><input class="input" id="password" name="password" type=${shown ? 'text' : 'password'} autocomplete="current-password" required value=${password} onInput=${(e) => setPassword(e.target.value)} />

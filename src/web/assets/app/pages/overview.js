@@ -57,7 +57,7 @@ function Body({ o }) {
 function Health({ health, reasons }) {
   const level = health?.level ?? 'unknown';
   return html`<${Banner} level=${LEVEL[level] ?? 'info'} title=${t.health[level] ?? level} live>
-    ${reasons.length > 0 && html`<ul>${reasons.map((r, i) => html`<li key=${i}>${reasons.length > 1 && html`<${Badge} level=${LEVEL[r.level] ?? ''}>${t.levels[r.level] ?? r.level}<//> `}${r.text} ${r.since_ms ? html`<span class="dim"><${Since} ms=${r.since_ms} /></span> ` : ''}${typeof r.link === 'string' && r.link.startsWith('/') && !r.link.startsWith('//') && html`<a href=${r.link}>${t.overview.look}</a>`}</li>`)}</ul>`}
+    ${reasons.length > 0 && html`<ul>${reasons.map((r, i) => html`<li key=${i}>${reasons.length > 1 && html`<${Badge} level=${LEVEL[r.level] ?? ''}>${t.levels[r.level] ?? r.level}<//> `}${f.sentence(r.text)} ${r.since_ms ? html`<span class="dim"><${Since} ms=${r.since_ms} /></span> ` : ''}${typeof r.link === 'string' && r.link.startsWith('/') && !r.link.startsWith('//') && html`<a href=${r.link}>${t.overview.look}</a>`}</li>`)}</ul>`}
     ${reasons.length === 0 && level === 'ok' && html`<div class="muted">${t.health.okText}</div>`}<//>`;
 }
 

@@ -21,7 +21,7 @@ export function Storage() {
 function BrokerS3({ b }) {
   const th = b.thresholds ?? {};
   const columns = [
-    { key: 'op', title: t.storage.op, cell: (r) => html`<strong>${r.op}</strong>` }, { key: 'rate', title: t.storage.rate, r: true, cell: (r) => html`<${Num} v=${r.per_sec} as=${f.rate} />` },
+    { key: 'op', title: t.storage.op, cell: (r) => html`<strong title=${r.op}>${t.storage.ops[r.op] ?? r.op}</strong>` }, { key: 'rate', title: t.storage.rate, r: true, cell: (r) => html`<${Num} v=${r.per_sec} as=${f.rate} />` },
     { key: 'total', title: t.storage.total, r: true, cell: (r) => html`<${Num} v=${r.total} />` }, { key: 'errors', title: t.storage.errors, r: true, cell: (r) => html`<span class=${Number(r.errors) > 0 ? 'text-warn' : ''}><${Num} v=${r.errors} /></span>` },
     { key: 'p50', title: 'p50', r: true, cell: (r) => html`<${Num} v=${r.p50_ms} as=${f.millis} unit="ms" />` }, { key: 'p99', title: 'p99', r: true, cell: (r) => html`<${Num} v=${r.p99_ms} as=${f.millis} unit="ms" />` },
   ];
@@ -36,5 +36,5 @@ function BrokerS3({ b }) {
 function Gauge({ label, v, as, warn, crit }) {
   const level = f.unknown(v) ? '' : !f.unknown(crit) && v >= crit ? 'crit' : !f.unknown(warn) && v >= warn ? 'warn' : '';
   return html`<div class="gauge"><div class="label">${label}</div><div class="gauge-value"><${Num} v=${v} as=${as} /></div>${!f.unknown(v) && !f.unknown(crit) && html`<${Bar} share=${v / crit} level=${level} label=${t.storage.gauge(as(v), as(crit))} />`}
-    <div class="dim tiny">${t.storage.thresholds(as(warn) ?? t.unknown.word, as(crit) ?? t.unknown.word)}</div></div>`;
+    <div class="dim tiny">${f.unknown(warn) && f.unknown(crit) ? t.storage.noThreshold : t.storage.thresholds(as(warn) ?? t.unknown.word, as(crit) ?? t.unknown.word)}</div></div>`;
 }

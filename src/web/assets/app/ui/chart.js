@@ -27,6 +27,15 @@ function align(series) {
   return [times, ...columns];
 }
 
+/** Indices of values without neighbours: a line would not show them. */
+function alone(u, index) {
+  const values = u.data[index];
+  const [from, to] = u.series[0].idxs ?? [0, values.length - 1];
+  const found = [];
+  for (let i = from; i <= to; i += 1) if (values[i] !== null && (values[i - 1] ?? null) === null && (values[i + 1] ?? null) === null) found.push(i);
+  return found.length ? found : null;
+}
+
 export function Chart({ title, series, unit, format = unitFormat(unit), empty, height = 180, fromMs, toMs }) {
   const box = useRef(null);
   const plot = useRef(null);
@@ -47,7 +56,7 @@ export function Chart({ title, series, unit, format = unitFormat(unit), empty, h
       scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : 1] }, x: fromMs && toMs ? { range: () => [fromMs, toMs] } : {} },
       axes: [{ ...axis, space: 70, size: 26, values: (_, splits) => splits.map((v) => f.clockTime(v, { seconds: splits.length > 1 && splits[1] - splits[0] < 60000 })) },
         { ...axis, size: 74, gap: 6, space: 34, ...(/^bytes/.test(unit ?? '') ? { incrs: BINARY } : {}), values: (_, splits) => splits.map((v) => format(v)) }],
-      series: [{}, ...series.map((s, i) => ({ label: s.name, stroke: css(`--c${(i % COLOURS) + 1}`), width: 1.75, points: { show: false }, spanGaps: false,
+      series: [{}, ...series.map((s, i) => ({ label: s.name, stroke: css(`--c${(i % COLOURS) + 1}`), width: 1.75, points: { show: false, size: 4, filter: alone }, spanGaps: false,
         fill: series.length === 1 ? `color-mix(in srgb, ${css(`--c${(i % COLOURS) + 1}`)} 12%, transparent)` : undefined }))],
       hooks: { setCursor: [(self) => setAt(self.cursor.idx ?? null)] },
     }, data, box.current);

@@ -87,7 +87,7 @@ export function Problem({ error, retry, title }) {
   if (!error) return null;
   return html`<${Banner} level="crit" title=${title ?? t.error.title(error.code)} live
     actions=${retry && html`<button class="btn s" onClick=${retry}>${t.action.retry}</button>`}>
-    <div>${error.message}</div>${error.requestId && html`<div class="dim tiny">${t.error.request(error.requestId)}</div>`}<//>`;
+    <div>${f.sentence(error.message)}</div>${error.requestId && html`<div class="dim tiny">${t.error.request(error.requestId)}</div>`}<//>`;
 }
 
 /** What stands above a page: why it is old, what is missing. */
@@ -96,7 +96,7 @@ export function LoadBanners({ load }) {
   const { data, error, failedSinceMs } = load;
   return html`<div class="banners">
     ${error && data !== undefined && html`<${Banner} level="warn" title=${t.stale.title} live actions=${html`<button class="btn s" onClick=${load.reload}>${t.action.retry}</button>`}>
-      ${t.stale.text(f.clockTime(data?.as_of_ms), f.clockTime(failedSinceMs))} ${error.message}<//>`}
+      ${t.stale.text(f.clockTime(data?.as_of_ms), f.clockTime(failedSinceMs))} ${f.sentence(error.message)}<//>`}
     ${!error && html`<${Partial} partial=${data?.partial} />`}
   </div>`;
 }
