@@ -85,6 +85,7 @@ async fn alone(etcd: &Etcd, bootstrap: &str, broker: i32, login: &[(&str, &str)]
     let mut envs = vec![
         ("KAFSCALE_CONSOLE_HTTP_ADDR".to_owned(), address.clone()),
         ("KAFSCALE_CONSOLE_ETCD_ENDPOINTS".to_owned(), etcd.endpoint()),
+        ("KAFSCALE_S3_NAMESPACE".to_owned(), "test".to_owned()), // as the brokers of the harness
     ];
     envs.extend(login.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
     let process = Process::spawn("console", &binary(), &["console".to_owned()], &envs, &dir.join("console.log"));

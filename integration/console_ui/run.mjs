@@ -15,6 +15,10 @@ try {
   console.log(`${name}: done`);
 } catch (error) {
   console.error(`${name}: ${error.stack ?? error}`);
+  for (const page of browser.contexts().flatMap((context) => context.pages())) {
+    console.error(`${page.url()} shows:\n${(await page.locator('body').innerText().catch(() => '')).slice(0, 3000)}`);
+    if (settings.shots) await page.screenshot({ path: `${settings.shots}/failed-${name}.png` }).catch(() => {});
+  }
   process.exitCode = 1;
 } finally {
   await browser.close();
