@@ -5,8 +5,8 @@ import { Visit, want } from './browser.mjs';
 
 /** What each page must say while something is away: a pattern, or null if it only has to stand without an error. */
 const SAYS = {
-  store: { '/': /the object store is (degraded|unavailable)/, '/storage': /Degraded|Unavailable/ },
-  broker: { '/': /no broker is live|cannot be read|no leader/, '/brokers': /No brokers known|Unreachable/, '/storage': /No broker has answered|did not answer/ },
+  store: { '/': /the object store is (degraded|unavailable)/i, '/storage': /Degraded|Unavailable/ },
+  broker: { '/': /no broker is live|cannot be read|no leader/i, '/brokers': /No brokers known|Unreachable/, '/storage': /No broker has answered|did not answer/ },
   etcd: { '/': /etcd does not answer/, '/etcd': /Unavailable/ },
 };
 const PAGES = ['/', '/topics', '/topics/t', '/topics/t/messages', '/topics/t/configs', '/topics/t/segments', '/groups', '/brokers', '/storage', '/cost', '/etcd', '/actors', '/audit', '/settings'];
