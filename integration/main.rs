@@ -17,6 +17,7 @@ mod clients;
 mod cluster;
 mod compaction;
 mod console;
+mod console_ui;
 mod consumer_groups;
 mod control;
 mod cost;
