@@ -63,7 +63,8 @@ impl Console {
     async fn run(&self, scenario: &str) {
         let run = self.start(scenario, json!({})).wait_with_output();
         let output = tokio::time::timeout(SCENARIO_DEADLINE, run).await;
-        let output = output.unwrap_or_else(|_| panic!("{scenario}: not done within {SCENARIO_DEADLINE:?}")).expect("output");
+        let output =
+            output.unwrap_or_else(|_| panic!("{scenario}: not done within {SCENARIO_DEADLINE:?}")).expect("output");
         println!("{}", String::from_utf8_lossy(&output.stdout));
         assert!(output.status.success(), "{scenario}: {}", output.status);
     }
@@ -94,7 +95,10 @@ async fn alone(etcd: &Etcd, bootstrap: &str, broker: i32, login: &[(&str, &str)]
 }
 
 async fn wait_console(address: &str) {
-    wait_until("the console serves its pages", READY_DEADLINE, async || http("GET", address, "/login", "").await.is_ok()).await;
+    wait_until("the console serves its pages", READY_DEADLINE, async || {
+        http("GET", address, "/login", "").await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -193,4 +197,3 @@ async fn pages_without_what_they_need() {
     let status = tokio::time::timeout(SCENARIO_DEADLINE, looking.wait()).await.expect("in time").expect("a status");
     assert!(status.success(), "{status}");
 }
-

@@ -101,7 +101,10 @@ async fn offsets_are_shown_to_the_last_digit_and_reset_as_shown() {
     until(&admin, "it is gone", "/groups", |list| !names(list, "group_id").contains(&strange.to_owned())).await;
     let audit = admin.api("/audit").await;
     let newest = &audit["items"][0];
-    assert_eq!((&newest["action"], &newest["outcome"], &newest["who"]), (&json!("group.delete"), &json!("ok"), &json!(ADMIN.0)));
+    assert_eq!(
+        (&newest["action"], &newest["outcome"], &newest["who"]),
+        (&json!("group.delete"), &json!("ok"), &json!(ADMIN.0))
+    );
     assert_eq!(newest["before"]["offsets"]["orders:0"], "0", "{newest}");
 }
 
@@ -113,8 +116,7 @@ fn preview_body(topics: &Value, kind: &str, value: &Value) -> Value {
     json!({ "partitions": null, "topics": topics, "target": { "kind": kind, "value": value } })
 }
 
-const PREVIEW: (&str, &str, &str) =
-    ("POST", "/groups/billing/offsets/preview", "/groups/{id}/offsets/preview");
+const PREVIEW: (&str, &str, &str) = ("POST", "/groups/billing/offsets/preview", "/groups/{id}/offsets/preview");
 const APPLY: (&str, &str, &str) = ("POST", "/groups/billing/offsets", "/groups/{id}/offsets");
 
 async fn what_is_shown_is_done_once(schemas: &Schemas, admin: &Browser, viewer: &Browser, addresses: &[String]) {
@@ -129,13 +131,23 @@ async fn what_is_shown_is_done_once(schemas: &Schemas, admin: &Browser, viewer: 
     assert_eq!(preview["changes"], expected);
     let command = preview["command"].as_str().unwrap();
     assert!(command.starts_with("kafka-consumer-groups --bootstrap-server "), "{command}");
-    assert!(command.ends_with("--group billing --reset-offsets --topic orders:0,1 --shift-by -1 --execute"), "{command}");
+    assert!(
+        command.ends_with("--group billing --reset-offsets --topic orders:0,1 --shift-by -1 --execute"),
+        "{command}"
+    );
     let token = &preview["token"];
-    assert_eq!(change(admin, "POST", APPLY.1, &json!({ "token": token, "confirm": "Billing" })).await.code(), "confirm_mismatch");
+    assert_eq!(
+        change(admin, "POST", APPLY.1, &json!({ "token": token, "confirm": "Billing" })).await.code(),
+        "confirm_mismatch"
+    );
     let done = changed(schemas, admin, APPLY, &json!({ "token": token, "confirm": "billing" })).await;
     assert_eq!(done["changes"], expected);
     assert_eq!(committed(addresses, "billing").await, [("orders".to_owned(), 0, 0), ("orders".to_owned(), 1, 4)]);
-    assert_eq!(change(admin, "POST", APPLY.1, &json!({ "token": token, "confirm": "billing" })).await.code(), "conflict", "once");
+    assert_eq!(
+        change(admin, "POST", APPLY.1, &json!({ "token": token, "confirm": "billing" })).await.code(),
+        "conflict",
+        "once"
+    );
     // Somebody else is faster: what was shown is no longer true.
     let stale = changed(schemas, admin, PREVIEW, &ask).await;
     commit(addresses, "billing", "orders", &[(0, 3)]).await;
@@ -173,7 +185,13 @@ async fn resets_stay_within_the_partition(schemas: &Schemas, admin: &Browser, ad
             }
         }
     }
-    for (kind, value) in [("offset", json!("-1")), ("offset", json!("-2")), ("time", json!(-1)), ("offset", json!(1.5)), ("end", json!(null))] {
+    for (kind, value) in [
+        ("offset", json!("-1")),
+        ("offset", json!("-2")),
+        ("time", json!(-1)),
+        ("offset", json!(1.5)),
+        ("end", json!(null)),
+    ] {
         let refused = change(admin, "POST", PREVIEW.1, &preview_body(&Value::Null, kind, &value)).await;
         assert_eq!(refused.code(), "invalid", "{kind} {value}");
     }
@@ -188,7 +206,11 @@ async fn members_block_a_reset(admin: &Browser, addresses: &[String]) {
     assert!(blocked["blocked"].as_str().is_some_and(|text| text.contains("1 active member")), "{blocked}");
     assert!(blocked["token"].is_null() && blocked["changes"].as_array().is_some_and(|c| c.len() == 2), "{blocked}");
     let group = admin.api("/groups/billing").await;
-    assert_eq!((&group["state"], &group["members"][0]["client_id"]), (&json!("Stable"), &json!("kafscale-test")), "{group}");
+    assert_eq!(
+        (&group["state"], &group["members"][0]["client_id"]),
+        (&json!("Stable"), &json!("kafscale-test")),
+        "{group}"
+    );
     let delete = change(admin, "DELETE", "/groups/billing", &json!({ "confirm": "billing" })).await;
     assert_eq!((delete.status, delete.code().as_str()), (409, "NON_EMPTY_GROUP"));
     let mut connection = Connection::open(address).await.expect("the broker accepts");

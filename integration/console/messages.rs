@@ -114,12 +114,16 @@ async fn records_are_written_found_and_followed() {
     assert_eq!(viewer.get("/api/v1/topics/nothing/messages").await.code(), "UNKNOWN_TOPIC_OR_PARTITION");
 
     let export = viewer.get("/api/v1/topics/orders/export?format=jsonl").await;
-    let lines: Vec<Value> = export.body.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    let lines: Vec<Value> =
+        export.body.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
     assert_eq!((lines.len(), export.header("content-type")), (32, "application/x-ndjson"));
     let csv = viewer.get("/api/v1/topics/orders/export?format=csv&q=needle").await;
     assert_eq!(String::from_utf8_lossy(&csv.body).lines().count(), 2);
     let audit = admin.api("/audit").await;
-    assert_eq!((&audit["items"][0]["action"], &audit["items"][0]["after"]["records"]), (&json!("records.produce"), &json!(32)));
+    assert_eq!(
+        (&audit["items"][0]["action"], &audit["items"][0]["after"]["records"]),
+        (&json!("records.produce"), &json!(32))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

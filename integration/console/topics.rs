@@ -78,9 +78,7 @@ async fn a_topic_is_created_changed_emptied_and_deleted() {
     let schemas = Schemas::of(&admin).await;
 
     // Looked at first, then done; the command says the same.
-    let wanted = |validate_only: bool| {
-        json!({ "name": "orders", "partitions": 3, "configs": { "retention.ms": "86400000" }, "validate_only": validate_only })
-    };
+    let wanted = |validate_only: bool| json!({ "name": "orders", "partitions": 3, "configs": { "retention.ms": "86400000" }, "validate_only": validate_only });
     let at = ("POST", "/topics", "/topics");
     let checked = changed(&schemas, &admin, at, &wanted(true)).await;
     let command = checked["command"].as_str().unwrap();
@@ -105,12 +103,18 @@ async fn a_topic_is_created_changed_emptied_and_deleted() {
     until(&viewer, "its records are counted", "/topics/orders", led).await;
     let topic = schemas.get(&viewer, "/topics/orders", "/topics/{name}").await;
     let partitions = topic["partitions"].as_array().unwrap();
-    assert!(partitions.iter().all(|p| p["start_offset"] == "0" && p["end_offset"] == "2" && p["leader"].is_i64()), "{topic}");
+    assert!(
+        partitions.iter().all(|p| p["start_offset"] == "0" && p["end_offset"] == "2" && p["leader"].is_i64()),
+        "{topic}"
+    );
     assert!(partitions.iter().all(|p| p["last_timestamp_ms"].is_i64() && p["error"].is_null()), "{topic}");
     assert_eq!(topic["partial"], json!([]));
     let list = schemas.get(&viewer, "/topics", "/topics").await;
     let item = &list["items"][0];
-    assert_eq!((&item["name"], &item["records"], &item["size_bytes"]), (&json!("orders"), &json!("6"), &topic["size_bytes"]));
+    assert_eq!(
+        (&item["name"], &item["records"], &item["size_bytes"]),
+        (&json!("orders"), &json!("6"), &topic["size_bytes"])
+    );
     assert_eq!((&item["retention_ms"], &item["cleanup_policy"]), (&json!(86_400_000), &json!("delete")));
 
     configs_are_changed(&schemas, &admin, &viewer).await;
@@ -125,7 +129,10 @@ async fn a_topic_is_created_changed_emptied_and_deleted() {
     records_are_deleted(&schemas, &admin).await;
 
     // Gone only if its name is typed.
-    assert_eq!(change(&admin, "DELETE", "/topics/orders", &json!({ "confirm": "Orders" })).await.code(), "confirm_mismatch");
+    assert_eq!(
+        change(&admin, "DELETE", "/topics/orders", &json!({ "confirm": "Orders" })).await.code(),
+        "confirm_mismatch"
+    );
     assert_eq!(change(&viewer, "DELETE", "/topics/orders", &json!({ "confirm": "orders" })).await.code(), "forbidden");
     assert_eq!(change(&admin, "DELETE", "/topics/orders", &json!({ "confirm": "orders" })).await.status, 204);
     until(&admin, "it is gone from the list", "/topics", |list| list["total"] == 0).await;
@@ -164,9 +171,7 @@ async fn configs_are_changed(schemas: &Schemas, admin: &Browser, viewer: &Browse
     assert_eq!((&before["source"], &before["type"]), (&json!("DYNAMIC_TOPIC_CONFIG"), &json!("long")));
     assert!(before["documentation"].as_str().is_some_and(|text| !text.is_empty()), "{before}");
     let at = ("PATCH", path, "/topics/{name}/configs");
-    let body = |validate_only: bool| {
-        json!({ "set": { "cleanup.policy": "compact,delete" }, "unset": ["retention.ms"], "validate_only": validate_only })
-    };
+    let body = |validate_only: bool| json!({ "set": { "cleanup.policy": "compact,delete" }, "unset": ["retention.ms"], "validate_only": validate_only });
     let diff = changed(schemas, admin, at, &body(true)).await;
     let expected = json!([
         { "name": "cleanup.policy", "before": "delete", "after": "compact,delete" },
@@ -199,8 +204,12 @@ async fn records_are_deleted(schemas: &Schemas, admin: &Browser) {
     assert_eq!(admin.api("/topics/orders").await["partitions"][1]["start_offset"], "0", "nothing was deleted");
     assert_eq!(changed(schemas, admin, at, &body("orders", false)).await["changes"], expected);
     let topic = admin.api("/topics/orders").await;
-    assert_eq!((&topic["partitions"][0]["start_offset"], &topic["partitions"][1]["start_offset"]), (&json!("1"), &json!("2")));
-    let beyond = json!({ "partitions": [{ "partition": 0, "before_offset": "9007199254740993" }], "confirm": "orders" });
+    assert_eq!(
+        (&topic["partitions"][0]["start_offset"], &topic["partitions"][1]["start_offset"]),
+        (&json!("1"), &json!("2"))
+    );
+    let beyond =
+        json!({ "partitions": [{ "partition": 0, "before_offset": "9007199254740993" }], "confirm": "orders" });
     assert_eq!(change(admin, "POST", at.1, &beyond).await.code(), "OFFSET_OUT_OF_RANGE");
 }
 

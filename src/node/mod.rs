@@ -11,8 +11,8 @@ mod limits;
 mod metrics;
 mod pages;
 mod reading;
-mod storage_pages;
 pub mod rollback;
+mod storage_pages;
 pub(crate) mod stores;
 
 use crate::actors::compactor::{self, Maintenance};

@@ -15,8 +15,8 @@ use crate::metadata::watcher::{self, ImageFeed};
 use crate::metadata::{MetadataError, MetadataStore, Revision, desired};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Pause between attempts to reach etcd for the first time.

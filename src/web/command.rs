@@ -2,7 +2,8 @@
 
 /// A word for a POSIX shell, whatever is in it.
 pub fn word(text: &str) -> String {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b',' | b':' | b'/' | b'=' | b'@');
+    let is_plain =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b',' | b':' | b'/' | b'=' | b'@');
     if !text.is_empty() && text.bytes().all(is_plain) {
         return text.to_owned();
     }
@@ -51,7 +52,10 @@ mod tests {
         assert_eq!(word(""), "''");
         assert_eq!(word("a b; rm -rf '$x'"), r"'a b; rm -rf '\''$x'\'''");
         assert_eq!(word("a\n'b\\"), r"$'a\x0a\'b\\'");
-        assert_eq!(line("kafka-topics", "h:1", &["--delete", "--topic", "$(x)"]), "kafka-topics --bootstrap-server h:1 --delete --topic '$(x)'");
+        assert_eq!(
+            line("kafka-topics", "h:1", &["--delete", "--topic", "$(x)"]),
+            "kafka-topics --bootstrap-server h:1 --delete --topic '$(x)'"
+        );
         assert_eq!(config("cleanup.policy", "compact,delete"), "cleanup.policy=[compact,delete]");
     }
 }

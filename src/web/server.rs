@@ -2,7 +2,9 @@
 
 use super::problem::Problem;
 use super::state::ConsoleState;
-use super::{auth, brokers, cost, gate, groups, history, insight, live, messages, openapi, overview, probes, segments, topics};
+use super::{
+    auth, brokers, cost, gate, groups, history, insight, live, messages, openapi, overview, probes, segments, topics,
+};
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};

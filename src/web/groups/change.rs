@@ -89,12 +89,7 @@ pub(super) async fn preview(
 /// The partitions that are meant, and how a command names them.
 type Selection = (Vec<PartitionOf>, BTreeMap<String, Option<Vec<i32>>>);
 
-async fn choose(
-    state: &ConsoleState,
-    commits: &Commits,
-    body: &Ask,
-    deadline: Instant,
-) -> Result<Selection, Problem> {
+async fn choose(state: &ConsoleState, commits: &Commits, body: &Ask, deadline: Instant) -> Result<Selection, Problem> {
     let mut named: BTreeMap<String, Option<Vec<i32>>> = BTreeMap::new();
     let mut partitions: BTreeSet<PartitionOf> = BTreeSet::new();
     match (&body.partitions, &body.topics) {
@@ -102,7 +97,11 @@ async fn choose(
         (Some(chosen), None) => {
             for Chosen { topic, partition } in chosen {
                 if partitions.insert((topic.clone(), *partition)) {
-                    named.entry(topic.clone()).or_insert_with(|| Some(Vec::new())).iter_mut().for_each(|p| p.push(*partition));
+                    named
+                        .entry(topic.clone())
+                        .or_insert_with(|| Some(Vec::new()))
+                        .iter_mut()
+                        .for_each(|p| p.push(*partition));
                 }
             }
         }
@@ -116,7 +115,11 @@ async fn choose(
         (None, None) => {
             for (topic, partition) in commits.keys() {
                 partitions.insert((topic.clone(), *partition));
-                named.entry(topic.clone()).or_insert_with(|| Some(Vec::new())).iter_mut().for_each(|p| p.push(*partition));
+                named
+                    .entry(topic.clone())
+                    .or_insert_with(|| Some(Vec::new()))
+                    .iter_mut()
+                    .for_each(|p| p.push(*partition));
             }
         }
     }
@@ -348,9 +351,8 @@ async fn delete_offsets_now(
     if commits.is_empty() {
         return Err(Problem::not_found(format!("the group has committed no offsets of topic {topic:?}")));
     }
-    let partition = |(_, partition): &PartitionOf| {
-        OffsetDeleteRequestPartition::default().with_partition_index(*partition)
-    };
+    let partition =
+        |(_, partition): &PartitionOf| OffsetDeleteRequestPartition::default().with_partition_index(*partition);
     let asked = OffsetDeleteRequestTopic::default()
         .with_name(topic_name(topic))
         .with_partitions(commits.keys().map(partition).collect());

@@ -68,8 +68,10 @@ pub async fn groups(
         wanted.iter().filter(|(_, kind)| (*kind == CONSUMER) == is_consumer).map(|(id, _)| *id).collect()
     };
     let (consumer, classic) = (of_kind(true), of_kind(false));
-    let (mut found, others) =
-        futures::join!(consumer_groups(kafka, node, &consumer, deadline), classic_groups(kafka, node, &classic, deadline));
+    let (mut found, others) = futures::join!(
+        consumer_groups(kafka, node, &consumer, deadline),
+        classic_groups(kafka, node, &classic, deadline)
+    );
     found.extend(others);
     found
 }
@@ -98,8 +100,7 @@ async fn consumer_groups(
     if ids.is_empty() {
         return HashMap::new();
     }
-    let request =
-        ConsumerGroupDescribeRequest::default().with_group_ids(ids.iter().map(|id| group_id(id)).collect());
+    let request = ConsumerGroupDescribeRequest::default().with_group_ids(ids.iter().map(|id| group_id(id)).collect());
     match kafka.call(Target::Node(node), request, deadline).await {
         Ok(answer) => answer.groups.into_iter().map(|g| (g.group_id.to_string(), of_consumer(g))).collect(),
         Err(error) => ids.iter().map(|id| ((*id).to_owned(), Err(error.clone()))).collect(),
@@ -206,9 +207,7 @@ pub async fn commits(
 ) -> HashMap<String, Result<Commits, KafkaError>> {
     let topics = only.map(|(name, partitions)| {
         vec![
-            OffsetFetchRequestTopics::default()
-                .with_name(topic_name(name))
-                .with_partition_indexes(partitions.to_vec()),
+            OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(partitions.to_vec()),
         ]
     });
     let group = |id: &&str| {

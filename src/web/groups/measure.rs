@@ -75,10 +75,7 @@ pub async fn measure(
     (groups.iter().map(measured).collect(), missing)
 }
 
-fn reasons<'a>(
-    source: &'static str,
-    errors: impl Iterator<Item = &'a KafkaError>,
-) -> impl Iterator<Item = Missing> {
+fn reasons<'a>(source: &'static str, errors: impl Iterator<Item = &'a KafkaError>) -> impl Iterator<Item = Missing> {
     errors.map(move |e| Missing { source: source.to_owned(), reason: e.to_string(), since_ms: None })
 }
 

@@ -100,7 +100,9 @@ fn duration_ms(text: &str) -> Option<i64> {
         return None;
     }
     let mut total_ms = 0i64;
-    for (mut part, units) in [(days, &[('D', DAY_MS)][..]), (time, &[('H', 3_600_000), ('M', 60_000), ('S', 1_000)][..])] {
+    for (mut part, units) in
+        [(days, &[('D', DAY_MS)][..]), (time, &[('H', 3_600_000), ('M', 60_000), ('S', 1_000)][..])]
+    {
         for (unit, unit_ms) in units {
             if let Some((number, tail)) = part.split_once(*unit) {
                 let ms = number.parse::<u32>().ok().and_then(|n| i64::from(n).checked_mul(*unit_ms))?;

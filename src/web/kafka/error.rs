@@ -137,9 +137,9 @@ impl From<KafkaError> for Problem {
             return Problem::unavailable(detail);
         };
         let status = match ErrorCode::try_from_code(code) {
-            Some(
-                ErrorCode::UnknownTopicOrPartition | ErrorCode::GroupIdNotFound | ErrorCode::UnknownTopicId,
-            ) => StatusCode::NOT_FOUND,
+            Some(ErrorCode::UnknownTopicOrPartition | ErrorCode::GroupIdNotFound | ErrorCode::UnknownTopicId) => {
+                StatusCode::NOT_FOUND
+            }
             Some(
                 ErrorCode::TopicAlreadyExists
                 | ErrorCode::NonEmptyGroup

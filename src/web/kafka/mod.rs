@@ -14,4 +14,4 @@ pub use client::{
 };
 pub use connection::FRAME_BYTES_MAX;
 pub use error::{KafkaError, code_name};
-pub use offsets::{At, Offsets, Place, PartitionOf};
+pub use offsets::{At, Offsets, PartitionOf, Place};

@@ -71,9 +71,7 @@ impl KafkaClient {
                 break;
             }
             let found = self.offsets_once(&wanted, place, deadline).await;
-            let moved = |answer: &Result<Option<At>, KafkaError>| {
-                matches!(answer, Err(error) if error.is_misdirected() || matches!(error, KafkaError::Closed { .. }))
-            };
+            let moved = |answer: &Result<Option<At>, KafkaError>| matches!(answer, Err(error) if error.is_misdirected() || matches!(error, KafkaError::Closed { .. }));
             wanted = match attempt {
                 ATTEMPTS_MAX => BTreeSet::new(),
                 _ => found.iter().filter(|(_, answer)| moved(answer)).map(|(at, _)| at.clone()).collect(),

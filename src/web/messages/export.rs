@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn cells_are_data() {
-        let cases = [("a\"b,c\n", "\"a\"\"b,c\n\""), ("=1+1", "\"'=1+1\""), ("-5", "\"-5\""), ("@x", "\"'@x\""), ("", "\"\"")];
+        let cases =
+            [("a\"b,c\n", "\"a\"\"b,c\n\""), ("=1+1", "\"'=1+1\""), ("-5", "\"-5\""), ("@x", "\"'@x\""), ("", "\"\"")];
         for (text, expected) in cases {
             assert_eq!(cell(text), expected);
         }

@@ -26,7 +26,8 @@ fn judge(source: &str, value: &'static [u8]) -> Verdict {
 
 #[test]
 fn expressions_see_the_record() {
-    const ORDER: &[u8] = br#"{"id":9007199254740993,"items":[{"sku":"a","n":2},{"sku":"b","n":0}],"total":1.5,"who":null}"#;
+    const ORDER: &[u8] =
+        br#"{"id":9007199254740993,"items":[{"sku":"a","n":2},{"sku":"b","n":0}],"total":1.5,"who":null}"#;
     let shown = [
         "value.id == 9007199254740993",
         "value.items.exists(i, i.sku == 'b' && i.n == 0)",

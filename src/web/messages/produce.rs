@@ -103,7 +103,10 @@ pub async fn produce(
     // Records without a key go together, to a partition that changes with each request.
     let keyless = partitions.get(crate::rng::u64() as usize % partitions.len().max(1)).map_or(0, |p| p.partition);
     for (index, given) in body.records.into_iter().enumerate() {
-        ready.push(prepare(given, partitions, keyless, now_ms).map_err(|why| Problem::invalid(format!("record {index}: {why}")))?);
+        ready.push(
+            prepare(given, partitions, keyless, now_ms)
+                .map_err(|why| Problem::invalid(format!("record {index}: {why}")))?,
+        );
     }
     let results = send(&state.kafka, &path, partitions, &ready, deadline).await;
     let failed = results.iter().filter_map(|result| result.as_ref().err()).collect::<Vec<_>>();
@@ -179,10 +182,8 @@ async fn send(
             PartitionProduceData::default().with_index(*partition).with_records(Some(records))
         });
         let data = TopicProduceData::default().with_name(topic_name(topic)).with_partition_data(data.collect());
-        let request = ProduceRequest::default()
-            .with_acks(ACKS_ALL)
-            .with_timeout_ms(TIMEOUT_MS)
-            .with_topic_data(vec![data]);
+        let request =
+            ProduceRequest::default().with_acks(ACKS_ALL).with_timeout_ms(TIMEOUT_MS).with_topic_data(vec![data]);
         let answer = client.call(Target::Node(leader), request, deadline).await;
         (batches, answer)
     });
@@ -254,8 +255,12 @@ mod tests {
     #[test]
     fn keys_go_where_kafkas_producers_send_them() {
         // Values of the test of Kafka's own utility.
-        let cases: [(&[u8], i32); 4] =
-            [(b"21", -973_932_308), (b"foobar", -790_332_482), (b"a-little-bit-long-string", -985_981_536), (b"abc", 479_470_107)];
+        let cases: [(&[u8], i32); 4] = [
+            (b"21", -973_932_308),
+            (b"foobar", -790_332_482),
+            (b"a-little-bit-long-string", -985_981_536),
+            (b"abc", 479_470_107),
+        ];
         for (bytes, hash) in cases {
             assert_eq!(murmur2(bytes) as i32, hash);
         }
@@ -263,7 +268,9 @@ mod tests {
 
     #[test]
     fn records_are_what_was_typed() {
-        let record = given(json!({ "value": null, "headers": [{ "key": "h", "value": "AAE=", "value_encoding": "base64" }] })).unwrap();
+        let record =
+            given(json!({ "value": null, "headers": [{ "key": "h", "value": "AAE=", "value_encoding": "base64" }] }))
+                .unwrap();
         assert_eq!((record.partition, record.value.clone(), record.timestamp_ms), (2, None, 77));
         assert_eq!(record.headers, [("h".to_owned(), Some(vec![0, 1]))]);
         assert!(given(json!({ "partition": 9, "value": "x" })).is_err());

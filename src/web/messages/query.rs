@@ -68,7 +68,13 @@ impl Query {
                 Some(number.ok_or_else(|| Problem::invalid("partition is a number, or \"all\""))?)
             }
         };
-        Ok(Plan { topic: topic.to_owned(), partition, from: self.begin(from_default)?, limit, matcher: self.matcher()? })
+        Ok(Plan {
+            topic: topic.to_owned(),
+            partition,
+            from: self.begin(from_default)?,
+            limit,
+            matcher: self.matcher()?,
+        })
     }
 
     fn begin(&self, from_default: From) -> Result<From, Problem> {
@@ -130,8 +136,20 @@ mod tests {
     #[test]
     fn what_makes_no_sense_is_refused() {
         let long = format!("q={}", "a".repeat(TEXT_BYTES_MAX + 1));
-        let cases = ["from=x", "from=offset", "from=offset&offset=-1", "from=time", "cursor=x", "partition=-1", "partition=x",
-            "limit=0", "limit=501", "filter=offset%20%3D%3D", "filter=value.map(x,x)", long.as_str()];
+        let cases = [
+            "from=x",
+            "from=offset",
+            "from=offset&offset=-1",
+            "from=time",
+            "cursor=x",
+            "partition=-1",
+            "partition=x",
+            "limit=0",
+            "limit=501",
+            "filter=offset%20%3D%3D",
+            "filter=value.map(x,x)",
+            long.as_str(),
+        ];
         for query in cases {
             assert_eq!(plan(query).unwrap_err().code, "invalid", "{query}");
         }

@@ -56,10 +56,9 @@ pub struct Shown {
 impl Record {
     /// As the API has it.
     pub fn item(&self, shown: Shown) -> Value {
-        let decoded = |bytes: &Option<Bytes>, decoder| bytes.as_ref().map(|b| decode::decode(b, decoder, shown.text_bytes_max));
-        let header = |(name, value): &(Bytes, Option<Bytes>)| {
-            json!({ "key": String::from_utf8_lossy(name), "value": decoded(value, Decoder::Auto) })
-        };
+        let decoded =
+            |bytes: &Option<Bytes>, decoder| bytes.as_ref().map(|b| decode::decode(b, decoder, shown.text_bytes_max));
+        let header = |(name, value): &(Bytes, Option<Bytes>)| json!({ "key": String::from_utf8_lossy(name), "value": decoded(value, Decoder::Auto) });
         json!({
             "partition": self.partition,
             "offset": self.offset.to_string(),
@@ -153,7 +152,14 @@ pub fn take(partition: i32, bytes: &Bytes, matcher: &Matcher, bounds: Bounds) ->
 }
 
 /// Reads a batch; false if time is over, or it cannot be read.
-fn read(partition: i32, header: &BatchHeader, batch: &[u8], matcher: &Matcher, bounds: Bounds, taken: &mut Taken) -> bool {
+fn read(
+    partition: i32,
+    header: &BatchHeader,
+    batch: &[u8],
+    matcher: &Matcher,
+    bounds: Bounds,
+    taken: &mut Taken,
+) -> bool {
     let bytes = match records::records_bytes(header, batch) {
         Ok(bytes) => bytes,
         Err(error) => {

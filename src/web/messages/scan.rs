@@ -271,7 +271,9 @@ impl Scan {
         }
         for (wanted, answer) in join_all(asked).await {
             let mut sent: BTreeMap<i32, PartitionData> = match answer {
-                Ok(answer) => answer.responses.into_iter().flat_map(|t| t.partitions).map(|p| (p.partition_index, p)).collect(),
+                Ok(answer) => {
+                    answer.responses.into_iter().flat_map(|t| t.partitions).map(|p| (p.partition_index, p)).collect()
+                }
                 Err(error) => {
                     for (i, ..) in wanted {
                         self.lanes[i].failed = Some(error.to_string());

@@ -145,9 +145,8 @@ pub(super) async fn delete(
 async fn delete_now(state: &ConsoleState, name: &str, typed: &str, deadline: Instant) -> Result<(), Problem> {
     confirmed(typed, name)?;
     legal_name(name)?;
-    let request = DeleteTopicsRequest::default()
-        .with_topic_names(vec![topic_name(name)])
-        .with_timeout_ms(CHANGE_TIMEOUT_MS);
+    let request =
+        DeleteTopicsRequest::default().with_topic_names(vec![topic_name(name)]).with_timeout_ms(CHANGE_TIMEOUT_MS);
     let answer = state.kafka.call(Target::Controller, request, deadline).await?;
     let deleted = answer.responses.first().ok_or_else(|| unknown_topic(name))?;
     Ok(KafkaError::check(deleted.error_code, deleted.error_message.as_deref())?)
@@ -214,12 +213,7 @@ pub(super) async fn delete_records(
     Ok(HttpResponse::Ok().json(json!({ "changes": changes, "command": command })))
 }
 
-async fn plan(
-    state: &ConsoleState,
-    name: &str,
-    wanted: &[Before],
-    deadline: Instant,
-) -> Result<Vec<Emptied>, Problem> {
+async fn plan(state: &ConsoleState, name: &str, wanted: &[Before], deadline: Instant) -> Result<Vec<Emptied>, Problem> {
     if wanted.is_empty() || wanted.len() > PARTITIONS_MAX {
         return Err(Problem::invalid(format!("give from 1 to {PARTITIONS_MAX} partitions")));
     }
@@ -273,14 +267,12 @@ async fn empty(
         by_leader.entry(leader.ok_or_else(no_leader)?).or_default().push(change);
     }
     let asked = by_leader.into_iter().map(|(leader, changes)| async move {
-        let partition = |c: &&Emptied| {
-            DeleteRecordsPartition::default().with_partition_index(c.partition).with_offset(c.after)
-        };
+        let partition =
+            |c: &&Emptied| DeleteRecordsPartition::default().with_partition_index(c.partition).with_offset(c.after);
         let topic = DeleteRecordsTopic::default()
             .with_name(topic_name(name))
             .with_partitions(changes.iter().map(partition).collect());
-        let request =
-            DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(CHANGE_TIMEOUT_MS);
+        let request = DeleteRecordsRequest::default().with_topics(vec![topic]).with_timeout_ms(CHANGE_TIMEOUT_MS);
         state.kafka.call(Target::Node(leader), request, deadline).await
     });
     let (mut starts, mut failed) = (BTreeMap::new(), Vec::new());

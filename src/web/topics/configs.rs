@@ -111,9 +111,7 @@ pub(super) async fn configs(state: web::Data<ConsoleState>, path: web::Path<Stri
 
 fn item(config: &DescribeConfigsResourceResult) -> Value {
     let text = |value: &Option<StrBytes>| value.as_ref().filter(|_| !config.is_sensitive).map(|text| text.to_string());
-    let synonym = |synonym: &kafka_protocol::messages::describe_configs_response::DescribeConfigsSynonym| {
-        json!({ "name": &*synonym.name, "value": text(&synonym.value), "source": source_name(synonym.source) })
-    };
+    let synonym = |synonym: &kafka_protocol::messages::describe_configs_response::DescribeConfigsSynonym| json!({ "name": &*synonym.name, "value": text(&synonym.value), "source": source_name(synonym.source) });
     json!({
         "name": &*config.name,
         "value": text(&config.value),
@@ -169,9 +167,7 @@ impl Alter {
             .with_resource_type(TOPIC)
             .with_resource_name(StrBytes::from_string(name.to_owned()))
             .with_configs(set.chain(unset).map(change).collect());
-        IncrementalAlterConfigsRequest::default()
-            .with_resources(vec![resource])
-            .with_validate_only(self.validate_only)
+        IncrementalAlterConfigsRequest::default().with_resources(vec![resource]).with_validate_only(self.validate_only)
     }
 
     fn command(&self, bootstrap: &str, name: &str) -> String {
@@ -252,9 +248,8 @@ mod tests {
     #[test]
     fn a_config_that_is_unset_falls_back() {
         let text = StrBytes::from_static_str;
-        let synonym = |value, source| {
-            DescribeConfigsSynonym::default().with_value(Some(text(value))).with_source(source)
-        };
+        let synonym =
+            |value, source| DescribeConfigsSynonym::default().with_value(Some(text(value))).with_source(source);
         let config = DescribeConfigsResourceResult::default()
             .with_name(text("retention.ms"))
             .with_value(Some(text("1")))

@@ -109,16 +109,13 @@ struct Inside {
     configs: HashMap<(String, String), String>,
 }
 
-async fn look_inside(
-    state: &ConsoleState,
-    image: &ClusterImage,
-    shown: &[&Arc<Topic>],
-) -> (Inside, Vec<Missing>) {
+async fn look_inside(state: &ConsoleState, image: &ClusterImage, shown: &[&Arc<Topic>]) -> (Inside, Vec<Missing>) {
     let (mut left, mut partitions, mut missing) = (PARTITIONS_MAX, Vec::new(), Vec::new());
     let mut by_leader: BTreeMap<i32, Vec<PartitionOf>> = BTreeMap::new();
     for topic in shown {
         if topic.value.partitions > left {
-            let reason = format!("the page has more than {PARTITIONS_MAX} partitions: sizes are on each topic's own page");
+            let reason =
+                format!("the page has more than {PARTITIONS_MAX} partitions: sizes are on each topic's own page");
             missing.push(Missing { source: "this page".to_owned(), reason, since_ms: None });
             continue;
         }

@@ -62,7 +62,8 @@ fn pack(out: &mut Out, value: &Pack<'_>, depth: usize) {
 pub(super) fn cbor(bytes: &[u8], max: usize) -> Result<(String, bool), String> {
     check_len(bytes)?;
     let mut rest = bytes;
-    let value: Cbor = ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX).map_err(|e| e.to_string())?;
+    let value: Cbor =
+        ciborium::de::from_reader_with_recursion_limit(&mut rest, DEPTH_MAX).map_err(|e| e.to_string())?;
     if !rest.is_empty() {
         return Err(format!("{} bytes follow the value", rest.len()));
     }

@@ -102,9 +102,13 @@ pub fn decode(bytes: &[u8], wanted: Decoder, text_bytes_max: usize) -> Decoded {
     }
     let decoded = match wanted {
         Decoder::Json => json::pretty(bytes, max).map(|text| ("json", text)).map_err(|e| format!("no JSON: {e}")),
-        Decoder::Msgpack => binary::msgpack(bytes, max).map(|text| ("msgpack", text)).map_err(|e| format!("no MessagePack: {e}")),
+        Decoder::Msgpack => {
+            binary::msgpack(bytes, max).map(|text| ("msgpack", text)).map_err(|e| format!("no MessagePack: {e}"))
+        }
         Decoder::Cbor => binary::cbor(bytes, max).map(|text| ("cbor", text)).map_err(|e| format!("no CBOR: {e}")),
-        Decoder::Protobuf => protobuf::text(bytes, max).map(|text| ("protobuf", text)).map_err(|e| format!("no Protobuf: {e}")),
+        Decoder::Protobuf => {
+            protobuf::text(bytes, max).map(|text| ("protobuf", text)).map_err(|e| format!("no Protobuf: {e}"))
+        }
         Decoder::Text => text(bytes, max).map(|text| ("text", text)).ok_or_else(|| "no UTF-8".to_owned()),
         Decoder::Hex | Decoder::Auto => return shown("hex", hex(bytes, max), None),
     };
@@ -152,8 +156,9 @@ fn automatic(bytes: &[u8], max: usize) -> Option<(&'static str, (String, bool))>
 fn registry_note(bytes: &[u8]) -> Option<String> {
     let header = bytes.get(..REGISTRY_HEADER_LEN).filter(|header| header[0] == REGISTRY_MAGIC)?;
     let id = u32::from_be_bytes(header[1..].try_into().ok()?);
-    (bytes.len() > REGISTRY_HEADER_LEN && id != 0)
-        .then(|| format!("it looks like a value with schema {id} of a registry; without the schema it cannot be decoded"))
+    (bytes.len() > REGISTRY_HEADER_LEN && id != 0).then(|| {
+        format!("it looks like a value with schema {id} of a registry; without the schema it cannot be decoded")
+    })
 }
 
 /// UTF-8 without control characters other than those of text.

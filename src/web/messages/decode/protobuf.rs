@@ -4,8 +4,8 @@
 //! if they are printable, else as a message if all of them are one, else as bytes. To find out costs a pass over the bytes per
 //! level of nesting, and levels are bounded.
 
-use super::out::Out;
 use super::is_printable;
+use super::out::Out;
 
 /// Levels of messages in messages that are looked into.
 const LEVELS_MAX: usize = 16;
