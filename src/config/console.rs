@@ -369,7 +369,12 @@ mod tests {
     fn only_bounded_argon2id_is_taken() {
         let good = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$3J9PQWXqhHCrjN2JTmn3lzkpWb0ZB0B2bD4gZ0Z3Zs0";
         argon2id(good).unwrap();
-        for (from, to) in [("argon2id", "argon2i"), ("19456", "9999999"), ("t=2", "t=99"), ("$3J9PQWXqhHCrjN2JTmn3lzkpWb0ZB0B2bD4gZ0Z3Zs0", "")] {
+        for (from, to) in [
+            ("argon2id", "argon2i"),
+            ("19456", "9999999"),
+            ("t=2", "t=99"),
+            ("$3J9PQWXqhHCrjN2JTmn3lzkpWb0ZB0B2bD4gZ0Z3Zs0", ""),
+        ] {
             assert!(argon2id(&good.replace(from, to)).is_err(), "{from} {to}");
         }
         assert!(argon2id("secret").is_err());

@@ -127,7 +127,7 @@ impl LagWatch {
         let deadline = within(WITHIN);
         let node = kafka.coordinator(group, deadline).await.ok()?;
         let commits = describe::commits(kafka, node, &[group], None, deadline).await.remove(group)?.ok()?;
-        let partitions: Vec<PartitionOf> = commits.keys().cloned().take(measure::PARTITIONS_MAX).collect();
+        let partitions: Vec<PartitionOf> = commits.keys().take(measure::PARTITIONS_MAX).cloned().collect();
         let ends = kafka.offsets(&partitions, Place::Latest, deadline).await;
         sample(self.clock.wall_ms(), &commits, measure::lag(&commits, &ends))
     }

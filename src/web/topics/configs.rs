@@ -212,10 +212,10 @@ pub(super) async fn alter(
     let diff = body.diff(&before);
     let done = change(&state.kafka, body.request(&name), deadline).await.map_err(Problem::from);
     if !body.validate_only {
-        let part = |which: fn(&(String, Option<String>, Option<String>)) -> &Option<String>| -> Value {
-            diff.iter().map(|change| (change.0.clone(), json!(which(change)))).collect::<serde_json::Map<_, _>>().into()
-        };
-        let change = (part(|c| &c.1), part(|c| &c.2));
+        let before: serde_json::Map<_, _> =
+            diff.iter().map(|(name, before, _)| (name.clone(), json!(before))).collect();
+        let after: serde_json::Map<_, _> = diff.iter().map(|(name, _, after)| (name.clone(), json!(after))).collect();
+        let change = (before.into(), after.into());
         record(&audit, &actor, "topic.configs", format!("topic/{name}"), change, &done);
     }
     done?;
