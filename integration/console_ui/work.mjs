@@ -68,13 +68,13 @@ export async function messages(browser, s) {
   const rows = visit.page.locator('table.messages tbody tr:not(.detail)');
   await rows.nth(49).waitFor();
   want(await rows.count() === 50, 'a page of 50');
-  await visit.expectText('"n":399', 'table.messages');
+  await visit.expectText('"n": 399', 'table.messages');
   await button(visit, 'Older').click();
   await rows.nth(99).waitFor();
   want(await rows.count() === 100, 'the next page below the first');
   // By text, in values and in headers.
   const search = visit.page.getByRole('searchbox', { name: 'Text in key, value or header' });
-  for (const [text, found] of [['needle"', '"n":123'], ['header-needle', '"n":200'], ['key-77', '"n":77,']]) {
+  for (const [text, found] of [['needle"', '"n": 123'], ['header-needle', '"n": 200'], ['key-77', '"n": 77,']]) {
     await search.fill(text);
     await visit.expectText(found, 'table.messages');
     want(await rows.count() === 1, `only one record with ${text}`);
@@ -89,14 +89,14 @@ export async function messages(browser, s) {
   await visit.go(`/topics/${s.topic}/messages`);
   await visit.page.fill('#m-filter', 'partition == 1 && offset == 10');
   await button(visit, 'Apply').click();
-  await visit.expectText('"n":21,', 'table.messages');
+  await visit.expectText('"n": 21,', 'table.messages');
   want(await rows.count() === 1, 'one record for the expression');
   await visit.page.fill('#m-filter', 'no_such_variable ==');
   await button(visit, 'Apply').click();
   await visit.page.waitForSelector('#m-filter-help [role=alert]');
   // By offset.
   await visit.go(`/topics/${s.topic}/messages?partition=0&from=offset&offset=150`);
-  await visit.expectText('"n":300,', 'table.messages');
+  await visit.expectText('"n": 300,', 'table.messages');
   // Export has what is shown.
   const download = visit.page.waitForEvent('download');
   await button(visit, 'Options').click();
