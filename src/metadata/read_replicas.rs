@@ -63,18 +63,8 @@ mod tests {
         let keys = Keys::new("test");
         let mut image = ClusterImage::default();
         for (revision, (node, rack, follows, draining)) in brokers.iter().enumerate() {
-            let live = LiveValue {
-                v: model::FORMAT,
-                node: BrokerId(*node),
-                host: "h".into(),
-                port: 9092,
-                rack: rack.map(str::to_owned),
-                version: "0".into(),
-                control: None,
-                metrics: None,
-                draining: *draining,
-                follows: *follows,
-            };
+            let rack = rack.map(str::to_owned);
+            let live = LiveValue { rack, draining: *draining, follows: *follows, ..LiveValue::sample(*node) };
             let (key, value) = (keys.live(WriterId(*node as u64)), model::encode(&live));
             let revision = revision as i64 + 1;
             let entry = Entry { key, value, create_revision: revision, mod_revision: revision };

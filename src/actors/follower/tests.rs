@@ -1,6 +1,6 @@
 use super::*;
 use crate::actors::partition::view::PartitionView;
-use crate::ids::{BrokerId, Offset, Seq};
+use crate::ids::{Offset, Seq};
 use crate::metadata::embedded::EmbeddedStore;
 use crate::metadata::model::{self, CheckpointRef, LiveValue, PartitionValue};
 use crate::metadata::ownership::Registration;
@@ -74,21 +74,6 @@ impl MetadataStore for Link {
     }
 }
 
-fn live(node: i32) -> LiveValue {
-    LiveValue {
-        v: model::FORMAT,
-        node: BrokerId(node),
-        host: "h".into(),
-        port: 9092,
-        rack: None,
-        version: "0".into(),
-        control: None,
-        metrics: None,
-        draining: false,
-        follows: false,
-    }
-}
-
 /// A writer elsewhere, played by hand, and somebody who follows it.
 struct Bed {
     link: Arc<Link>,
@@ -109,7 +94,7 @@ impl Bed {
         let link = Arc::new(Link { store: EmbeddedStore::in_memory(), cut: AtomicBool::new(false) });
         let (keys, layout) = (Keys::new("test"), Layout::new("test"));
         let ownership = Ownership::new(link.clone(), keys.clone());
-        let live = live(1);
+        let live = LiveValue::sample(1);
         let registration = ownership.register(WRITER, NONCE, &live, Duration::from_secs(1 << 30)).await.unwrap();
         let memory = || Arc::new(FaultStore::scripted(Arc::new(MemoryStore::new(clock))));
         let (primary, copy) = (memory(), memory());
@@ -144,7 +129,7 @@ impl Bed {
 
     /// What it says of this broker.
     fn draining(&self, draining: bool) {
-        self.put(self.keys.live(ME), model::encode(&LiveValue { draining, ..live(2) }));
+        self.put(self.keys.live(ME), model::encode(&LiveValue { draining, ..LiveValue::sample(2) }));
     }
 
     fn put(&self, key: String, value: Bytes) {

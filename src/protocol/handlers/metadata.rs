@@ -10,7 +10,7 @@ use super::common::{self, Call, Node, text};
 use super::{ConnectionContext, topics};
 use crate::ids::{BrokerId, PartitionKey, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
-use crate::metadata::placement;
+use crate::metadata::placement::{self, Candidates};
 use crate::metadata::read_replicas::ReadReplicas;
 use crate::protocol::error_code::ErrorCode;
 use crate::protocol::topic_name;
@@ -52,9 +52,9 @@ pub(super) async fn metadata(ctx: Rc<ConnectionContext>, request: MetadataReques
     }
     let image = ctx.broker.image.load_full();
     let operations = if request.include_topic_authorized_operations { TOPIC_OPERATIONS } else { NO_OPERATIONS };
-    let replicas = ReadReplicas::of(&image);
+    let (replicas, candidates) = (ReadReplicas::of(&image), Candidates::of(&image));
     let describe = |topic: &Arc<Topic>| {
-        describe_topic(&ctx, &image, &replicas, topic).with_topic_authorized_operations(operations)
+        describe_topic(&ctx, &image, &replicas, &candidates, topic).with_topic_authorized_operations(operations)
     };
     let topics = match wanted {
         None => image.topics().map(describe).collect(),
@@ -169,15 +169,17 @@ fn describe_topic(
     ctx: &ConnectionContext,
     image: &ClusterImage,
     read: &ReadReplicas,
+    candidates: &Candidates,
     topic: &Topic,
 ) -> MetadataResponseTopic {
     let partitions = (0..topic.value.partitions).map(|index| {
         let key = common::partition_key(topic, index);
         let mut described = describe_partition(ctx, image, &key);
-        if described.leader >= 0 {
-            let all = read.all(&key, BrokerId(described.leader));
-            described.replicas = all.into_iter().map(|BrokerId(id)| id.into()).collect();
-        }
+        // Between two leaders those of the next one: consumers with a rack join their groups anew when racks change (KIP-881).
+        let next = || candidates.leader(topic.value.placement.get(index as usize).copied(), &key);
+        let leader = if described.leader >= 0 { Some(BrokerId(described.leader)) } else { next() };
+        let all = leader.map(|leader| read.all(&key, leader)).unwrap_or_default();
+        described.replicas = all.into_iter().map(|BrokerId(id)| id.into()).collect();
         MetadataResponsePartition::default()
             .with_error_code(described.error_code)
             .with_partition_index(index)

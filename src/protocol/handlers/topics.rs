@@ -323,18 +323,7 @@ mod tests {
             state: TopicState::Live,
             placement: Vec::new(),
         };
-        let live = LiveValue {
-            v: model::FORMAT,
-            node: crate::ids::BrokerId(1),
-            host: "h".into(),
-            port: 9092,
-            rack: None,
-            version: "0".into(),
-            control: None,
-            metrics: None,
-            draining: false,
-            follows: false,
-        };
+        let live = LiveValue::sample(1);
         let entry = |key: String, value| Entry { key, value, create_revision: 1, mod_revision: 1 };
         let entries = vec![
             entry(keys.topic("a.b"), model::encode(&topic)),

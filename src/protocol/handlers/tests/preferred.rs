@@ -1,6 +1,8 @@
 //! Consumers with a rack, at the leader.
 
 use super::*;
+use crate::ids::TopicId;
+use crate::metadata::model::{TopicState, TopicValue};
 use crate::metadata::{Op, Txn};
 use crate::protocol::error_code::ErrorCode;
 use kafka_protocol::messages::describe_topic_partitions_request::TopicRequest;
@@ -10,18 +12,7 @@ use kafka_protocol::messages::{DescribeTopicPartitionsRequest, FetchResponse, Me
 impl Bed {
     /// Another live broker, and waits until the image has it.
     async fn broker(&self, node: i32, rack: &str, follows: bool, draining: bool) {
-        let live = LiveValue {
-            v: 1,
-            node: BrokerId(node),
-            host: format!("broker-{node}"),
-            port: 9092,
-            rack: Some(rack.to_owned()),
-            version: "0".into(),
-            control: None,
-            metrics: None,
-            draining,
-            follows,
-        };
+        let live = LiveValue { rack: Some(rack.to_owned()), draining, follows, ..LiveValue::sample(node) };
         let writer = WriterId(node as u64);
         let value = crate::metadata::model::encode(&live);
         let put = Op::Put(Keys::new("test").live(writer), value, None);
@@ -117,5 +108,20 @@ fn metadata_names_who_serves_and_descriptions_name_who_leads() {
         let described = bed.call(0, &request).await;
         let partition = &described.topics[0].partitions[0];
         assert_eq!((ids(&partition.replica_nodes), ids(&partition.isr_nodes)), (vec![1], vec![1]));
+
+        // Nobody leads it now: whoever is to, and who will then serve its reads.
+        let id = TopicId(uuid::Uuid::from_u128(77));
+        let (configs, state, placement) = (BTreeMap::new(), TopicState::Live, vec![BrokerId(4)]);
+        let value = TopicValue { v: 1, id, partitions: 1, configs, state, placement };
+        let put = Op::Put(Keys::new("test").topic("u"), crate::metadata::model::encode(&value), None);
+        bed.store.txn(Txn { compares: Vec::new(), ops: vec![put] }).await.unwrap();
+        let deadline = monotonic() + Duration::from_secs(60);
+        let key = PartitionKey { topic: id, partition: PartitionIndex(0) };
+        let directory = &bed.ctx.broker.directory;
+        assert!(super::super::common::wait_until(deadline, || directory.remove(&key).is_some()).await);
+        let metadata = bed.call(12, &MetadataRequest::default().with_topics(None)).await;
+        let partition = &metadata.topics.iter().find(|t| t.topic_id == id.0).unwrap().partitions[0];
+        let leaderless = (ErrorCode::LeaderNotAvailable.code(), -1, vec![4, 3, 2]);
+        assert_eq!((partition.error_code, partition.leader_id.0, ids(&partition.replica_nodes)), leaderless);
     });
 }
