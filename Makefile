@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-operator operator-soak test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
+.PHONY: help dev release test test-unit test-broker test-operator operator-soak test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale console-scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -111,6 +111,12 @@ scale: export PARTITIONS ?= 50000
 scale: export DURATION_SEC ?= 30
 scale: ## Three brokers with very many partitions, of which one dies (PARTITIONS=50000)
 	$(PROOF) scale::
+
+console-scale: export TOPICS ?= 50000
+console-scale: export GROUPS ?= 10000
+console-scale: export ASKED ?= 200
+console-scale: ## Lists of the console with very many topics and groups (TOPICS=50000, GROUPS=10000, ASKED=200)
+	$(PROOF) console::scale::
 
 abuse: export CONNECTIONS ?= 1000
 abuse: export SHARE_PERCENT_MIN ?= 80

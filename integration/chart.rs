@@ -4,7 +4,7 @@
 //! Rendered objects are compared with `integration/chart/golden`; after a wanted change `UPDATE_GOLDEN=1` writes those
 //! files and the table of values in the chart's README again.
 
-mod config;
+pub mod config;
 mod console;
 mod effects;
 pub mod golden;

@@ -400,6 +400,9 @@ impl Broker {
             ("KAFSCALE_BROKER_ADDR".to_string(), format!("127.0.0.1:{port}")),
             ("KAFSCALE_METRICS_ADDR".to_string(), format!("127.0.0.1:{metrics_port}")),
         ];
+        if args.first() == Some(&"dev") {
+            all.push(("KAFSCALE_CONSOLE_HTTP_ADDR".into(), "127.0.0.1:0".into()));
+        }
         if args == ["broker"] {
             all.push(("KAFSCALE_BROKER_HOST".into(), "127.0.0.1".into()));
             all.push(("KAFSCALE_BROKER_PORT".into(), port.to_string()));

@@ -16,6 +16,8 @@ mod client;
 mod clients;
 mod cluster;
 mod compaction;
+mod console;
+mod console_ui;
 mod consumer_groups;
 mod control;
 mod cost;

@@ -55,6 +55,7 @@ impl Child {
         let envs = [
             (CONTROL_PORT, port.to_string()),
             ("KAFSCALE_DATA_DIR", dir.path().join("data").display().to_string()),
+            ("KAFSCALE_CONSOLE_HTTP_ADDR", "off".into()),
             ("KAFSCALE_FLUSH_INTERVAL_MS", "1".into()), // a checkpoint is due after a number of flushes
         ];
         let program = std::env::current_exe().expect("the running program has a path");

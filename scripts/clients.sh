@@ -6,6 +6,7 @@
 #   clients/node     kafkajs with its codecs, and client.js
 #   clients/go       franz-client, a small program on franz-go
 #   clients/java     Kafka's own client, and its command-line tools with Tools, which runs them in one process
+#   clients/browser  what drives Chromium through the console's pages and checks their accessibility (integration/console_ui)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -37,6 +38,11 @@ install_node() {
     (cd "$1" && npm ci --silent --ignore-scripts --no-audit --no-fund)
 }
 
+install_browser() {
+    cp "$repo_dir"/integration/console_ui/{package.json,package-lock.json} "$1"
+    (cd "$1" && npm ci --silent --ignore-scripts --no-audit --no-fund)
+}
+
 install_go() { (cd "$manifests/go" && CGO_ENABLED=0 go build -trimpath -o "$1/franz-client" .); }
 
 install_java() {
@@ -49,4 +55,5 @@ install_into python install_python "$manifests/python/requirements.txt"
 install_into node install_node "$manifests"/node/{package.json,package-lock.json,client.js}
 install_into go install_go "$manifests"/go/{go.mod,go.sum,main.go,admin.go}
 install_into java install_java "$manifests"/java/{pom.xml,Tools.java,Client.java}
+install_into browser install_browser "$repo_dir"/integration/console_ui/{package.json,package-lock.json}
 say "Kafka clients are in $clients_dir"

@@ -2,7 +2,7 @@
 # Installs what building and testing need; safe to run again, and quick if there is nothing to do.
 #
 #   scripts/setup.sh build   what `make dev` needs
-#   scripts/setup.sh test    that, and what `make test` needs: Go tools, Kafka clients
+#   scripts/setup.sh test    that, and what `make test` needs: Go tools, Kafka clients, a browser
 #
 # Debian packages are installed only if their program is missing. Rust and Go are not: Debian's are too old, so the
 # script says where to get them. Everything else goes to the cache folder (see lib.sh).
@@ -21,6 +21,7 @@ protoc protobuf-compiler
 kcat kcat
 '
 test_programs='
+chromium chromium
 javac openjdk-17-jdk-headless
 mvn maven
 node nodejs

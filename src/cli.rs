@@ -1,9 +1,10 @@
 //! The command line: parses it, checks the configuration, and hands over to the component. Decides nothing else.
 
+use crate::config::console::ConsoleConfig;
 use crate::config::operator::OperatorConfig;
 use crate::config::{self, Component, Report};
 use crate::control::commands::{self, DrainArgs, Target};
-use crate::{clock, node, operator, recover, sabotage, telemetry};
+use crate::{clock, node, operator, recover, sabotage, telemetry, web};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ enum Command {
     Broker(Box<config::args::BrokerArgs>),
     /// Run the Kubernetes operator.
     Operator(Box<config::operator::OperatorArgs>),
+    /// Run the web console of a cluster.
+    Console(Box<config::console::ConsoleArgs>),
     /// Let a broker give everything to the others, before it is stopped; or let it take work again.
     Drain(Box<DrainArgs>),
     /// Print what a broker is and how it does.
@@ -88,6 +91,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Dev(_) => start(Component::Dev, arguments),
         Command::Broker(_) => start(Component::Broker, arguments),
         Command::Operator(_) => operate(arguments),
+        Command::Console(_) => console(arguments),
         Command::Drain(args) => commands::drain(&args),
         Command::Status(target) => commands::status(&target),
         Command::Recover { write, force, .. } => recover(arguments, recover::Options { write, force }),
@@ -112,7 +116,7 @@ fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
     let environment = config::process_environment();
     let report = config::resolve(component, arguments, &environment);
     let log = |config: &config::ProcessConfig| (config.log_level, config.otlp_endpoint.clone());
-    run_with(component, report, &environment, log, |config| node::run(config.node))
+    run_with(component, report, &environment, log, |config| node::run(config.node, config.console))
 }
 
 fn operate(arguments: &clap::ArgMatches) -> ExitCode {
@@ -120,6 +124,13 @@ fn operate(arguments: &clap::ArgMatches) -> ExitCode {
     let report = config::operator::resolve(arguments, &environment);
     let log = |config: &OperatorConfig| (config.log_level, config.otlp_endpoint.clone());
     run_with(Component::Operator, report, &environment, log, operator::run)
+}
+
+fn console(arguments: &clap::ArgMatches) -> ExitCode {
+    let environment = config::process_environment();
+    let report = config::console::resolve(arguments, &environment);
+    let log = |config: &ConsoleConfig| (config.log_level, config.otlp_endpoint.clone());
+    run_with(Component::Console, report, &environment, log, web::run)
 }
 
 /// Runs a component until it ends, or says what is wrong with its configuration.
@@ -151,6 +162,7 @@ fn run_with<C>(
     }
     sabotage::choose(environment);
     clock::start(environment);
+    web::assets::choose(environment);
     let code = run(config);
     telemetry.shutdown();
     code
@@ -181,6 +193,7 @@ fn check_config(component: Component, flags: Vec<OsString>) -> ExitCode {
     let environment = config::process_environment();
     match component {
         Component::Operator => show(&config::operator::resolve(arguments, &environment)),
+        Component::Console => show(&config::console::resolve(arguments, &environment)),
         Component::Dev | Component::Broker => show(&config::resolve(component, arguments, &environment)),
     }
 }

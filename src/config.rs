@@ -6,6 +6,7 @@
 //! [`resolve`]; the rest of the program sees only the result.
 
 pub mod args;
+pub mod console;
 pub mod docs;
 mod groups;
 pub mod operator;
@@ -39,11 +40,13 @@ pub enum Component {
     Broker,
     /// The Kubernetes operator.
     Operator,
+    /// The web console.
+    Console,
 }
 
 impl Component {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Dev, Self::Broker, Self::Operator];
+    pub const ALL: [Self; 4] = [Self::Dev, Self::Broker, Self::Operator, Self::Console];
 
     /// The command's name.
     pub fn name(self) -> &'static str {
@@ -51,6 +54,7 @@ impl Component {
             Self::Dev => "dev",
             Self::Broker => "broker",
             Self::Operator => "operator",
+            Self::Console => "console",
         }
     }
 
@@ -61,6 +65,7 @@ impl Component {
             Self::Dev => args::DevArgs::augment_args(command),
             Self::Broker => args::BrokerArgs::augment_args(command),
             Self::Operator => operator::OperatorArgs::augment_args(command),
+            Self::Console => console::ConsoleArgs::augment_args(command),
         }
     }
 }
@@ -241,6 +246,8 @@ impl NodeConfig {
 pub struct ProcessConfig {
     /// What the node needs.
     pub node: NodeConfig,
+    /// The console beside it.
+    pub console: Option<console::UiConfig>,
     /// Least severe level to log.
     pub log_level: Level,
     /// OTLP collector, if traces are exported.
@@ -258,7 +265,7 @@ pub struct Setting {
     pub source: String,
 }
 
-/// The outcome of [`resolve`] and [`operator::resolve`].
+/// The outcome of [`resolve`], [`operator::resolve`] and [`console::resolve`].
 #[derive(Debug)]
 pub struct Report<C = ProcessConfig> {
     /// Every setting of the component.
@@ -282,10 +289,13 @@ pub fn resolve(component: Component, matches: &ArgMatches, environment: &Environ
     let mut report = report(component, matches, environment, |check| match component {
         Component::Dev => validate::dev(check, &parsed(matches)),
         Component::Broker => validate::broker(check, &parsed(matches), environment),
-        Component::Operator => unreachable!("the operator has a configuration of its own"),
+        Component::Operator | Component::Console => unreachable!("they have configurations of their own"),
     });
     if let Ok(config) = &mut report.outcome {
         config.node.shown = shown(&config.node, &report.settings);
+        if let Some(console) = &mut config.console {
+            console.shown.clone_from(&report.settings);
+        }
     }
     report
 }

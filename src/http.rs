@@ -1,4 +1,4 @@
-//! The HTTP side door of a process: `/metrics`, `/livez` and `/readyz`.
+//! The HTTP side door of a process: `/metrics`, `/livez`, `/readyz`, and what its parts tell of themselves below `/v1`.
 //!
 //! It runs in its own actix `System` on its own thread, so that a busy or stuck shard can still be seen. `/livez` says
 //! that the process can answer at all; `/readyz` answers 503 with the reasons until every named check of [`Readiness`]
@@ -6,10 +6,14 @@
 
 use crate::metrics::{CONTENT_TYPE, Metrics};
 use actix_web::dev::ServerHandle;
-use actix_web::{App, HttpResponse, HttpServer, web};
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use futures::future::BoxFuture;
+use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, RwLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -71,6 +75,56 @@ impl Readiness {
     }
 }
 
+/// Why a page cannot be shown.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PageError {
+    /// HTTP status.
+    pub status: u16,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl PageError {
+    /// The query makes no sense.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self { status: 400, message: message.into() }
+    }
+
+    /// There is no such thing.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self { status: 404, message: message.into() }
+    }
+}
+
+type Page = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Value, PageError>> + Send + Sync>;
+
+/// What parts of the process tell of themselves as JSON, for the console. They are added as the parts start.
+#[derive(Default)]
+pub struct Pages {
+    pages: RwLock<BTreeMap<&'static str, Page>>,
+}
+
+impl fmt::Debug for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.pages.read().expect("no panic under the lock").keys()).finish()
+    }
+}
+
+impl Pages {
+    /// GET `path` (below `/v1/`) answers what `page` makes of the query string from now on.
+    pub fn register<F>(&self, path: &'static str, page: F)
+    where
+        F: Fn(String) -> BoxFuture<'static, Result<Value, PageError>> + Send + Sync + 'static,
+    {
+        self.pages.write().expect("no panic under the lock").insert(path, Arc::new(page));
+    }
+
+    fn get(&self, path: &str) -> Option<Page> {
+        self.pages.read().expect("no panic under the lock").get(path).cloned()
+    }
+}
+
 /// What the server shows.
 #[derive(Debug, Default)]
 pub struct HttpState {
@@ -78,6 +132,8 @@ pub struct HttpState {
     pub metrics: Metrics,
     /// Readiness.
     pub readiness: Readiness,
+    /// JSON pages.
+    pub pages: Pages,
 }
 
 /// A running server.
@@ -127,6 +183,7 @@ fn serve(listener: TcpListener, state: Arc<HttpState>, started: &mpsc::SyncSende
                 .route("/metrics", web::get().to(metrics))
                 .route("/livez", web::get().to(live))
                 .route("/readyz", web::get().to(ready))
+                .route("/v1/{page:.*}", web::get().to(page))
         };
         let server = HttpServer::new(app)
             .workers(1)
@@ -162,6 +219,20 @@ async fn ready(state: web::Data<HttpState>) -> HttpResponse {
     let failing = state.readiness.failing();
     let body = serde_json::json!({ "ready": failing.is_empty(), "failing": failing });
     if failing.is_empty() { HttpResponse::Ok().json(body) } else { HttpResponse::ServiceUnavailable().json(body) }
+}
+
+async fn page(state: web::Data<HttpState>, request: HttpRequest) -> HttpResponse {
+    let Some(page) = state.pages.get(request.path()) else {
+        let message = "there is no such page; brokers that are starting have none yet";
+        return HttpResponse::NotFound().json(serde_json::json!({ "message": message }));
+    };
+    match page(request.query_string().to_owned()).await {
+        Ok(value) => HttpResponse::Ok().json(value),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            HttpResponse::build(status).json(serde_json::json!({ "message": error.message }))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -26,3 +26,4 @@ pub mod sabotage;
 pub mod storage;
 pub mod telemetry;
 pub mod trace;
+pub mod web;

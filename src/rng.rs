@@ -35,6 +35,15 @@ pub fn ulid(wall_ms: i64) -> ulid::Ulid {
     ulid::Ulid::from_parts(wall_ms as u64, u128())
 }
 
+/// A secret that nobody guesses (sessions); the generator is a cryptographic one.
+pub fn secret() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for part in bytes.chunks_exact_mut(8) {
+        part.copy_from_slice(&u64().to_be_bytes());
+    }
+    bytes
+}
+
 fn u128() -> u128 {
     (u128::from(u64()) << 64) | u128::from(u64())
 }

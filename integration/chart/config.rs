@@ -1,4 +1,4 @@
-//! The operator takes what the chart tells it, and both have the same defaults.
+//! Operator and console take what the chart tells them, and have the same defaults.
 
 use crate::chart::golden::{CASES, case};
 use crate::chart::helm::{Render, find};
@@ -9,16 +9,25 @@ use std::process::Command;
 
 /// The variables of the operator's container; those that Kubernetes fills in are `filled-in`.
 fn environment(manifests: &[Value]) -> BTreeMap<String, String> {
-    let operator = find(manifests, "Deployment/kafscale-operator").expect("the operator");
-    let env = operator.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).expect("variables");
+    environment_of("Deployment/kafscale-operator", manifests)
+}
+
+/// The same of any deployment.
+pub fn environment_of(deployment: &str, manifests: &[Value]) -> BTreeMap<String, String> {
+    let deployment = find(manifests, deployment).expect("the deployment");
+    let env = deployment.pointer("/spec/template/spec/containers/0/env").and_then(Value::as_array).expect("variables");
     let text = |value: &Value| value.as_str().unwrap_or("filled-in").to_owned();
     env.iter().map(|variable| (text(&variable["name"]), text(&variable["value"]))).collect()
 }
 
 /// What the operator would use: setting and value. An error is one of the chart.
 fn settings(environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
+    settings_of("operator", environment)
+}
+
+fn settings_of(component: &str, environment: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, String> {
     let output = Command::new(env!("CARGO_BIN_EXE_kafscale"))
-        .args(["check-config", "--component", "operator"])
+        .args(["check-config", "--component", component])
         .env_clear()
         .envs(environment)
         .output()
@@ -40,6 +49,22 @@ fn the_operator_knows_and_accepts_every_variable() {
         let settings = settings(&environment).unwrap_or_else(|error| panic!("{name}: {error}"));
         for (variable, value) in &environment {
             assert_eq!(settings.get(variable), Some(value), "{name}: {variable}");
+        }
+    }
+}
+
+#[test]
+fn the_console_knows_and_accepts_every_variable() {
+    for name in CASES {
+        let manifests = case(name).manifests();
+        if find(&manifests, "Deployment/kafscale-console").is_none() {
+            continue;
+        }
+        let environment = environment_of("Deployment/kafscale-console", &manifests);
+        let settings = settings_of("console", &environment).unwrap_or_else(|error| panic!("{name}: {error}"));
+        for (variable, value) in &environment {
+            let shown = if value == "filled-in" { "" } else { value };
+            assert!(settings.get(variable).is_some_and(|used| used.contains(shown)), "{name}: {variable}");
         }
     }
 }

@@ -74,6 +74,15 @@ pub fn settings() -> Vec<Row> {
             etcd,
             at("console.etcdAuth.passwordKey", "p", "env KAFSCALE_CONSOLE_ETCD_PASSWORD", "{name: etcd-login, key: p}"),
         ),
+        at("console.clusterName", "prod", "env KAFSCALE_S3_NAMESPACE", "prod"),
+        at("operator.s3Namespace", "team", "env KAFSCALE_S3_NAMESPACE", "team"),
+        at(
+            "console.trustedProxies",
+            "[10.0.0.0/8, 'fd00::/8']",
+            "env KAFSCALE_CONSOLE_TRUSTED_PROXIES",
+            "10.0.0.0/8,fd00::/8",
+        ),
+        row("console.replicaCount", "2", SERVICE, "/spec/sessionAffinity", "ClientIP"),
         at(
             "console.brokerMetricsUrl",
             "http://demo:9093/metrics",

@@ -215,6 +215,7 @@ async fn boot(world: &World, node: BrokerId, link: &Arc<Link>) -> Result<Booted,
         rack: None,
         version: "sim".into(),
         control: None,
+        metrics: None,
         draining: false,
         follows: false,
     };

@@ -6,11 +6,12 @@
 //! `on_escalate` callback decides (a partition goes offline for a while; a writer ends the process).
 
 use crate::actors::runtime::IoPool;
+use crate::clock::Clock;
 use actix::{Actor, Addr, Context, dev::ToEnvelope};
 use arc_swap::ArcSwapOption;
 use futures::future::LocalBoxFuture;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -59,12 +60,48 @@ pub enum Escalation {
 pub struct ActorStatus {
     /// `kind` or `kind/instance`.
     pub name: String,
+    /// Messages that its mailbox holds at most; `None` for loops, which have none.
+    pub mailbox_capacity: Option<usize>,
     restarts: AtomicU64,
     running: AtomicBool,
-    last_exit: Mutex<Option<ExitReason>>,
+    /// Unix milliseconds of its last start; 0 before the first.
+    started_ms: AtomicI64,
+    /// Why and when (Unix milliseconds) it ended last.
+    last_exit: Mutex<Option<(ExitReason, i64)>>,
 }
 
 impl ActorStatus {
+    fn new(name: String, mailbox_capacity: Option<usize>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            mailbox_capacity,
+            restarts: AtomicU64::new(0),
+            running: AtomicBool::new(false),
+            started_ms: AtomicI64::new(0),
+            last_exit: Mutex::new(None),
+        })
+    }
+
+    fn started(&self) {
+        self.started_ms.store(Clock::system().wall_ms(), Ordering::Relaxed);
+        self.running.store(true, Ordering::Relaxed);
+    }
+
+    fn ended(&self, reason: ExitReason) {
+        self.running.store(false, Ordering::Relaxed);
+        *self.last_exit.lock().expect("no panic under the lock") = Some((reason, Clock::system().wall_ms()));
+    }
+
+    /// When it was started last, Unix milliseconds.
+    pub fn started_ms(&self) -> Option<i64> {
+        Some(self.started_ms.load(Ordering::Relaxed)).filter(|ms| *ms != 0)
+    }
+
+    /// When it ended last, Unix milliseconds.
+    pub fn last_exit_ms(&self) -> Option<i64> {
+        self.last_exit.lock().expect("no panic under the lock").as_ref().map(|(_, ms)| *ms)
+    }
+
     /// Restarts so far.
     pub fn restarts(&self) -> u64 {
         self.restarts.load(Ordering::Relaxed)
@@ -77,7 +114,7 @@ impl ActorStatus {
 
     /// Why it ended last, if it ever did.
     pub fn last_exit(&self) -> Option<ExitReason> {
-        self.last_exit.lock().expect("no panic under the lock").clone()
+        self.last_exit.lock().expect("no panic under the lock").as_ref().map(|(reason, _)| reason.clone())
     }
 }
 
@@ -202,12 +239,7 @@ where
     F: FnMut(ActorRef<A>) -> LocalBoxFuture<'static, Result<A, String>> + 'static,
 {
     let actor_ref = ActorRef { slot: Arc::new(Slot { addr: ArcSwapOption::empty(), closed: AtomicBool::new(false) }) };
-    let status = Arc::new(ActorStatus {
-        name: supervision.name.clone(),
-        restarts: AtomicU64::new(0),
-        running: AtomicBool::new(false),
-        last_exit: Mutex::new(None),
-    });
+    let status = ActorStatus::new(supervision.name.clone(), Some(capacity));
     supervision.registry.add(&status);
     let handle = actor_ref.clone();
     actix_rt::spawn(async move {
@@ -217,7 +249,7 @@ where
                 Ok(actor) => run_once(&handle, &status, capacity, actor).await,
                 Err(message) => ExitReason::FactoryFailed(message),
             };
-            *status.last_exit.lock().expect("no panic under the lock") = Some(reason.clone());
+            status.ended(reason.clone());
             if reason == ExitReason::Stopped || handle.slot.closed.load(Ordering::Acquire) {
                 return;
             }
@@ -243,12 +275,7 @@ where
     F: Fn() -> W + Send + 'static,
     W: Future<Output = ()> + Send + 'static,
 {
-    let status = Arc::new(ActorStatus {
-        name: name.to_owned(),
-        restarts: AtomicU64::new(0),
-        running: AtomicBool::new(true),
-        last_exit: Mutex::new(None),
-    });
+    let status = ActorStatus::new(name.to_owned(), None);
     registry.add(&status);
     let (registry, pool) = (registry.clone(), io.clone());
     drop(io.spawn(async move {
@@ -256,11 +283,12 @@ where
         let mut backoff_ms = policy.backoff_ms_min;
         loop {
             let started = crate::clock::monotonic();
-            let Err(error) = pool.spawn(work()).await else { return };
-            let Ok(payload) = error.try_into_panic() else { return };
+            status.started();
+            let Err(error) = pool.spawn(work()).await else { return status.ended(ExitReason::Stopped) };
+            let Ok(payload) = error.try_into_panic() else { return status.ended(ExitReason::Stopped) };
             let reason = ExitReason::Panicked(panic_message(&*payload));
             tracing::error!(actor = name, ?reason, backoff_ms, "loop failed; restarting");
-            *status.last_exit.lock().expect("no panic under the lock") = Some(reason);
+            status.ended(reason);
             status.restarts.fetch_add(1, Ordering::Relaxed);
             registry.restarts.fetch_add(1, Ordering::Relaxed);
             if started.elapsed() > Duration::from_millis(policy.window_ms) {
@@ -282,10 +310,9 @@ async fn run_once<A: Actor<Context = Context<A>>>(
     actix::AsyncContext::address(&context); // makes sure that the mailbox exists
     context.set_mailbox_capacity(capacity);
     handle.slot.addr.store(Some(Arc::new(actix::AsyncContext::address(&context))));
-    status.running.store(true, Ordering::Relaxed);
+    status.started();
     let ended = actix_rt::spawn(context.into_future(actor)).await;
     handle.slot.addr.store(None);
-    status.running.store(false, Ordering::Relaxed);
     match ended {
         Ok(()) => ExitReason::Stopped,
         Err(e) if e.is_panic() => ExitReason::Panicked(panic_message(&*e.into_panic())),

@@ -62,6 +62,8 @@ pub struct WriterStats {
     pub flushed_bytes: AtomicU64,
     /// Batches in them.
     pub flushed_batches: AtomicU64,
+    /// Records in them.
+    pub flushed_records: AtomicU64,
     /// Head commits (one may cover several segments).
     pub commits: AtomicU64,
     /// Attempts at a commit or upload that failed and were repeated.

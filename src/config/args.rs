@@ -173,6 +173,12 @@ pub struct DevArgs {
     /// Folder that holds everything: objects and metadata.
     #[arg(long, env = "KAFSCALE_DATA_DIR", default_value = "./.kafscale", value_name = "PATH")]
     pub data_dir: String,
+    /// Listen address of the web console (host:port; port 0 takes any free one), or off; see docs/console.md.
+    #[arg(long, env = "KAFSCALE_CONSOLE_HTTP_ADDR", default_value = "127.0.0.1:8080", value_name = "HOST:PORT")]
+    pub console_http_addr: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ui: super::console::UiArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub common: CommonArgs,
@@ -255,11 +261,4 @@ pub struct BrokerArgs {
 pub const PLANNED: &[(&str, &str)] = &[
     ("KAFSCALE_TRACE_KAFKA", "Protocol tracing."),
     ("KAFSCALE_THROUGHPUT_WINDOW_SEC", "Throughput window in seconds."),
-    ("KAFSCALE_CONSOLE_HTTP_ADDR", "Console listen address."),
-    ("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", "Etcd endpoints of the console."),
-    ("KAFSCALE_CONSOLE_ETCD_USERNAME", "Etcd user name of the console."),
-    ("KAFSCALE_CONSOLE_ETCD_PASSWORD", "Etcd password of the console."),
-    ("KAFSCALE_CONSOLE_BROKER_METRICS_URL", "Broker metrics that the console shows."),
-    ("KAFSCALE_UI_USERNAME", "Console login name."),
-    ("KAFSCALE_UI_PASSWORD", "Console login password."),
 ];

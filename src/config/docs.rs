@@ -27,6 +27,11 @@ pub fn render() -> String {
         Component::Operator,
         "The Kubernetes operator. What a KafscaleCluster resource says goes before what stands here.",
     );
+    section(
+        &mut page,
+        Component::Console,
+        "The web console: signs people in, and shows the cluster that etcd tells of.",
+    );
     page.push_str(
         "\n## Not implemented yet\n\nThese variables of the operations guide are known; a process that is given one says that it has \
          no effect.\n\n| variable | meaning |\n| --- | --- |\n",

@@ -110,7 +110,9 @@ fn a_secret_is_hidden_from_help_and_named_as_one() {
     for component in Component::ALL {
         for arg in component.command().get_arguments() {
             let Some(name) = arg.get_env().map(|n| n.to_string_lossy().into_owned()) else { continue };
-            let is_secret = ["PASSWORD", "ACCESS_KEY", "SECRET_KEY", "TOKEN"].iter().any(|part| name.ends_with(part));
+            let is_secret = ["PASSWORD", "PASSWORD_HASH", "ACCESS_KEY", "SECRET_KEY", "TOKEN"]
+                .iter()
+                .any(|part| name.ends_with(part));
             assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
             assert_eq!(
                 format!("KAFSCALE_{}", arg.get_id().as_str().to_uppercase()),
@@ -163,13 +165,13 @@ fn memory_replaces_the_bucket_and_says_so() {
 
 #[test]
 fn variables_of_later_versions_are_known_and_reported() {
-    let environment = [("KAFSCALE_TRACE_KAFKA", "true"), ("KAFSCALE_UI_USERNAME", "x"), ("HOME", "/root")];
+    let environment = [("KAFSCALE_TRACE_KAFKA", "true"), ("KAFSCALE_THROUGHPUT_WINDOW_SEC", "5"), ("HOME", "/root")];
     let report = report(Component::Broker, &BROKER, &environment);
     assert_eq!(
         report.warnings,
         [
             "KAFSCALE_TRACE_KAFKA is not implemented yet and has no effect",
-            "KAFSCALE_UI_USERNAME is not implemented yet and has no effect"
+            "KAFSCALE_THROUGHPUT_WINDOW_SEC is not implemented yet and has no effect"
         ]
     );
     node(report);
@@ -343,7 +345,8 @@ fn every_variable_of_the_guide_is_known() {
         S3_BUCKET S3_REGION S3_ENDPOINT S3_READ_BUCKET S3_READ_REGION S3_READ_ENDPOINT S3_PATH_STYLE S3_KMS_ARN S3_ACCESS_KEY \
         S3_SECRET_KEY S3_SESSION_TOKEN S3_NAMESPACE SEGMENT_BYTES FLUSH_INTERVAL_MS CACHE_BYTES READAHEAD_SEGMENTS \
         AUTO_CREATE_TOPICS AUTO_CREATE_PARTITIONS USE_MEMORY_S3 LOG_LEVEL TRACE_KAFKA THROUGHPUT_WINDOW_SEC S3_HEALTH_WINDOW_SEC \
-        S3_LATENCY_WARN_MS S3_LATENCY_CRIT_MS S3_ERROR_RATE_WARN S3_ERROR_RATE_CRIT STARTUP_TIMEOUT_SEC"
+        S3_LATENCY_WARN_MS S3_LATENCY_CRIT_MS S3_ERROR_RATE_WARN S3_ERROR_RATE_CRIT STARTUP_TIMEOUT_SEC CONSOLE_HTTP_ADDR \
+        CONSOLE_ETCD_ENDPOINTS CONSOLE_ETCD_USERNAME CONSOLE_ETCD_PASSWORD CONSOLE_BROKER_METRICS_URL UI_USERNAME UI_PASSWORD"
         .split_whitespace()
     {
         assert!(known.contains(&format!("KAFSCALE_{name}").as_str()), "{name}");

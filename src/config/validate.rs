@@ -3,12 +3,13 @@
 use super::args::{BrokerArgs, CommonArgs, DevArgs, EtcdArgs, PLANNED};
 use super::{
     Component, ControlAddr, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig,
-    groups, s3, tls, topic_defaults, values,
+    console, groups, s3, tls, topic_defaults, values,
 };
 use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::s3_health::state::HealthLimits;
 use crate::ids::BrokerId;
 use crate::protocol::config_defaults::StaticDefault;
+use crate::web::assets;
 use crate::{clock, sabotage};
 use clap::ArgMatches;
 use std::collections::BTreeSet;
@@ -86,7 +87,7 @@ impl Check {
     pub fn names(&mut self, component: Component, environment: &Environment) {
         let own = known_names(component);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("KAFSCALE_")) {
-            let switch = sabotage::is_choice(name, value) || clock::is_choice(name);
+            let switch = sabotage::is_choice(name, value) || clock::is_choice(name) || assets::is_choice(name);
             if own.contains(name) || is_service_link(name, value) || switch {
                 continue;
             }
@@ -94,7 +95,9 @@ impl Check {
                 self.warnings.push(format!("{name} is not implemented yet and has no effect"));
                 continue;
             }
-            let owner = Component::ALL.into_iter().find(|other| known_names(*other).contains(name));
+            // What belongs to another component belongs to `dev` too, which is all of them.
+            let owners = [Component::Broker, Component::Console, Component::Operator, Component::Dev];
+            let owner = owners.into_iter().find(|other| known_names(*other).contains(name));
             self.errors.push(match owner {
                 Some(owner) => ConfigError::Foreign {
                     name: name.clone(),
@@ -102,7 +105,7 @@ impl Check {
                     component: component.name(),
                     advice: match component {
                         Component::Dev => ", or start `kafscale broker`",
-                        Component::Broker | Component::Operator => "",
+                        Component::Broker | Component::Operator | Component::Console => "",
                     },
                 },
                 None => ConfigError::Unknown { name: name.clone(), suggestion: most_similar(name) },
@@ -186,10 +189,23 @@ pub(super) fn dev(check: &mut Check, args: &DevArgs) -> Option<ProcessConfig> {
     let broker_id = broker_id(check, &args.common, None);
     let addresses = Addresses { broker: &args.broker_addr, metrics: &args.metrics_addr, control: &args.control_addr };
     let common = common(check, &args.common, broker_id, addresses);
+    let console = check.parse("KAFSCALE_CONSOLE_HTTP_ADDR", &args.console_http_addr, values::listen_address_or_off);
+    let listen = console.clone().flatten().map(|(listen, _)| listen);
+    // Checked even if it is off: a wrong value is an error in any case.
+    let unused = SocketAddr::from(([127, 0, 0, 1], 0));
+    let ui = console::ui(check, &args.ui, console.as_ref().map(|_| listen.unwrap_or(unused)));
     let (data_dir, common, broker_id) = (data_dir?, common?, broker_id?);
     let storage = StorageConfig::Local { dir: data_dir.join("objects") };
     let metadata = MetadataConfig::Embedded { path: data_dir.join("metadata.redb") };
-    Some(common.into_process(Component::Dev, broker_id, storage, metadata, HealthLimits::local()))
+    if let Some(listen) = listen.filter(|listen| listen.port() != 0) {
+        let others = [("KAFSCALE_BROKER_ADDR", common.listen), ("KAFSCALE_METRICS_ADDR", common.metrics_addr)];
+        for (name, _) in others.iter().filter(|(_, other)| *other == listen) {
+            check.contradiction(format!("{name} and KAFSCALE_CONSOLE_HTTP_ADDR are both {listen}: choose two ports"));
+        }
+    }
+    let process = common.into_process(Component::Dev, broker_id, storage, metadata, HealthLimits::local());
+    let (ui, console) = (ui?, console?);
+    Some(ProcessConfig { console: console.map(|_| ui), ..process })
 }
 
 /// Checks `kafscale broker`.
@@ -209,29 +225,42 @@ pub(super) fn etcd(check: &mut Check, args: &EtcdArgs) -> Option<MetadataConfig>
     let endpoints = check.required("KAFSCALE_ETCD_ENDPOINTS", reason, &args.etcd_endpoints, values::endpoints);
     let (username, password) = (args.etcd_username.clone(), args.etcd_password.clone().map(Secret::new));
     check.pair(("KAFSCALE_ETCD_USERNAME", username.is_some()), ("KAFSCALE_ETCD_PASSWORD", password.is_some()));
-    let tls = etcd_tls(check, args, endpoints.as_deref());
+    let tls = EtcdTlsArgs {
+        endpoints: ("KAFSCALE_ETCD_ENDPOINTS", endpoints.as_deref()),
+        ca_file: ("KAFSCALE_ETCD_CA_FILE", &args.etcd_ca_file),
+        cert_file: ("KAFSCALE_ETCD_CERT_FILE", &args.etcd_cert_file),
+        key_file: ("KAFSCALE_ETCD_KEY_FILE", &args.etcd_key_file),
+    };
+    let tls = etcd_tls(check, tls);
     Some(MetadataConfig::Etcd { endpoints: endpoints?, username, password, tls: tls? })
 }
 
-fn etcd_tls(check: &mut Check, args: &EtcdArgs, endpoints: Option<&[String]>) -> Option<EtcdTls> {
-    const CA: &str = "KAFSCALE_ETCD_CA_FILE";
-    const CERT: &str = "KAFSCALE_ETCD_CERT_FILE";
-    const KEY: &str = "KAFSCALE_ETCD_KEY_FILE";
-    let given = [(CA, &args.etcd_ca_file), (CERT, &args.etcd_cert_file), (KEY, &args.etcd_key_file)];
+/// Names and values of what etcd's certificates come from.
+pub(super) struct EtcdTlsArgs<'a> {
+    pub endpoints: (&'static str, Option<&'a [String]>),
+    pub ca_file: (&'static str, &'a Option<String>),
+    pub cert_file: (&'static str, &'a Option<String>),
+    pub key_file: (&'static str, &'a Option<String>),
+}
+
+pub(super) fn etcd_tls(check: &mut Check, args: EtcdTlsArgs<'_>) -> Option<EtcdTls> {
+    let (endpoints_name, endpoints) = args.endpoints;
     if endpoints.is_some_and(|e| e.iter().all(|e| !e.starts_with("https://"))) {
+        let given = [args.ca_file, args.cert_file, args.key_file];
         for (name, _) in given.iter().filter(|(_, path)| path.is_some()) {
-            check.contradiction(format!("{name} is set, but no endpoint in KAFSCALE_ETCD_ENDPOINTS is https://"));
+            check.contradiction(format!("{name} is set, but no endpoint in {endpoints_name} is https://"));
         }
     }
-    check.pair((CERT, args.etcd_cert_file.is_some()), (KEY, args.etcd_key_file.is_some()));
-    let ca_pem = check.parse_optional(CA, &args.etcd_ca_file, tls::roots);
-    let chain = check.parse_optional(CERT, &args.etcd_cert_file, tls::chain);
-    let key = check.parse_optional(KEY, &args.etcd_key_file, tls::key);
+    let ((cert_name, cert), (key_name, key)) = (args.cert_file, args.key_file);
+    check.pair((cert_name, cert.is_some()), (key_name, key.is_some()));
+    let ca_pem = check.parse_optional(args.ca_file.0, args.ca_file.1, tls::roots);
+    let chain = check.parse_optional(cert_name, cert, tls::chain);
+    let key = check.parse_optional(key_name, key, tls::key);
     let identity = chain?.zip(key?);
     if let Some((chain, key)) = &identity
         && let Err(reason) = tls::belong_together(chain, key)
     {
-        check.contradiction(format!("{CERT} and {KEY} do not belong together: {reason}"));
+        check.contradiction(format!("{cert_name} and {key_name} do not belong together: {reason}"));
     }
     Some(EtcdTls { ca_pem: ca_pem?, identity })
 }
@@ -421,7 +450,7 @@ impl Common {
             lease_ttl: self.lease_ttl,
             shown: Vec::new(),
         };
-        ProcessConfig { node, log_level: self.log_level, otlp_endpoint: self.otlp_endpoint }
+        ProcessConfig { node, console: None, log_level: self.log_level, otlp_endpoint: self.otlp_endpoint }
     }
 }
 

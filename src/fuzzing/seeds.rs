@@ -304,6 +304,7 @@ fn metadata() -> Vec<Seed> {
         rack: Some("a".into()),
         version: "0.1.0".into(),
         control: None,
+        metrics: None,
         draining: false,
         follows: false,
     };

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 mod connection;
+pub mod members;
 mod watch;
 
 /// How long a call may take unless [`EtcdSettings`] say otherwise.

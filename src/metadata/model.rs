@@ -97,6 +97,9 @@ pub struct LiveValue {
     /// host:port of its gRPC control plane, if it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub control: Option<String>,
+    /// host:port of its metrics listener; earlier versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// It gives away what it leads and takes nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
@@ -117,6 +120,7 @@ impl LiveValue {
             rack: None,
             version: "0".into(),
             control: None,
+            metrics: None,
             draining: false,
             follows: false,
         }

@@ -1,4 +1,5 @@
-//! The control plane's listener: bound before the broker registers, served once it serves clients.
+//! The control plane's listener: bound before the broker registers, served once it serves clients; and how others reach what
+//! this process listens on.
 
 use super::NodeError;
 use crate::actors::context::NodeContext;
@@ -18,10 +19,16 @@ pub(super) fn bind(config: &NodeConfig, control: &ControlAddr) -> Result<(Arc<Tc
         NodeError::resource(format!("cannot listen on {} for the control plane: {e}; {hint}", control.listen))
     };
     let listener = TcpListener::bind(control.listen).map_err(failed)?;
-    let port = listener.local_addr().map_err(failed)?.port();
-    let host = if control.listen.ip().is_unspecified() { &config.advertised_host } else { &control.host };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    Ok((Arc::new(listener), format!("{host}:{port}")))
+    let bound = listener.local_addr().map_err(failed)?;
+    let address = reachable(config, bound, &control.host);
+    Ok((Arc::new(listener), address))
+}
+
+/// How others reach what listens on `bound`, whose host was written as `host`.
+pub(super) fn reachable(config: &NodeConfig, bound: SocketAddr, host: &str) -> String {
+    let host = if bound.ip().is_unspecified() { &config.advertised_host } else { host };
+    let port = bound.port();
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// Serves until `shutdown`. Returns the address.

@@ -57,6 +57,7 @@ fn writer(families: &mut Families<'_>, context: &NodeContext) -> fmt::Result {
         ("kafscale_flushes", "Segments cut by the WAL writer", &stats.flushes),
         ("kafscale_flushed_bytes", "Bytes of record batches in flushed segments", &stats.flushed_bytes),
         ("kafscale_flushed_batches", "Record batches in flushed segments", &stats.flushed_batches),
+        ("kafscale_flushed_records", "Records in flushed segments", &stats.flushed_records),
         ("kafscale_commits", "Commits of the writer's head to the metadata store", &stats.commits),
         ("kafscale_commit_path_retries", "Uploads and commits that had to be repeated", &stats.retries),
         ("kafscale_checkpoints", "Checkpoints written", &stats.checkpoints),

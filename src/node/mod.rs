@@ -5,11 +5,14 @@
 //! ends the process with a message that says what to do; nothing falls back.
 
 mod control;
+mod dev;
 pub mod identity;
 mod limits;
 mod metrics;
+mod pages;
 mod reading;
 pub mod rollback;
+mod storage_pages;
 pub(crate) mod stores;
 
 use crate::actors::compactor::{self, Maintenance};
@@ -29,7 +32,8 @@ use crate::actors::writer::{Fatal, PipelineBudget, WriterStats};
 use crate::broker::{Broker, BrokerSettings};
 use crate::cli::exit;
 use crate::clock::Clock;
-use crate::config::{Component, MetadataConfig, NodeConfig, StorageConfig};
+use crate::config::console::UiConfig;
+use crate::config::{Component, NodeConfig, StorageConfig};
 use crate::http::{self, HttpState, Readiness};
 use crate::metadata::admin::Admin;
 use crate::metadata::etcd::WentBackHook;
@@ -42,6 +46,7 @@ use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
 use crate::storage::layout::Layout;
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
+pub use pages::{actors, quantile};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -94,8 +99,8 @@ impl NodeError {
     }
 }
 
-/// Runs the node until it is asked to stop.
-pub fn run(config: NodeConfig) -> ExitCode {
+/// Runs the node, and the console beside it, until it is asked to stop.
+pub fn run(config: NodeConfig, console: Option<UiConfig>) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = if config.component == Component::Dev { dev_shards(cores) } else { cores };
     if config.component == Component::Dev {
@@ -113,8 +118,19 @@ pub fn run(config: NodeConfig) -> ExitCode {
     let io = runtime.block_on(async { IoPool::current() });
     let outcome = actix_rt::System::new().block_on(async move {
         let shards = (0..shards).map(|_| Placement::Arbiter(actix_rt::Arbiter::new().handle())).collect();
+        let is_dev = config.component == Component::Dev;
+        // Bound first: an address that is taken is an error before anything has begun.
+        let console = console.map(dev::Console::bind).transpose()?;
+        let data = dev::data_folder(&config);
         let node = Node::start(config, io, shards).await?;
+        let console = console.map(|console| console.start(&node)).transpose()?;
+        if is_dev {
+            dev::announce(&node, &data, console.as_ref());
+        }
         node.until_signalled().await;
+        if let Some(console) = console {
+            console.stop();
+        }
         node.stop().await;
         Ok::<_, NodeError>(())
     });
@@ -132,6 +148,8 @@ pub fn run(config: NodeConfig) -> ExitCode {
 pub struct Node {
     context: Arc<NodeContext>,
     broker: Arc<Broker>,
+    feed: ImageFeed,
+    namespace: String,
     maintenance: Arc<Mutex<Maintenance>>,
     http: http::HttpHandle,
     readiness: Arc<HttpState>,
@@ -202,6 +220,7 @@ impl Node {
             rack: config.rack.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             control: control.as_ref().map(|(_, address)| address.clone()),
+            metrics: Some(control::reachable(&config, http.addr(), &config.metrics_addr.ip().to_string())),
             draining: false,
             follows: config.follows(),
         };
@@ -237,10 +256,12 @@ impl Node {
                 error => NodeError::new("partitions cannot be taken over", error),
             })?;
         let broker = start_loops(&config, &context, &stores, &maintenance, feed.clone(), on_fatal).await?;
-        let drains = start_drains(&context, &broker, feed);
+        let drains = start_drains(&context, &broker, feed.clone());
         let edge =
             Arc::new(EdgeContext::new(broker.clone(), (config.advertised_host.clone(), port), EdgeLimits::default()));
         metrics::register(&state.metrics, &context, &broker, &edge, &stores);
+        pages::register(&state, &config, &context, &broker, &stores);
+        storage_pages::register(&state, &broker);
         let shutdown = CancellationToken::new();
         let served = serve(&context, listeners, &edge, &shutdown);
         let control_shutdown = CancellationToken::new();
@@ -250,6 +271,8 @@ impl Node {
         Ok(Self {
             context,
             broker,
+            feed,
+            namespace: config.namespace.clone(),
             maintenance,
             http,
             readiness: state,
@@ -281,6 +304,16 @@ impl Node {
     /// What request handlers stand on.
     pub fn broker(&self) -> &Arc<Broker> {
         &self.broker
+    }
+
+    /// The cluster as this process knows it.
+    pub fn feed(&self) -> &ImageFeed {
+        &self.feed
+    }
+
+    /// The cluster's name in the metadata store.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
     }
 
     /// What the actors share.
@@ -545,16 +578,4 @@ fn serve(
 
 fn announce(config: &NodeConfig, bound: SocketAddr) {
     tracing::info!(broker = config.broker_id.0, %bound, advertised = %config.advertised_host, "serving Kafka clients");
-    if config.component != Component::Dev {
-        return;
-    }
-    let data = match &config.metadata {
-        MetadataConfig::Embedded { path } => path.parent().unwrap_or(path).display().to_string(),
-        MetadataConfig::Etcd { endpoints, .. } => endpoints.join(","),
-    };
-    println!(
-        "\nKafscale is running.\n  Kafka     {bound}\n  Metrics   http://{}/metrics\n  Data      {data}\n\nTry it:\n  \
-         echo 'hello' | kcat -b {bound} -t greetings -P\n  kcat -b {bound} -t greetings -C -e\n  kcat -b {bound} -L\n",
-        config.metrics_addr
-    );
 }

@@ -130,6 +130,25 @@ impl Iterator for Records<'_> {
     }
 }
 
+/// Names and values of the headers of `record`, as ranges of the decompressed `bytes` that it was read from.
+pub fn headers(bytes: &[u8], record: &Record) -> Vec<(Range<usize>, Option<Range<usize>>)> {
+    let mut cursor = Cursor { bytes: bytes.get(..record.span.end).unwrap_or(bytes), position: record.offset_at };
+    let mut read = || {
+        cursor.varlong()?;
+        cursor.nullable()?;
+        cursor.nullable()?;
+        let count = cursor.length()?;
+        // Each takes two bytes at least, so that they are no more than the record is long.
+        let mut headers = Vec::with_capacity(count.min(record.span.len()));
+        for _ in 0..count {
+            headers.push((cursor.nullable()??, cursor.nullable()?));
+        }
+        Some(headers)
+    };
+    // The record was read before: what is not there now was not there then.
+    read().unwrap_or_default()
+}
+
 struct Cursor<'a> {
     bytes: &'a [u8],
     position: usize,
@@ -257,28 +276,31 @@ impl BatchBuilder {
 
     /// Adds a record.
     pub fn push(&mut self, timestamp_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.push_with_headers(timestamp_ms, key, value, &[]);
+    }
+
+    /// Adds a record with headers: names and values.
+    pub fn push_with_headers(
+        &mut self,
+        timestamp_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) {
         let base = *self.base_timestamp_ms.get_or_insert(timestamp_ms);
         self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
-        let mut fixed = vec![0u8];
-        put_varlong(&mut fixed, timestamp_ms.wrapping_sub(base));
-        put_varlong(&mut fixed, i64::from(self.count));
-        let field_len = |field: Option<&[u8]>| match field {
-            Some(bytes) => varlong_len(bytes.len() as i64) + bytes.len(),
-            None => 1,
-        };
-        let len = fixed.len() + field_len(key) + field_len(value) + 1;
-        put_varlong(&mut self.records, len as i64);
-        self.records.extend(fixed);
-        for field in [key, value] {
-            match field {
-                Some(bytes) => {
-                    put_varlong(&mut self.records, bytes.len() as i64);
-                    self.records.extend(bytes);
-                }
-                None => put_varlong(&mut self.records, -1),
-            }
+        let mut record = vec![0u8];
+        put_varlong(&mut record, timestamp_ms.wrapping_sub(base));
+        put_varlong(&mut record, i64::from(self.count));
+        put_field(&mut record, key);
+        put_field(&mut record, value);
+        put_varlong(&mut record, headers.len() as i64);
+        for (name, value) in headers {
+            put_field(&mut record, Some(name));
+            put_field(&mut record, *value);
         }
-        self.records.push(0);
+        put_varlong(&mut self.records, record.len() as i64);
+        self.records.extend(record);
         self.count += 1;
     }
 
@@ -309,6 +331,16 @@ impl BatchBuilder {
 pub fn seal(batch: &mut [u8]) {
     let crc = crc32c(&batch[super::batch::CRC_START..]);
     batch[17..21].copy_from_slice(&crc.to_be_bytes());
+}
+
+fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
+    match field {
+        Some(bytes) => {
+            put_varlong(out, bytes.len() as i64);
+            out.extend(bytes);
+        }
+        None => put_varlong(out, -1),
+    }
 }
 
 pub(super) fn put_varlong(out: &mut Vec<u8>, value: i64) {

@@ -234,10 +234,11 @@ impl Flusher {
         failpoint::hit("flusher.upload");
         let mut ports = Vec::with_capacity(extents.len());
         let mut inputs = Vec::with_capacity(extents.len());
-        let (mut bytes, mut batches) = (0, 0);
+        let (mut bytes, mut batches, mut records) = (0, 0, 0);
         for (key, extent) in extents {
             bytes += extent.batches.iter().map(|b| b.byte_len() as u64).sum::<u64>();
             batches += extent.batches.len() as u64;
+            records += extent.batches.iter().map(|b| (b.next.0 - b.base.0) as u64).sum::<u64>();
             ports.push((key, extent.port));
             inputs.push(ExtentInput { key, leader_epoch: extent.leader_epoch, batches: extent.batches });
         }
@@ -245,6 +246,7 @@ impl Flusher {
         stats.flushes.fetch_add(1, Ordering::Relaxed);
         stats.flushed_bytes.fetch_add(bytes, Ordering::Relaxed);
         stats.flushed_batches.fetch_add(batches, Ordering::Relaxed);
+        stats.flushed_records.fetch_add(records, Ordering::Relaxed);
         let arrivals = std::mem::take(&mut self.arrivals);
         let age_us = arrivals.oldest_us().map_or(0, |since| self.now_us().saturating_sub(since));
         let shape = SegmentShape { seq: seq.0, bytes, batches, partitions: ports.len(), age_us };

@@ -21,6 +21,12 @@ true
 - name: KAFSCALE_CONSOLE_ETCD_ENDPOINTS
   value: {{ join "," . | quote }}
 {{- end }}
+- name: KAFSCALE_S3_NAMESPACE
+  value: {{ $console.clusterName | default .Values.operator.s3Namespace | default .Release.Namespace | quote }}
+{{- with $console.trustedProxies }}
+- name: KAFSCALE_CONSOLE_TRUSTED_PROXIES
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- with $console.brokerMetricsUrl }}
 - name: KAFSCALE_CONSOLE_BROKER_METRICS_URL
   value: {{ . | quote }}
