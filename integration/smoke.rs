@@ -1,7 +1,8 @@
 //! The shortest path through everything: one topic, one record, on each backend, and what survives SIGKILL.
 
 use crate::client::Client;
-use crate::harness::{BUCKET, Backend, Etcd, S3Proxy, S3Server, Stack, TestDir, http};
+use crate::harness::{BUCKET, Backend, Broker, Etcd, S3Proxy, S3Server, Stack, TestDir, http, wait_until};
+use std::time::Duration;
 
 async fn produce_kill_read(backend: Backend) {
     let mut stack = Stack::start("smoke", backend, &[]).await;
@@ -49,4 +50,24 @@ async fn the_parts_behind_the_broker_start_count_and_fail_on_demand() {
     assert!(slow_down.contains("SlowDown"), "{slow_down}");
     s3.restart().await;
     assert_eq!(s3.objects(), []);
+}
+
+/// Told to stop while it starts, a broker does not go on until its start has failed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_waits_for_its_stores_can_be_stopped() {
+    let dir = TestDir::new("stopped-early");
+    // Connections are made by the kernel; nobody ever answers.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let envs = [
+        ("KAFSCALE_ETCD_ENDPOINTS", endpoint),
+        ("KAFSCALE_USE_MEMORY_S3", "true".to_owned()),
+        ("KAFSCALE_STARTUP_TIMEOUT_SEC", "600".to_owned()),
+    ];
+    let mut broker = Broker::spawn("broker", &envs, &dir.path().join("broker.log"));
+    let answers = async || http("GET", &broker.metrics_address(), "/livez", "").await.is_ok();
+    wait_until("the broker is alive", Duration::from_secs(60), answers).await;
+    let ready = http("GET", &broker.metrics_address(), "/readyz", "").await;
+    assert!(ready.is_err(), "without its stores: {ready:?}");
+    assert!(broker.terminate().await.success(), "{}", broker.process.log_tail());
 }

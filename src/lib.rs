@@ -23,6 +23,7 @@ pub mod protocol;
 pub mod recover;
 pub mod rng;
 pub mod sabotage;
+pub mod signals;
 pub mod storage;
 pub mod telemetry;
 pub mod trace;

@@ -465,6 +465,8 @@ async fn an_election_that_has_forgotten_publishes_nevertheless() {
     assert_eq!(token().await, 3);
     world.operator.stop();
     world.operator = Operator::start(&world.client, world.namespace.name(), 1);
+    let next = async || if token().await == 4 { Ok(()) } else { Err("the token of the one before".to_owned()) };
+    wait_for("the next operator publishes", next).await;
     world.apply("t", "partitions: 2").await.expect("valid");
     world.wait("t", "True", "Live").await;
     world.wait_led("t", Some(2)).await;

@@ -44,6 +44,7 @@ use crate::metadata::watcher::{self, ImageFeed};
 use crate::protocol::config_defaults::Defaults;
 use crate::protocol::limits::EdgeLimits;
 use crate::protocol::server::{self, EdgeContext};
+use crate::signals::StopSignals;
 use crate::storage::layout::Layout;
 use limits::{dev_shards, flush_limits, maintenance_limits, take_small_pages};
 pub use pages::{actors, quantile};
@@ -62,6 +63,8 @@ const PIPELINE_BYTES_MAX: u64 = 256 << 20;
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
 /// How long a shutdown goes on giving partitions and groups away.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a node that is told to stop while it starts may go on, to be there to leave in order.
+const LATE_START: Duration = Duration::from_secs(5);
 /// How long a shutdown goes on answering consumers that read what others lead, so that they hear that they should ask
 /// the leader.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -117,17 +120,21 @@ pub fn run(config: NodeConfig, console: Option<UiConfig>) -> ExitCode {
     };
     let io = runtime.block_on(async { IoPool::current() });
     let outcome = actix_rt::System::new().block_on(async move {
+        let mut signals = StopSignals::listen();
         let shards = (0..shards).map(|_| Placement::Arbiter(actix_rt::Arbiter::new().handle())).collect();
         let is_dev = config.component == Component::Dev;
         // Bound first: an address that is taken is an error before anything has begun.
         let console = console.map(dev::Console::bind).transpose()?;
         let data = dev::data_folder(&config);
-        let node = Node::start(config, io, shards).await?;
+        let Some(node) = start_unless_stopped(Node::start(config, io, shards), &mut signals).await? else {
+            return Ok(());
+        };
         let console = console.map(|console| console.start(&node)).transpose()?;
         if is_dev {
             dev::announce(&node, &data, console.as_ref());
         }
-        node.until_signalled().await;
+        signals.received().await;
+        tracing::info!("stopping: no new requests; what is in flight is finished and committed");
         if let Some(console) = console {
             console.stop();
         }
@@ -142,6 +149,28 @@ pub fn run(config: NodeConfig, console: Option<UiConfig>) -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// Waits for the node, or for a signal: then for a start that is nearly done, whose node leaves in order. Nothing is served
+/// before the last wait of a start, so that it may be left at any of them.
+async fn start_unless_stopped(
+    start: impl Future<Output = Result<Node, NodeError>>,
+    signals: &mut StopSignals,
+) -> Result<Option<Node>, NodeError> {
+    let mut start = std::pin::pin!(start);
+    tokio::select! {
+        node = &mut start => return node.map(Some),
+        () = signals.received() => tracing::info!("stopping before the start is done"),
+    }
+    tokio::select! {
+        node = tokio::time::timeout(LATE_START, start) => {
+            if let Ok(Ok(node)) = node {
+                node.stop().await;
+            }
+        }
+        () = signals.received() => {}
+    }
+    Ok(None)
 }
 
 /// A running broker.
@@ -324,16 +353,6 @@ impl Node {
     /// Background work, to run a step by hand.
     pub fn maintenance(&self) -> &Arc<Mutex<Maintenance>> {
         &self.maintenance
-    }
-
-    async fn until_signalled(&self) {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
-        tokio::select! {
-            _ = tokio::signal::ctrl_c() => {}
-            _ = terminate.recv() => {}
-        }
-        tracing::info!("stopping: no new requests; what is in flight is finished and committed");
     }
 
     /// Gives everything to other brokers if there are any, stops accepting, finishes what is in flight, commits it, writes a

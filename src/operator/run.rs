@@ -20,6 +20,7 @@ use crate::cli::exit;
 use crate::clock::Clock;
 use crate::config::operator::{OperatorConfig, Watched};
 use crate::http::{self, HttpHandle, HttpState, Readiness};
+use crate::signals::StopSignals;
 use kube::api::ListParams;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::events::{Recorder, Reporter};
@@ -29,7 +30,6 @@ use std::fmt::Debug;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// Name of the operator in events.
@@ -86,8 +86,9 @@ pub fn run(config: OperatorConfig) -> ExitCode {
     let outcome = actix_rt::System::new().block_on(async move {
         let stop = CancellationToken::new();
         let signalled = stop.clone();
+        let mut signals = StopSignals::listen();
         actix_rt::spawn(async move {
-            until_signalled().await;
+            signals.received().await;
             tracing::info!("stopping: leadership is given up");
             signalled.cancel();
         });
@@ -99,14 +100,6 @@ pub fn run(config: OperatorConfig) -> ExitCode {
             tracing::error!("{error}");
             ExitCode::from(error.exit_code())
         }
-    }
-}
-
-async fn until_signalled() {
-    let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
     }
 }
 

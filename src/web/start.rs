@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::config::console::{ConsoleConfig, UiConfig};
 use crate::metrics::Metrics;
 use crate::node::Node;
+use crate::signals::StopSignals;
 use actix_web::dev::ServerHandle;
 use actix_web::web;
 use std::net::{SocketAddr, TcpListener};
@@ -215,6 +216,17 @@ fn start_actors(parts: Parts, shutdown: CancellationToken) -> Arc<ConsoleState> 
 
 /// Runs `kafscale console` until it is told to stop.
 pub fn run(config: ConsoleConfig) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::from(exit::RESOURCE);
+        }
+    };
+    let mut signals = {
+        let _entered = runtime.enter();
+        StopSignals::listen()
+    };
     let listen = config.ui.listen;
     let started = bind(listen).and_then(|listener| spawn(listener, Parts::remote(config)));
     let handle = match started {
@@ -224,24 +236,8 @@ pub fn run(config: ConsoleConfig) -> ExitCode {
             return ExitCode::from(exit::RESOURCE);
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(until_signalled()),
-        Err(error) => {
-            tracing::error!(%error, "cannot start");
-            return ExitCode::from(exit::RESOURCE);
-        }
-    }
+    runtime.block_on(signals.received());
     tracing::info!("stopping: live pages are told, requests in flight are answered");
     handle.stop();
     ExitCode::SUCCESS
-}
-
-async fn until_signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate()).expect("signal handlers can be installed");
-    tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
 }
