@@ -2,7 +2,6 @@
 
 use super::{Outcome, happened_here, simulate_alone};
 use crate::harness::size;
-use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::process::{Command, Output};
 use std::sync::Mutex;
@@ -181,7 +180,7 @@ fn assert_found(defect: &str) {
     assert!(said.contains("broken on purpose"), "{defect} is not known: {said}");
     assert!(!output.status.success(), "{defect} was not found within {SEEDS_TO_FIND} seeds: {said}");
     let found = said.lines().find(|l| l.starts_with("simulation failed")).expect("a seed fails, and says so");
-    let why: BTreeMap<_, _> = said.lines().skip_while(|l| !l.contains("panicked at")).take(4).enumerate().collect();
+    let why: std::collections::BTreeMap<_, _> = said.lines().skip_while(|l| !l.contains("panicked at")).take(4).enumerate().collect();
     eprintln!("{defect}: {found}: {why:#?}");
 }
 
