@@ -180,7 +180,8 @@ fn assert_found(defect: &str) {
     assert!(said.contains("broken on purpose"), "{defect} is not known: {said}");
     assert!(!output.status.success(), "{defect} was not found within {SEEDS_TO_FIND} seeds: {said}");
     let found = said.lines().find(|l| l.starts_with("simulation failed")).expect("a seed fails, and says so");
-    let why: std::collections::BTreeMap<_, _> = said.lines().skip_while(|l| !l.contains("panicked at")).take(4).enumerate().collect();
+    let why: std::collections::BTreeMap<_, _> =
+        said.lines().skip_while(|l| !l.contains("panicked at")).take(4).enumerate().collect();
     eprintln!("{defect}: {found}: {why:#?}");
 }
 
