@@ -58,7 +58,7 @@ chaos: ## Kill the broker under load (KILLS=100, BACKEND=dev or s3, SEED=)
 
 chaos-cluster: export KILLS ?= 100
 chaos-cluster: ## Kill brokers of a cluster of three under load (KILLS=100, SEED=)
-	$(PROOF) cluster::
+	$(PROOF) cluster:: --skip console::
 
 rolling: export ROLLS ?= 20
 rolling: ## Restart the brokers of a cluster one after the other under clients (ROLLS=20, S3_PROFILE=none, std or express)
@@ -91,7 +91,7 @@ groups: export GROUP_KILLS ?= 50
 groups: export CHANGES ?= 1000
 groups: export COMMITS ?= 100000
 groups: ## Consumer groups at full size (GROUP_COUNT=1000, DURATION_SEC=600, MEMBERS=100, GROUP_KILLS=50, CHANGES=1000, COMMITS=100000)
-	$(PROOF) groups:: # and consumer_groups::, which the name contains
+	$(PROOF) groups:: --skip console:: # and consumer_groups::, which the name contains
 
 cost-page: export DURATION_SEC ?= 660
 cost-page: ## Measure requests per hour and per GiB, and print what S3 charges for them (DURATION_SEC=660)
@@ -110,7 +110,7 @@ breadth: ## Write to many partitions at once (PARTITIONS=10000)
 scale: export PARTITIONS ?= 50000
 scale: export DURATION_SEC ?= 30
 scale: ## Three brokers with very many partitions, of which one dies (PARTITIONS=50000)
-	$(PROOF) scale::
+	$(PROOF) scale:: --skip console::
 
 console-scale: export TOPICS ?= 50000
 console-scale: export GROUPS ?= 10000

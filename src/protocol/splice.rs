@@ -2,7 +2,7 @@
 //!
 //! The codec writes into a [`BufMut`] and knows record bytes only as a slice. A handler registers the chunks of a record
 //! set with a [`Splicer`] and puts the placeholder it gets into the response. The placeholder has the right length, so
-//! that the codec writes the right length fields, but it points into a static region that nobody reads. When the codec
+//! that the codec writes the right length fields, but it points into a region that nobody reads. When the codec
 //! writes it, the buffer recognises the address and takes the registered chunks instead.
 //!
 //! Invariant: slice `REGION[i..i + len]` stands for record set `i` of the splicer that made it. A placeholder is
@@ -17,13 +17,14 @@ use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::Encodable;
 use kafka_protocol::protocol::buf::ByteBufMut;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 /// Chunks up to this length are copied together: an entry in a vectored write costs more than copying them.
 pub const COPY_LEN_MAX: usize = 4 * 1024;
-/// Longest record set that can be spliced, and how many sets there can be; beyond either they are copied. The region is
-/// zero-initialised address space that is never touched, so it takes no memory.
+/// Longest record set that can be spliced, and how many sets there can be; beyond either they are copied.
 const REGION_LEN: usize = 256 << 20;
-static REGION: [u8; REGION_LEN] = [0; REGION_LEN];
+/// Address space that is never touched, so it takes no memory. (A constant would be in the program's file, zeros and all.)
+static REGION: LazyLock<&'static [u8]> = LazyLock::new(|| vec![0; REGION_LEN].leak());
 
 /// A response that the codec refuses.
 #[derive(Debug, thiserror::Error)]
