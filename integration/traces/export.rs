@@ -136,18 +136,13 @@ async fn failed_attempts_at_the_object_store_are_events() {
     client.ensure_topic("traced", 1).await;
     client.produce_values("traced", 0, &[b"before"]).await;
     stack.proxy().set("503=1").await;
-    let address = stack.address();
-    let produce = tokio::spawn(async move {
-        let mut client = Client::new(&address);
-        client.produce_values("traced", 0, &[b"value"]).await
-    });
     let before = stack.proxy().count("PUT requests").await;
-    wait_until("a PUT was refused", Duration::from_secs(30), async || {
-        stack.proxy().count("PUT requests").await > before + 1
-    })
-    .await;
-    stack.proxy().set("503=0").await;
-    produce.await.unwrap();
+    let mend = async {
+        let refused = async || stack.proxy().count("PUT requests").await > before + 1;
+        wait_until("a PUT was refused", Duration::from_secs(30), refused).await;
+        stack.proxy().set("503=0").await;
+    };
+    tokio::join!(client.produce_values("traced", 0, &[b"value"]), mend);
     assert!(stack.broker.terminate().await.success());
     let puts: Vec<Span> = collector.spans().into_iter().filter(|s| s.name == "s3.put").collect();
     let repeated: Vec<_> = puts.iter().filter(|s| number(s, "kafscale.attempts") > 1).collect();

@@ -64,7 +64,7 @@ fn what_is_for_traces_goes_before_what_is_for_everything() {
 #[test]
 fn samplers_are_those_of_the_specification() {
     let share =
-        |sampler, argument| export(&[("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", argument)]).share;
+        |sampler: &str, argument: &str| export(&[("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", argument)]).share;
     for prefix in ["", "parentbased_"] {
         assert_eq!(share(&format!("{prefix}always_on"), ""), Share::ALL);
         assert_eq!(share(&format!("{prefix}always_off"), ""), Share::NONE);
