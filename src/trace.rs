@@ -58,7 +58,7 @@ macro_rules! part {
 }
 
 /// True if the caller runs in a span. What is not sampled has none, and its parts must not become traces of their own.
-fn is_within() -> bool {
+pub fn is_within() -> bool {
     (cfg!(test) || state::tracing().is_some()) && !Span::current().is_none()
 }
 
@@ -218,7 +218,7 @@ pub fn hedge() -> Span {
 /// An attempt at the object store failed, and the current span goes on with another one.
 pub fn retry(error: &StoreError, attempt: u32) {
     if is_within() {
-        tracing::info!(target: TARGET, %error, attempt, "s3.retry");
+        tracing::info!(target: TARGET, reason = %error, attempt, "s3.retry");
     }
 }
 

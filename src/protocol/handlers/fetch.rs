@@ -119,7 +119,11 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, mut request: Request) -> 
         }
     };
     let image = ctx.broker.image.load_full();
-    let slots = targets.into_iter().map(|target| Slot::new(&ctx, &image, target, !rack.is_empty())).collect();
+    let slots: Vec<Slot> =
+        targets.into_iter().map(|target| Slot::new(&ctx, &image, target, !rack.is_empty())).collect();
+    if trace::is_within() {
+        trace_target(&image, &slots);
+    }
     let elsewhere = Elsewhere::of(&ctx, &image, &rack);
     drop(image);
     let mut fetch = Fetch {
@@ -132,7 +136,6 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, mut request: Request) -> 
         trace: watch.context(),
         waited: Duration::ZERO,
     };
-    trace_target(&fetch.slots);
     fetch.settle(received + preferred::SETTLE_WAIT).await;
     fetch.run(&ctx).await;
     let doubted = ctx.broker.standing.is_doubted();
@@ -148,10 +151,13 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, mut request: Request) -> 
 }
 
 /// Tells the span of a sampled request which partition it is about, if that is one.
-fn trace_target(slots: &[Slot]) {
-    if let [slot] = slots
-        && let TopicKey::Name(name) = &slot.target.key.topic
-    {
+fn trace_target(image: &ClusterImage, slots: &[Slot]) {
+    let [slot] = slots else { return };
+    let name = match &slot.target.key.topic {
+        TopicKey::Name(name) => Some(&**name),
+        TopicKey::Id(id) => image.topic_by_id(TopicId(*id)).map(|topic| &*topic.name),
+    };
+    if let Some(name) = name {
         trace::destination(&Span::current(), name, slot.target.key.partition);
     }
 }
