@@ -79,8 +79,8 @@ impl Collector {
             };
             let head = String::from_utf8(received[..head_len].to_vec()).unwrap();
             let header = |name: &str| {
-                let lines = head.lines().filter_map(|line| line.split_once(": "));
-                lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned()).next()
+                let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+                lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
             };
             assert!(head.starts_with("POST /v1/traces HTTP/1.1"), "{head}");
             assert_eq!(header("content-type").as_deref(), Some("application/x-protobuf"));

@@ -181,7 +181,7 @@ pub const SPANS: &[Described] = &[
         kind: "internal",
         parent: None,
         about: "One look of the operator at a resource, and what it changes. The name ends in the kind.",
-        attributes: &[("kafscale.resource.kind", "its kind"), ("kafscale.resource.name", "namespace and name"), ERROR],
+        attributes: &[("kafscale.resource.kind", "its kind"), ("kafscale.resource.name", "namespace and name; of `KafscaleTopic`, whose look is at all topics of a cluster, the cluster's name in etcd"), ERROR],
     },
     Described {
         name: "snapshot.check",
