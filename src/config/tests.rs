@@ -256,7 +256,7 @@ fn values_are_checked() {
         ("--broker-port", &["0", "65536", "-1"]),
         ("--broker-id", &["-1", "2147483648"]),
         ("--cache-bytes", &["0", "256MiB"]),
-        ("--otlp-endpoint", &["collector:4317", "https://collector:4317"]),
+        ("--otlp-endpoint", &["collector:4317", "http://user:pass@collector:4317"]),
         ("--metrics-addr", &["9093", "0.0.0.0:9092", "host:port"]),
     ];
     for (flag, values) in bad {
