@@ -179,6 +179,11 @@ crds: ## Generate the definitions in the chart from the types in src/operator/cr
 	cargo run --locked --quiet --bin kafscale -- crd > helm/kafscale/files/.crds.yaml.new
 	mv helm/kafscale/files/.crds.yaml.new helm/kafscale/files/crds.yaml
 
-docs: ## Generate docs/configuration.md from the configuration structs
+docs: ## Generate docs/configuration.md and the table of docs/telemetry.md from the program
 	cargo run --locked --quiet --bin kafscale -- config-docs > docs/.configuration.md.new
 	mv docs/.configuration.md.new docs/configuration.md
+	cargo run --locked --quiet --bin kafscale -- span-docs > docs/.spans.new
+	awk '/^<!-- spans:/ { print; while ((getline line < "docs/.spans.new") > 0) print line; skip = 1 } /^<!-- end of spans/ { skip = 0 } !skip' \
+		docs/telemetry.md > docs/.telemetry.md.new
+	mv docs/.telemetry.md.new docs/telemetry.md
+	rm docs/.spans.new

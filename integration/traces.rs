@@ -1,114 +1,16 @@
-//! Traces as a collector receives them: the real program exports over OTLP/gRPC to a receiver of ours.
+//! Traces as a collector receives them: the real program exports over OTLP to a receiver of ours.
+
+mod collector;
+mod export;
 
 use crate::client::{Batch, Client, LATEST};
 use crate::harness::{Backend, Stack, wait_until};
-use crate::process::free_port;
+use collector::{Collector, assert_in_order, names, number, text, value};
 use kafscale::protocol::error_code::ErrorCode;
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
-use std::net::{Ipv4Addr, TcpListener};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tonic::{Request, Response, Status};
-
-/// What has been received.
-#[derive(Debug, Clone, Default)]
-struct Collector {
-    spans: Arc<Mutex<Vec<Span>>>,
-    services: Arc<Mutex<Vec<String>>>,
-}
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        for resource in request.into_inner().resource_spans {
-            let attributes = resource.resource.map(|r| r.attributes).unwrap_or_default();
-            let name = attributes.into_iter().find(|a| a.key == "service.name").and_then(|a| a.value?.value);
-            self.services.lock().unwrap().push(format!("{name:?}"));
-            self.spans.lock().unwrap().extend(resource.scope_spans.into_iter().flat_map(|s| s.spans));
-        }
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-impl Collector {
-    /// Starts one; its URL.
-    fn start() -> (Self, String) {
-        let (collector, port) = (Self::default(), free_port());
-        let service = TraceServiceServer::new(collector.clone());
-        let server = tonic::transport::Server::builder().add_service(service);
-        tokio::spawn(server.serve((Ipv4Addr::LOCALHOST, port).into()));
-        (collector, format!("http://127.0.0.1:{port}"))
-    }
-
-    fn spans(&self) -> Vec<Span> {
-        self.spans.lock().unwrap().clone()
-    }
-
-    /// The roots of all requests to an API, oldest first.
-    fn requests(&self, api: &str) -> Vec<Span> {
-        let is_root = |s: &Span| s.name == "kafka.request" && s.parent_span_id.is_empty();
-        let of_api = |s: &Span| text(s, "rpc.method") == api;
-        let mut found: Vec<_> = self.spans().into_iter().filter(|s| is_root(s) && of_api(s)).collect();
-        found.sort_by_key(|s| s.start_time_unix_nano);
-        found
-    }
-
-    /// The children of `parent`, oldest first.
-    fn children(&self, parent: &Span) -> Vec<Span> {
-        let is_child = |s: &Span| s.trace_id == parent.trace_id && s.parent_span_id == parent.span_id;
-        let mut found: Vec<_> = self.spans().into_iter().filter(is_child).collect();
-        found.sort_by_key(|s| s.start_time_unix_nano);
-        found
-    }
-
-    /// The flushes with a link to `request`.
-    fn flushes_of(&self, request: &Span) -> Vec<Span> {
-        let leads =
-            |s: &Span| s.links.iter().any(|l| (&l.trace_id, &l.span_id) == (&request.trace_id, &request.span_id));
-        self.spans().into_iter().filter(|s| s.name == "segment.flush" && leads(s)).collect()
-    }
-}
-
-fn value(span: &Span, key: &str) -> Option<Value> {
-    let mut found = span.attributes.iter().filter(|a| a.key == key);
-    let value = found.next()?.value.clone()?.value;
-    assert!(found.next().is_none(), "{key} is there twice in {span:?}");
-    value
-}
-
-fn text(span: &Span, key: &str) -> String {
-    match value(span, key) {
-        Some(Value::StringValue(text)) => text,
-        other => panic!("{key} is {other:?} in {span:?}"),
-    }
-}
-
-fn number(span: &Span, key: &str) -> i64 {
-    match value(span, key) {
-        Some(Value::IntValue(number)) => number,
-        other => panic!("{key} is {other:?} in {span:?}"),
-    }
-}
-
-fn names(spans: &[Span]) -> Vec<&str> {
-    spans.iter().map(|s| s.name.as_str()).collect()
-}
-
-/// Each ends before the next begins, all inside `outer`.
-fn assert_in_order(outer: &Span, spans: &[Span]) {
-    assert!(spans.iter().all(|s| s.start_time_unix_nano <= s.end_time_unix_nano), "{spans:?}");
-    assert!(spans.windows(2).all(|w| w[0].end_time_unix_nano <= w[1].start_time_unix_nano), "{spans:?}");
-    let (first, last) = (&spans[0], &spans[spans.len() - 1]);
-    assert!(outer.start_time_unix_nano <= first.start_time_unix_nano, "{outer:?} {first:?}");
-    assert!(last.end_time_unix_nano <= outer.end_time_unix_nano, "{outer:?} {last:?}");
-}
 
 async fn traced(backend: Backend) -> (Stack, Collector) {
     let (collector, endpoint) = Collector::start();
@@ -130,7 +32,12 @@ async fn follow(backend: Backend) {
     assert_eq!(text(produce, "messaging.client.id"), "kafscale-test");
     assert_eq!(text(produce, "messaging.system"), "kafka");
     assert!(number(produce, "kafka.api_version") >= 3 && number(produce, "kafka.correlation_id") > 0);
-    assert!(number(produce, "kafka.request.bytes") > 60);
+    assert!(number(produce, "kafka.request.bytes") > 60 && number(produce, "kafka.response.bytes") > 20);
+    assert_eq!(
+        (text(produce, "messaging.destination.name"), text(produce, "messaging.destination.partition.id")),
+        ("traced".into(), "0".into())
+    );
+    assert!(!text(produce, "messaging.kafka.cluster.id").is_empty() && value(produce, "kafscale.slow").is_none());
     assert!(value(produce, "error.type").is_none() && produce.status.as_ref().is_none_or(|s| s.code == 0));
     let children = collector.children(produce);
     assert_eq!(names(&children), ["partition.append", "await.flush"]);
@@ -139,7 +46,7 @@ async fn follow(backend: Backend) {
 
     let [flush] = &collector.flushes_of(produce)[..] else { panic!("one flush: {collector:?}") };
     assert!(flush.parent_span_id.is_empty() && flush.trace_id != produce.trace_id, "a trace of its own");
-    assert_eq!(number(flush, "kafscale.segment.batches"), 1);
+    assert_eq!((number(flush, "kafscale.segment.batches"), number(flush, "kafscale.segment.records")), (1, 2));
     let steps = collector.children(flush);
     assert_eq!(names(&steps), ["s3.put", "etcd.commit"]);
     assert_in_order(flush, &steps);
@@ -147,6 +54,7 @@ async fn follow(backend: Backend) {
     assert!(number(&steps[0], "kafscale.object.bytes") > number(flush, "kafscale.segment.bytes"));
     assert_eq!(number(&steps[0], "kafscale.attempts"), 1);
     assert_eq!(value(&steps[0], "kafscale.hedged"), Some(Value::BoolValue(false)));
+    assert!(number(&steps[1], "kafscale.etcd.revision") > 0 && number(&steps[1], "kafscale.attempts") == 1);
     assert!(steps[1].end_time_unix_nano <= children[1].end_time_unix_nano, "acked after the commit");
 
     assert_eq!(text(failed, "error.type"), ErrorCode::UnknownTopicOrPartition.to_string());
@@ -183,7 +91,9 @@ async fn follow(backend: Backend) {
         }
     }
     let service = if backend == Backend::Dev { "kafscale-dev" } else { "kafscale-broker" };
-    assert!(collector.services.lock().unwrap().iter().all(|s| s.contains(service)));
+    for resource in collector.resources.lock().unwrap().iter() {
+        assert_eq!((resource["service.name"].as_str(), resource["service.instance.id"].as_str()), (service, "0"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -226,24 +136,4 @@ async fn the_index_of_a_merged_object_is_seen_once() {
     assert!(number(get, "kafscale.range.suffix") > 0);
     assert_in_order(index, std::slice::from_ref(get));
     assert_eq!(names(&steps(warm))[..1], ["cache"], "the index is in memory then");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_hangs_holds_up_nothing() {
-    // Connections are made by the kernel; nobody ever reads from them.
-    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let endpoint = format!("http://{}", silent.local_addr().unwrap());
-    let envs = [
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
-        ("OTEL_BSP_SCHEDULE_DELAY", "10"),
-        ("OTEL_BSP_MAX_QUEUE_SIZE", "16"),
-        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8"),
-    ];
-    let mut stack = Stack::start("traces", Backend::Dev, &envs).await;
-    let mut client = Client::new(&stack.address());
-    client.ensure_topic("traced", 1).await;
-    for n in 0..100 {
-        assert_eq!(client.produce_values("traced", 0, &[b"value"]).await, n);
-    }
-    assert!(stack.broker.terminate().await.success(), "the last spans are given up in time");
 }

@@ -77,6 +77,9 @@ enum Command {
     /// Print docs/configuration.md.
     #[command(hide = true)]
     ConfigDocs,
+    /// Print the table of docs/telemetry.md.
+    #[command(hide = true)]
+    SpanDocs,
 }
 
 /// Runs the program with the command line `argv` (program name first).
@@ -100,6 +103,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             print!("{}", operator::crd::definitions().each_ref().map(operator::crd::yaml).join("---\n"));
             ExitCode::SUCCESS
         }
+        Command::SpanDocs => {
+            print!("{}", crate::trace::catalogue::table());
+            ExitCode::SUCCESS
+        }
         Command::ConfigDocs => {
             print!("{}", config::docs::render());
             ExitCode::SUCCESS
@@ -115,21 +122,23 @@ fn usage(error: &clap::Error) -> ExitCode {
 fn start(component: Component, arguments: &clap::ArgMatches) -> ExitCode {
     let environment = config::process_environment();
     let report = config::resolve(component, arguments, &environment);
-    let log = |config: &config::ProcessConfig| (config.log_level, config.otlp_endpoint.clone());
+    let log = |config: &config::ProcessConfig| {
+        (config.log_level, config.telemetry.clone(), Some(config.node.broker_id.to_string()))
+    };
     run_with(component, report, &environment, log, |config| node::run(config.node, config.console))
 }
 
 fn operate(arguments: &clap::ArgMatches) -> ExitCode {
     let environment = config::process_environment();
     let report = config::operator::resolve(arguments, &environment);
-    let log = |config: &OperatorConfig| (config.log_level, config.otlp_endpoint.clone());
+    let log = |config: &OperatorConfig| (config.log_level, config.telemetry.clone(), Some(config.identity.clone()));
     run_with(Component::Operator, report, &environment, log, operator::run)
 }
 
 fn console(arguments: &clap::ArgMatches) -> ExitCode {
     let environment = config::process_environment();
     let report = config::console::resolve(arguments, &environment);
-    let log = |config: &ConsoleConfig| (config.log_level, config.otlp_endpoint.clone());
+    let log = |config: &ConsoleConfig| (config.log_level, config.telemetry.clone(), None);
     run_with(Component::Console, report, &environment, log, web::run)
 }
 
@@ -138,7 +147,7 @@ fn run_with<C>(
     component: Component,
     report: Report<C>,
     environment: &config::Environment,
-    log: impl FnOnce(&C) -> (tracing::Level, Option<String>),
+    log: impl FnOnce(&C) -> (tracing::Level, config::TelemetryConfig, Option<String>),
     run: impl FnOnce(C) -> ExitCode,
 ) -> ExitCode {
     let Report { warnings, outcome, .. } = report;
@@ -149,8 +158,9 @@ fn run_with<C>(
             return ExitCode::from(exit::CONFIG);
         }
     };
-    let (level, otlp_endpoint) = log(&config);
-    let telemetry = match telemetry::init(level, otlp_endpoint.as_deref(), component.name()) {
+    let (level, telemetry, instance) = log(&config);
+    let process = telemetry::Process { component: component.name(), instance: instance.as_deref() };
+    let telemetry = match telemetry::init(level, telemetry, process) {
         Ok(telemetry) => telemetry,
         Err(error) => {
             eprintln!("error: {error}");

@@ -100,6 +100,12 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The machine's wall time, for what is told to others in their form (traces).
+#[allow(clippy::disallowed_methods)] // the one owner of the clock
+pub fn system_time() -> SystemTime {
+    SystemTime::now()
+}
+
 #[allow(clippy::disallowed_methods)] // the one owner of the clock
 fn system_wall_ms() -> WallMs {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_millis() as i64 + offset_ms()

@@ -11,6 +11,7 @@ pub mod docs;
 mod groups;
 pub mod operator;
 mod s3;
+pub mod telemetry;
 mod tls;
 mod topic_defaults;
 mod validate;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tracing::Level;
 
+pub use telemetry::TelemetryConfig;
 pub use tls::EtcdTls;
 pub use validate::ConfigError;
 
@@ -250,8 +252,8 @@ pub struct ProcessConfig {
     pub console: Option<console::UiConfig>,
     /// Least severe level to log.
     pub log_level: Level,
-    /// OTLP collector, if traces are exported.
-    pub otlp_endpoint: Option<String>,
+    /// Traces.
+    pub telemetry: TelemetryConfig,
 }
 
 /// One setting as it takes effect.

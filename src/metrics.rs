@@ -42,6 +42,7 @@ impl Metrics {
             families.gauges("kafscale_build_info", "Version of the program", [(labels, 1.0)])
         });
         metrics.register("process", process::encode);
+        metrics.register("traces", crate::telemetry::encode);
         metrics
     }
 

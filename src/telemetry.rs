@@ -1,25 +1,47 @@
 //! Logs and traces.
 //!
-//! Logs go to standard error: for people if that is a terminal, else one JSON object per line. Spans go to an OTLP/gRPC
-//! collector if one is configured, else nowhere: logs do not show the spans of [`crate::trace`], so without a collector
+//! Logs go to standard error: for people if that is a terminal, else one JSON object per line. Spans go to an OTLP collector
+//! if one is configured, else nowhere: logs do not show the spans of [`crate::trace`], so without a collector
 //! nobody is interested in them and they cost next to nothing. `cli.rs` calls [`init`] once and [`Telemetry::shutdown`] at
 //! the end, so that the last spans are not lost.
 //!
-//! Exporting never holds up a request: a span that ends goes into a queue of 2,048, or is dropped if that is full, and
-//! a thread of its own sends up to 512 at a time, every 5 s or as soon as so many wait.
+//! [`export`] talks to the collector, [`pipeline`] sees to it that nobody waits for that, [`sampling`] decides which traces
+//! there are, [`lines`] names them in the log.
 
-use crate::trace;
+pub mod export;
+pub mod lines;
+pub mod pipeline;
+pub mod sampling;
+
+use crate::config::TelemetryConfig;
+use crate::config::telemetry::ExportConfig;
+use crate::metrics::Families;
+use crate::trace::{self, Tracing};
+use export::Exporter;
+use lines::WithTrace;
+use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider;
-use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::resource::TelemetryResourceDetector;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use pipeline::{Pipeline, Processor, STATS};
+use sampling::Sampler;
+use std::fmt;
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::format::Format;
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// How long the end of the process waits for the last spans.
+const LAST_SPANS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why telemetry could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -37,25 +59,45 @@ pub enum TelemetryError {
     AlreadyInstalled(String),
 }
 
+/// Which process this is.
+#[derive(Debug, Clone, Copy)]
+pub struct Process<'a> {
+    /// The command that it runs.
+    pub component: &'static str,
+    /// Which of several, if that is known.
+    pub instance: Option<&'a str>,
+}
+
 /// Keeps the exporter alive.
 #[derive(Debug, Default)]
 pub struct Telemetry {
-    exporter: Option<(SdkTracerProvider, Runtime)>,
+    export: Option<Export>,
+}
+
+#[derive(Debug)]
+struct Export {
+    provider: SdkTracerProvider,
+    pipeline: Arc<Pipeline>,
+    work: JoinHandle<()>,
+    runtime: Runtime,
 }
 
 impl Telemetry {
-    /// Sends what is still buffered, for at most the exporter's own time-out, and stops.
+    /// Sends what is still buffered, for a bounded time, and stops.
     pub fn shutdown(self) {
-        let Some((provider, runtime)) = self.exporter else { return };
-        if let Err(error) = provider.shutdown() {
-            eprintln!("the last traces could not be exported: {error}");
+        let Some(Export { provider, pipeline, work, runtime }) = self.export else { return };
+        pipeline.close();
+        let sent = runtime.block_on(async { tokio::time::timeout(LAST_SPANS_WITHIN, work).await });
+        if sent.is_err() {
+            eprintln!("the last traces could not be exported within {} s", LAST_SPANS_WITHIN.as_secs());
         }
+        drop(provider);
         runtime.shutdown_background();
     }
 }
 
 /// Libraries whose own events help only their authors; they are heard from WARN on.
-const QUIET_TARGETS: [&str; 10] = [
+const QUIET_TARGETS: [&str; 9] = [
     "h2",
     "hyper",
     "hyper_util",
@@ -64,16 +106,23 @@ const QUIET_TARGETS: [&str; 10] = [
     "rustls",
     "opentelemetry",
     "opentelemetry_sdk",
-    "opentelemetry-otlp",
     "aws_smithy_runtime",
 ];
 
-/// Starts logging at `level`, and exporting traces to `otlp_endpoint` if there is one.
-pub fn init(level: Level, otlp_endpoint: Option<&str>, component: &str) -> Result<Telemetry, TelemetryError> {
-    let exporter = otlp_endpoint.map(|endpoint| exporter(endpoint, component)).transpose()?;
-    let subscriber = subscriber(level, exporter.as_ref().map(|(provider, _)| provider));
+/// Starts logging at `level`, and exporting traces if that is configured.
+pub fn init(level: Level, config: TelemetryConfig, process: Process<'_>) -> Result<Telemetry, TelemetryError> {
+    let export = config.export.as_ref().map(|export| start(export, config.slow, process)).transpose()?;
+    let subscriber = subscriber(level, export.as_ref().map(|export| &export.provider));
     subscriber.try_init().map_err(|e| TelemetryError::AlreadyInstalled(e.to_string()))?;
-    Ok(Telemetry { exporter })
+    trace::slow_from(config.slow);
+    if let (Some(export), Some(config_export)) = (&export, &config.export) {
+        trace::start(Tracing {
+            share: config_export.share,
+            peek_headers: config.peek_headers,
+            pipeline: export.pipeline.clone(),
+        });
+    }
+    Ok(Telemetry { export })
 }
 
 /// Whoever listens to events and spans. There is no layer for what is not wanted: even one that does nothing would make
@@ -82,9 +131,18 @@ fn subscriber(level: Level, provider: Option<&SdkTracerProvider>) -> impl Subscr
     // It would report a failed write to standard error, where it has just failed, and panic: a full disk below a log must
     // not end anything.
     let format = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
-    let format = match std::io::stderr().is_terminal() {
-        true => format.boxed(),
-        false => format.json().flatten_event(true).boxed(),
+    let is_json = !std::io::stderr().is_terminal();
+    let format = match (is_json, provider) {
+        (false, None) => format.boxed(),
+        (true, None) => format.json().flatten_event(true).boxed(),
+        (false, Some(_)) => {
+            let inner = Format::default().with_ansi(true);
+            format.event_format(WithTrace { inner, is_json }).boxed()
+        }
+        (true, Some(_)) => {
+            let inner = Format::default().json().flatten_event(true);
+            format.json().event_format(WithTrace { inner, is_json }).boxed()
+        }
     };
     let logs = format.with_filter(targets(level).with_target(trace::TARGET, LevelFilter::OFF)).boxed();
     let spans = provider.map(|provider| {
@@ -105,27 +163,55 @@ fn targets(level: Level) -> Targets {
 }
 
 /// The exporter needs a tokio runtime for its connection; it gets its own, so that it lives longer than any shard.
-fn exporter(endpoint: &str, component: &str) -> Result<(SdkTracerProvider, Runtime), TelemetryError> {
-    let failed = |message: String| TelemetryError::Exporter { endpoint: endpoint.to_owned(), message };
+fn start(config: &ExportConfig, slow: Option<Duration>, process: Process<'_>) -> Result<Export, TelemetryError> {
+    let failed = |message: String| TelemetryError::Exporter { endpoint: config.endpoint.clone(), message };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("otlp")
         .enable_all()
         .build()
         .map_err(|e| failed(e.to_string()))?;
-    let _entered = runtime.enter();
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .build()
-        .map_err(|e| failed(e.to_string()))?;
-    let resource = Resource::builder()
-        .with_service_name(format!("kafscale-{component}"))
-        .with_attribute(opentelemetry::KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+    let resource = resource(config, process);
+    let entered = runtime.enter();
+    let exporter = Exporter::new(config, &resource).map_err(failed)?;
+    drop(entered);
+    let pipeline = Pipeline::new(config, slow, &STATS);
+    let work = runtime.spawn(pipeline.clone().run(exporter));
+    let provider = SdkTracerProvider::builder()
+        .with_sampler(Sampler { share: config.share, records: slow.is_some() })
+        .with_span_processor(Processor(pipeline.clone()))
+        .with_resource(resource)
         .build();
-    let provider = SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
-    drop(_entered);
-    Ok((provider, runtime))
+    Ok(Export { provider, pipeline, work, runtime })
+}
+
+/// What is known of the process. What the configuration says goes before what it is.
+fn resource(config: &ExportConfig, process: Process<'_>) -> Resource {
+    let name = config.service_name.clone().unwrap_or_else(|| format!("kafscale-{}", process.component));
+    let instance = process.instance.map(|instance| KeyValue::new("service.instance.id", instance.to_owned()));
+    let given = config.resource.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone()));
+    Resource::builder_empty()
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attributes(instance)
+        .with_attributes(given)
+        .with_service_name(name)
+        .build()
+}
+
+/// What became of spans, for metrics.
+pub fn encode(families: &mut Families<'_>) -> fmt::Result {
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    families.counter("kafscale_trace_spans_exported", "Spans that the collector has", read(&STATS.exported))?;
+    families.counters(
+        "kafscale_trace_spans_dropped",
+        "Spans that are lost: the queue was full, or the collector did not take them",
+        [
+            (&[("reason", "queue_full")] as crate::metrics::Labels<'_>, read(&STATS.dropped_full)),
+            (&[("reason", "export_failed")], read(&STATS.dropped_failed)),
+        ],
+    )?;
+    families.gauge("kafscale_trace_spans_queued", "Spans that wait for their export", read(&STATS.queued) as f64)
 }
 
 #[cfg(test)]
@@ -146,7 +232,7 @@ mod tests {
     #[test]
     fn without_an_exporter_nobody_is_interested_in_spans() {
         let everything = tracing_subscriber::registry();
-        let span = tracing::subscriber::with_default(everything, trace::await_flush);
+        let span = tracing::subscriber::with_default(everything, || trace::drain(1));
         let metadata = span.metadata().expect("a subscriber that listens to everything made it");
         assert_eq!(metadata.target(), trace::TARGET);
         for level in [Level::TRACE, Level::INFO] {

@@ -4,6 +4,7 @@
 //! and not one per start. A field whose environment value is hidden from `--help` is a secret and is redacted
 //! everywhere else too. `docs/configuration.md` is generated from these structs.
 
+use super::telemetry::TelemetryArgs;
 use clap::Args;
 
 /// Settings that `dev` and `broker` share.
@@ -130,9 +131,13 @@ pub struct CommonArgs {
     /// Seconds after which a start that cannot reach its stores is given up (1 to 3600).
     #[arg(long, env = "KAFSCALE_STARTUP_TIMEOUT_SEC", default_value = "30", value_name = "SECONDS")]
     pub startup_timeout_sec: String,
-    /// OTLP/gRPC collector that receives traces, as http://host:port; unset: no traces are exported.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
+    /// Let sampled Produce requests link to the traces that their records name: of the first record of each batch that is not
+    /// compressed, the header `traceparent` is read. Headers are never changed.
+    #[arg(long, env = "KAFSCALE_TRACE_PEEK_HEADERS", default_value = "false", value_name = "BOOL")]
+    pub trace_peek_headers: String,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Where etcd is and how to talk to it.

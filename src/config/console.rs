@@ -1,6 +1,7 @@
 //! Configuration of `kafscale console`, and of the console inside `kafscale dev`: where it listens, who may sign in, and where it
 //! finds the cluster.
 
+use super::telemetry::{self, TelemetryArgs, TelemetryConfig};
 use super::validate::{Check, EtcdTlsArgs, etcd_tls};
 use super::{Component, Environment, EtcdTls, MetadataConfig, Report, Secret, Setting, values};
 use argon2::password_hash::phc::PasswordHash;
@@ -79,9 +80,9 @@ pub struct ConsoleArgs {
     /// Least severe level that is logged: trace, debug, info, warn or error.
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
-    /// OTLP/gRPC collector that receives traces, as http://host:port; unset: no traces are exported.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// What a password is compared with.
@@ -178,8 +179,8 @@ pub struct ConsoleConfig {
     pub metrics_url: Option<String>,
     /// Least severe level to log.
     pub log_level: Level,
-    /// OTLP collector, if traces are exported.
-    pub otlp_endpoint: Option<String>,
+    /// Traces.
+    pub telemetry: TelemetryConfig,
 }
 
 /// Checks the parsed arguments of the console and the names in `environment`.
@@ -193,7 +194,7 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Consol
         let metrics_url = check.parse_optional(name, &args.console_broker_metrics_url, http_url);
         let ui = ui(check, &args.ui, listen.map(|(listen, _)| listen));
         let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
-        let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, values::plain_url);
+        let telemetry = telemetry::checked(check, &args.telemetry);
         if args.console_etcd_endpoints.is_none() {
             check.warnings.push(
                 "KAFSCALE_CONSOLE_ETCD_ENDPOINTS is not set: the console finds no brokers and no topics".to_owned(),
@@ -205,7 +206,7 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Consol
             namespace: namespace?,
             metrics_url: metrics_url?,
             log_level: log_level?,
-            otlp_endpoint: otlp_endpoint?,
+            telemetry: telemetry?,
         })
     });
     if let Ok(config) = &mut report.outcome {

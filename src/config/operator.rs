@@ -1,5 +1,6 @@
 //! Configuration of `kafscale operator`: what clusters get that do not say otherwise, and where the operator listens.
 
+use super::telemetry::{self, TelemetryArgs, TelemetryConfig};
 use super::{Component, Environment, Report, values};
 use clap::{ArgMatches, Args};
 use std::net::SocketAddr;
@@ -122,9 +123,9 @@ pub struct OperatorArgs {
     /// Least severe level that is logged: trace, debug, info, warn or error.
     #[arg(long, env = "KAFSCALE_LOG_LEVEL", default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
-    /// OTLP/gRPC collector that receives traces, as http://host:port; unset: no traces are exported.
-    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
-    pub otlp_endpoint: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub telemetry: TelemetryArgs,
 }
 
 /// Whose resources are looked after.
@@ -205,8 +206,8 @@ pub struct OperatorConfig {
     pub metrics_addr: SocketAddr,
     /// Least severe level to log.
     pub log_level: Level,
-    /// OTLP collector, if traces are exported.
-    pub otlp_endpoint: Option<String>,
+    /// Traces.
+    pub telemetry: TelemetryConfig,
 }
 
 /// Checks the parsed arguments of the operator and the names in `environment`.
@@ -276,7 +277,7 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Operat
         let metrics_addr =
             check.parse("KAFSCALE_OPERATOR_METRICS_ADDR", &args.operator_metrics_addr, values::listen_address);
         let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
-        let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, values::plain_url);
+        let telemetry = telemetry::checked(check, &args.telemetry);
         Some(OperatorConfig {
             etcd_endpoints: etcd_endpoints?.unwrap_or_default(),
             etcd: EtcdDefaults {
@@ -308,7 +309,7 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Operat
             identity: identity?,
             metrics_addr: metrics_addr?.0,
             log_level: log_level?,
-            otlp_endpoint: otlp_endpoint?,
+            telemetry: telemetry?,
         })
     })
 }

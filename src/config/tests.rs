@@ -110,13 +110,14 @@ fn a_secret_is_hidden_from_help_and_named_as_one() {
     for component in Component::ALL {
         for arg in component.command().get_arguments() {
             let Some(name) = arg.get_env().map(|n| n.to_string_lossy().into_owned()) else { continue };
-            let is_secret = ["PASSWORD", "PASSWORD_HASH", "ACCESS_KEY", "SECRET_KEY", "TOKEN"]
-                .iter()
-                .any(|part| name.ends_with(part));
+            let is_secret =
+                ["PASSWORD", "PASSWORD_HASH", "ACCESS_KEY", "SECRET_KEY", "TOKEN", "OTLP_HEADERS", "TRACES_HEADERS"]
+                    .iter()
+                    .any(|part| name.ends_with(part));
             assert_eq!(arg.is_hide_env_values_set(), is_secret, "{name}");
             assert_eq!(
                 format!("KAFSCALE_{}", arg.get_id().as_str().to_uppercase()),
-                name.replace("OTEL_EXPORTER_OTLP", "KAFSCALE_OTLP")
+                name.replace("OTEL_EXPORTER_OTLP", "KAFSCALE_OTLP").replace("OTEL_", "KAFSCALE_OTEL_")
             );
         }
     }
@@ -255,7 +256,7 @@ fn values_are_checked() {
         ("--broker-port", &["0", "65536", "-1"]),
         ("--broker-id", &["-1", "2147483648"]),
         ("--cache-bytes", &["0", "256MiB"]),
-        ("--otlp-endpoint", &["collector:4317", "https://collector:4317"]),
+        ("--otlp-endpoint", &["collector:4317", "http://user:pass@collector:4317"]),
         ("--metrics-addr", &["9093", "0.0.0.0:9092", "host:port"]),
     ];
     for (flag, values) in bad {

@@ -3,7 +3,7 @@
 use super::args::{BrokerArgs, CommonArgs, DevArgs, EtcdArgs, PLANNED};
 use super::{
     Component, ControlAddr, Environment, EtcdTls, MetadataConfig, NodeConfig, ProcessConfig, Secret, StorageConfig,
-    console, groups, s3, tls, topic_defaults, values,
+    TelemetryConfig, console, groups, s3, telemetry, tls, topic_defaults, values,
 };
 use crate::actors::group::limits::CoordinatorLimits;
 use crate::actors::s3_health::state::HealthLimits;
@@ -116,7 +116,10 @@ impl Check {
     /// Reports settings that are given but empty.
     pub fn empties(&mut self, component: Component, matches: &ArgMatches) {
         for arg in component.command().get_arguments() {
-            let Some(name) = arg.get_env() else { continue };
+            // OpenTelemetry's own that are set to nothing count as unset, says its specification.
+            let Some(name) = arg.get_env().filter(|name| !name.to_string_lossy().starts_with("OTEL_")) else {
+                continue;
+            };
             if matches.get_one::<String>(arg.get_id().as_str()).is_some_and(|value| value.trim().is_empty()) {
                 self.errors.push(ConfigError::Empty { name: name.to_string_lossy().into_owned() });
             }
@@ -307,7 +310,7 @@ struct Common {
     startup_timeout: Duration,
     lease_ttl: Duration,
     log_level: tracing::Level,
-    otlp_endpoint: Option<String>,
+    telemetry: TelemetryConfig,
 }
 
 /// What a broker listens on, as given.
@@ -352,7 +355,8 @@ fn common(
     let groups = groups::checked(check, args);
     let auto_create_topics = check.parse("KAFSCALE_AUTO_CREATE_TOPICS", &args.auto_create_topics, values::boolean);
     let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
-    let otlp_endpoint = check.parse_optional("OTEL_EXPORTER_OTLP_ENDPOINT", &args.otlp_endpoint, values::plain_url);
+    let trace_peek_headers = check.parse("KAFSCALE_TRACE_PEEK_HEADERS", &args.trace_peek_headers, values::boolean);
+    let telemetry = telemetry::checked(check, &args.telemetry);
     let (advertised_host, advertised_port) = advertised?;
     Some(Common {
         listen: broker_addr?.0,
@@ -373,7 +377,7 @@ fn common(
         startup_timeout: Duration::from_secs(startup_timeout_sec?),
         lease_ttl: Duration::from_secs(lease_sec?),
         log_level: log_level?,
-        otlp_endpoint: otlp_endpoint?,
+        telemetry: TelemetryConfig { peek_headers: trace_peek_headers?, ..telemetry? },
     })
 }
 
@@ -450,7 +454,7 @@ impl Common {
             lease_ttl: self.lease_ttl,
             shown: Vec::new(),
         };
-        ProcessConfig { node, console: None, log_level: self.log_level, otlp_endpoint: self.otlp_endpoint }
+        ProcessConfig { node, console: None, log_level: self.log_level, telemetry: self.telemetry }
     }
 }
 

@@ -214,9 +214,3 @@ pub fn pull_policy(text: &str) -> Result<String, String> {
         _ => Err("expected Always, IfNotPresent or Never".to_owned()),
     }
 }
-
-/// A URL of a server without TLS.
-pub fn plain_url(text: &str) -> Result<String, String> {
-    let url = url(text)?;
-    if url.starts_with("http://") { Ok(url) } else { Err("only http:// (OTLP/gRPC without TLS) is supported".into()) }
-}

@@ -25,6 +25,7 @@ use super::handlers::{Reply, Request};
 use super::limits::{EdgeLimits, EdgeStats, LogGate};
 use super::outbox::Outbox;
 use crate::clock;
+use crate::trace::TraceContext;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use kafka_protocol::messages::ApiKey;
@@ -306,6 +307,7 @@ impl<'a, D: Dispatch> Pipe<'a, D> {
             body,
             received: frame.received,
             ahead: self.in_flight.get(),
+            trace: TraceContext::NONE,
         };
         let state = self.start(request).await;
         let tagged_header = header.api.response_header_version(version) >= 1;

@@ -118,8 +118,8 @@ pub async fn serve(listener: TcpListener, context: Arc<EdgeContext>, shutdown: C
 struct HandlerDispatch(Rc<ConnectionContext>);
 
 impl Dispatch for HandlerDispatch {
-    fn dispatch(&self, request: Request) -> LocalBoxFuture<'static, Reply> {
-        let span = trace::request(&request, self.0.peer);
+    fn dispatch(&self, mut request: Request) -> LocalBoxFuture<'static, Reply> {
+        let span = trace::request(&mut request, self.0.peer, &self.0.broker.cluster_id);
         if span.is_disabled() {
             return handlers::dispatch(self.0.clone(), request);
         }
@@ -127,9 +127,7 @@ impl Dispatch for HandlerDispatch {
         let told = span.clone();
         let traced = async move {
             let reply = handler.await;
-            if let Reply::Close(reason) = &reply {
-                trace::fail(&told, "connection_closed", Some(reason));
-            }
+            trace::replied(&told, &reply);
             reply
         };
         Box::pin(traced.instrument(span))

@@ -11,7 +11,7 @@ use crate::actors::runtime::IoPool;
 use crate::ids::{Offset, PartitionKey};
 use crate::protocol::batch::StoredBatch;
 use crate::storage::{ObjectKey, ObjectStore, StoreError};
-use crate::trace;
+use crate::trace::{self, TraceContext};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -79,6 +79,7 @@ struct Collected {
     bytes_max: usize,
     at_least_one: bool,
     spans_left: usize,
+    trace: TraceContext,
 }
 
 impl Collected {
@@ -114,12 +115,12 @@ impl Collected {
     }
 
     /// A span of this read, unless it has too many already.
-    fn span(&mut self, span: impl FnOnce() -> Span) -> Span {
+    fn span(&mut self, span: impl FnOnce(TraceContext) -> Span) -> Span {
         if self.spans_left == 0 {
             return Span::none();
         }
         self.spans_left -= 1;
-        span()
+        span(self.trace)
     }
 }
 
@@ -171,12 +172,24 @@ impl LogReader {
         bytes_max: usize,
         at_least_one: bool,
     ) -> Result<Vec<StoredBatch>, ReadError> {
+        self.read_for(TraceContext::NONE, view, from, bytes_max, at_least_one).await
+    }
+
+    /// The same for a request of this trace.
+    pub async fn read_for(
+        &self,
+        trace: TraceContext,
+        view: &Arc<PartitionView>,
+        from: Offset,
+        bytes_max: usize,
+        at_least_one: bool,
+    ) -> Result<Vec<StoredBatch>, ReadError> {
         if from < view.log_start() || from > view.high_watermark() {
             return Err(ReadError::OutOfRange);
         }
         let spans_left = trace::CACHE_SPANS_MAX;
         let mut collected =
-            Collected { batches: Vec::new(), hole: None, bytes: 0, bytes_max, at_least_one, spans_left };
+            Collected { batches: Vec::new(), hole: None, bytes: 0, bytes_max, at_least_one, spans_left, trace };
         let mut gets_left = 1 + self.limits.readahead_segments;
         let mut missing = None;
         loop {
@@ -239,7 +252,7 @@ impl LogReader {
         let object = &extent.object.key;
         let index = match self.cache.knows_chunks_of(extent) {
             true => Span::none(),
-            false => collected.span(|| trace::index(object)),
+            false => collected.span(|trace| trace::index(trace, object)),
         };
         let specs = self.cache.chunks_of(key, extent).instrument(index).await?;
         let spec = spec_at(object, &specs, at)?;
@@ -255,8 +268,8 @@ impl LogReader {
         if spec.base == at {
             self.read_ahead(key, extents, spec.next);
         }
-        let chunk =
-            self.cache.chunk(object, spec).instrument(collected.span(|| trace::cache(hit, object, spec.len))).await?;
+        let span = collected.span(|trace| trace::cache(trace, hit, object, spec.len));
+        let chunk = self.cache.chunk(object, spec).instrument(span).await?;
         for batch in chunk.batches_from(at) {
             if !collected.take(batch) {
                 return Ok(Step::Done);

@@ -20,6 +20,7 @@ use self::breaker::{Breaker, Change, Try};
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
 use crate::clock;
 use crate::metrics::{Histogram, Seconds};
+use crate::trace;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -96,6 +97,11 @@ impl ReplicaStore {
         outcome
     }
 
+    fn primary(&self) -> &dyn ObjectStore {
+        trace::read_from("primary");
+        &*self.primary
+    }
+
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().expect("no panic under the lock")
     }
@@ -119,6 +125,7 @@ impl ReplicaStore {
         let limit = WAIT + WAIT_PER_MIB.mul_f64(len.min(WAIT_BYTES_MAX) as f64 / (1 << 20) as f64);
         match tokio::time::timeout(limit, read).await {
             Ok(Ok(found)) => {
+                trace::read_from("replica");
                 self.stats.hits.fetch_add(1, Ordering::Relaxed);
                 self.stats.bytes.fetch_add(bytes(&found), Ordering::Relaxed);
                 self.stats.hit_durations.record_duration(started.elapsed());
@@ -174,7 +181,7 @@ impl ObjectStore for ReplicaStore {
         let found = self.try_replica(range.end.saturating_sub(range.start), read, |bytes| bytes.len() as u64).await;
         match found {
             Some(bytes) => Ok(bytes),
-            None => self.primary.get_range(key, range).await,
+            None => self.primary().get_range(key, range).await,
         }
     }
 
@@ -182,7 +189,7 @@ impl ObjectStore for ReplicaStore {
         let read = self.replica.get_suffix(key, len);
         match self.try_replica(len, read, |(bytes, _)| bytes.len() as u64).await {
             Some(found) => Ok(found),
-            None => self.primary.get_suffix(key, len).await,
+            None => self.primary().get_suffix(key, len).await,
         }
     }
 

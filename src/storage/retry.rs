@@ -25,7 +25,7 @@ use self::budget::Budget;
 use self::latency::Latencies;
 use super::{Listed, ObjectHead, ObjectKey, ObjectStore, Payload, StoreError};
 use crate::actors::runtime::IoPool;
-use crate::trace::Tries;
+use crate::trace::{self, Tries};
 use crate::{clock, rng};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// How a [`RetryingStore`] behaves.
 #[derive(Debug, Clone, Copy)]
@@ -177,6 +177,7 @@ impl RetryingStore {
                 self.stats.retries_denied.fetch_add(1, Ordering::Relaxed);
                 return Err(error);
             }
+            trace::retry(&error, attempt);
             attempt += 1;
             self.stats.retries.fetch_add(1, Ordering::Relaxed);
             self.back_off(attempt).await;
@@ -194,6 +195,7 @@ impl RetryingStore {
                 Ok(()) => return Ok(()),
             };
             self.note(&error);
+            trace::retry(&error, attempt);
             match error {
                 // Not ambiguous: nothing happened.
                 StoreError::Throttled { .. } => {}
@@ -280,7 +282,7 @@ impl RetryingStore {
         permit: OwnedSemaphorePermit,
     ) -> Result<(), StoreError> {
         let permit = Arc::new(permit);
-        let attempt = || {
+        let attempt = |span: Span| {
             let (inner, key, payload) = (self.inner.clone(), key.clone(), payload.clone());
             let permit = permit.clone();
             let attempt = async move {
@@ -288,11 +290,11 @@ impl RetryingStore {
                 drop(permit);
                 result
             };
-            IoPool::current().spawn(attempt.in_current_span()).map(joined)
+            IoPool::current().spawn(attempt.instrument(span)).map(joined)
         };
         self.stats.hedges.fetch_add(1, Ordering::Relaxed);
         tries.hedge();
-        self.first_of(attempt(), attempt(), payload).await
+        self.first_of(attempt(Span::current()), attempt(trace::hedge()), payload).await
     }
 
     async fn attempt_hedged(
@@ -312,7 +314,8 @@ impl RetryingStore {
         }
         self.stats.hedges.fetch_add(1, Ordering::Relaxed);
         tries.hedge();
-        self.first_of(first, self.inner.create(key, payload), payload).await
+        let second = Box::pin(self.inner.create(key, payload).instrument(trace::hedge()));
+        self.first_of(first, second, payload).await
     }
 
     async fn end_hedged(&self, key: &ObjectKey, len: u64) -> Result<(Bytes, u64), StoreError> {
@@ -325,9 +328,10 @@ impl RetryingStore {
             return first.await;
         }
         self.stats.hedges.fetch_add(1, Ordering::Relaxed);
-        let (result, other, won) = match future::select(first, self.inner.get_suffix(key, len)).await {
-            Either::Left((result, second)) => (result, second, 0),
-            Either::Right((result, first)) => (result, first, 1),
+        let second = Box::pin(self.inner.get_suffix(key, len).instrument(trace::hedge()));
+        let (result, other, won) = match future::select(first, second).await {
+            Either::Left((result, second)) => (result, Either::Right(second), 0),
+            Either::Right((result, first)) => (result, Either::Left(first), 1),
         };
         match result {
             Err(error) if error.is_retriable() => {

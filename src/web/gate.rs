@@ -11,6 +11,7 @@ use super::auth::{self, NOT_CONFIGURED, SignedIn};
 use super::client::Client;
 use super::problem::Problem;
 use super::state::ConsoleState;
+use crate::trace;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -26,6 +27,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::{Instrument, Span};
 
 /// An answer begins within this time, whatever it is about; pages have shorter budgets of their own.
 const HEAD_WITHIN: Duration = Duration::from_secs(15);
@@ -73,7 +75,8 @@ pub async fn frame(
     request.extensions_mut().insert(client);
     request.extensions_mut().insert(RequestId(id.clone()));
     state.stats.requests.fetch_add(1, Ordering::Relaxed);
-    let answered = tokio::time::timeout(HEAD_WITHIN, next.call(request)).await;
+    let span = span_of(&request, &id);
+    let answered = tokio::time::timeout(HEAD_WITHIN, next.call(request)).instrument(span.clone()).await;
     let mut response = match answered {
         Ok(answered) => answered?.map_into_boxed_body(),
         Err(_) => return Err(OverBudget { id, is_https: client.is_https }.into()),
@@ -85,7 +88,31 @@ pub async fn frame(
         state.stats.errors.fetch_add(1, Ordering::Relaxed);
     }
     finish(response.headers_mut(), &id, client.is_https);
+    tell(&span, &response);
     Ok(response)
+}
+
+/// The span of a request, unless it is one of those that ask all the time how the console does.
+fn span_of(request: &ServiceRequest, id: &str) -> Span {
+    if matches!(request.path(), "/livez" | "/readyz" | "/metrics") {
+        return Span::none();
+    }
+    let span = trace::console(request.method().as_str(), request.path());
+    span.record("kafscale.request_id", id);
+    span
+}
+
+fn tell(span: &Span, response: &ServiceResponse<BoxBody>) {
+    if span.is_disabled() {
+        return;
+    }
+    let (request, status) = (response.request(), response.status());
+    let route = request.match_pattern().unwrap_or_else(|| "page".to_owned());
+    span.record("otel.name", format!("{} {route}", request.method()));
+    span.record("http.route", route).record("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
 }
 
 fn request_id(headers: &HeaderMap) -> Arc<str> {

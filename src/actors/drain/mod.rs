@@ -12,10 +12,12 @@ use crate::actors::group::handle::Groups;
 use crate::metadata::image::ClusterImage;
 use crate::metadata::placement::Candidates;
 use crate::metadata::watcher::ImageFeed;
+use crate::trace;
 use state::{End, Phase, Refused, Seen, State, Ticket};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
+use tracing::Span;
 
 /// How often it looks how far it is while it gives away.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -49,6 +51,8 @@ pub struct Drains {
     feed: ImageFeed,
     state: Mutex<State>,
     progress: watch::Sender<Progress>,
+    /// The span of the round that goes on.
+    span: Mutex<Option<Span>>,
 }
 
 /// Waits for a drain; dropped before everything is given away, and with nobody else waiting, it calls it off.
@@ -83,7 +87,14 @@ impl Drains {
             shards: 0,
             inflight_bytes: 0,
         };
-        Arc::new(Self { context, groups, feed, state: Mutex::new(state), progress: watch::Sender::new(progress) })
+        Arc::new(Self {
+            context,
+            groups,
+            feed,
+            state: Mutex::new(state),
+            progress: watch::Sender::new(progress),
+            span: Mutex::default(),
+        })
     }
 
     /// Follows how far it is.
@@ -201,6 +212,8 @@ impl Drains {
         let before = (state.phase(), state.round());
         let answer = change(&mut state);
         let after = (state.phase(), state.round());
+        let span = self.follow(before.0, after);
+        let _within = span.enter();
         if before.1 != after.1 {
             tracing::info!(why = ?state.ended(), "not draining any more");
         } else if before != after {
@@ -209,6 +222,19 @@ impl Drains {
         let progress = self.read(&state);
         self.progress.send_if_modified(|shown| std::mem::replace(shown, progress) != progress);
         answer
+    }
+
+    /// The span of the round, which ends when nothing is left or it is called off.
+    fn follow(&self, before: Phase, (phase, round): (Phase, u64)) -> Span {
+        let goes_on = |phase| matches!(phase, Phase::HandingOver | Phase::Flushing);
+        let mut span = self.span.lock().expect("no panic under the lock");
+        if goes_on(phase) {
+            return span.get_or_insert_with(|| trace::drain(round)).clone();
+        }
+        let Some(span) = span.take().filter(|_| goes_on(before)) else { return Span::none() };
+        let left = self.context.owned_count() as i64;
+        span.record("kafscale.drain.partitions", left).record("kafscale.drain.outcome", format!("{phase:?}"));
+        span
     }
 
     fn read(&self, state: &State) -> Progress {

@@ -3,7 +3,7 @@
 //! Pure. Times are microseconds from any origin. Batches that came at about the same time are counted together, so that
 //! the memory depends on how long a segment is open and not on the number of its batches.
 
-use crate::trace::{Links, SpanLink};
+use crate::trace::{Links, TraceContext};
 
 /// Batches that came within this time after the first of a run are counted in it, µs.
 const RUN_US: u64 = 250;
@@ -19,12 +19,12 @@ pub struct Arrivals {
 
 impl Arrivals {
     /// A batch came.
-    pub fn add(&mut self, now_us: u64, link: SpanLink) {
+    pub fn add(&mut self, now_us: u64, trace: TraceContext) {
         match self.runs.last_mut() {
             Some((since_us, count)) if now_us.saturating_sub(*since_us) < RUN_US => *count += 1,
             _ => self.runs.push((now_us, 1)),
         }
-        self.links.add(link);
+        self.links.add(trace, now_us);
     }
 
     /// When the first batch came.
@@ -47,7 +47,7 @@ mod tests {
         let mut arrivals = Arrivals::default();
         assert_eq!(arrivals.oldest_us(), None);
         for at in [1_000, 1_100, 1_249, 1_250, 5_000] {
-            arrivals.add(at, SpanLink::NONE);
+            arrivals.add(at, TraceContext::NONE);
         }
         assert_eq!(arrivals.oldest_us(), Some(1_000));
         assert_eq!(arrivals.waits(6_000).collect::<Vec<_>>(), [(5_000, 3), (4_750, 1), (1_000, 1)]);

@@ -249,10 +249,10 @@ impl Flusher {
         stats.flushed_records.fetch_add(records, Ordering::Relaxed);
         let arrivals = std::mem::take(&mut self.arrivals);
         let age_us = arrivals.oldest_us().map_or(0, |since| self.now_us().saturating_sub(since));
-        let shape = SegmentShape { seq: seq.0, bytes, batches, partitions: ports.len(), age_us };
+        let shape = SegmentShape { seq: seq.0, bytes, batches, records, partitions: ports.len(), age_us };
         stats.flush_bytes.record(bytes);
         stats.flush_age.record(age_us);
-        let span = trace::flush(shape, &arrivals.links);
+        let span = trace::flush(shape, &arrivals.links, self.now_us());
         self.slots.insert(seq, Slot { ports, bytes, uploaded: None, arrivals, span: span.clone() });
         let config = self.config.clone();
         self.spawn_io(async move {
@@ -280,8 +280,13 @@ impl Flusher {
         let config = self.config.clone();
         self.spawn_io(async move {
             let started = config.clock.monotonic();
-            let (value, revision, fenced) = commit(&config, head, checkpoint).await?;
+            let mut attempts = 1;
+            // What is logged meanwhile is told to one of them.
+            let current = spans.first().cloned().unwrap_or_else(Span::none);
+            let commit = commit(&config, head, checkpoint, &mut attempts);
+            let (value, revision, fenced) = commit.instrument(current).await?;
             config.stats.commit.record_duration(started.elapsed());
+            trace::committed(&spans, revision, attempts);
             drop(spans);
             failpoint::hit("flusher.committing");
             flusher.do_send(CommitDone { head, value, revision });
@@ -420,6 +425,7 @@ async fn commit(
     config: &FlusherConfig,
     head: Seq,
     checkpoint: Option<CheckpointRef>,
+    attempts: &mut u32,
 ) -> Result<(WriterValue, Revision, Option<Fatal>), Fatal> {
     let registration = &config.registration;
     let mut wanted = registration.value.clone();
@@ -455,6 +461,7 @@ async fn commit(
                 tracing::warn!(%error, %head, wait_ms, "commit has no known outcome yet; trying again");
             }
         }
+        *attempts += 1;
         config.stats.retries.fetch_add(1, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(crate::rng::jitter_ms(wait_ms))).await;
         wait_ms = (wait_ms * 2).min(RETRY_MS_MAX);
@@ -474,7 +481,7 @@ impl Handler<Store> for Flusher {
 
     fn handle(&mut self, Store { port, batch, origin }: Store, ctx: &mut Self::Context) {
         failpoint::hit("flusher.store");
-        self.arrivals.add(self.now_us(), origin.link);
+        self.arrivals.add(self.now_us(), origin.trace);
         if self.state.is_idle() {
             self.note_oldest(self.state.head().next());
         }

@@ -14,11 +14,13 @@ use super::{GROUP_MAILBOX_LEN_MAX, Reply, Shared, TICK_MS};
 use crate::actors::supervisor::{ActorRef, supervise};
 use crate::failpoint;
 use crate::ids::TopicId;
+use crate::trace;
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, SpawnHandle};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 /// A call with the place for its answer.
 #[derive(Message)]
@@ -63,6 +65,8 @@ pub struct GroupCoordinator {
     wake: Option<(Ms, SpawnHandle)>,
     /// When the process went on last, as far as the group knows.
     resumed_ms: Ms,
+    /// The span of the rebalance that goes on.
+    rebalance: Option<Span>,
 }
 
 /// Starts the actor of a group, of which `stored` is stored. When it fails, its successor asks `shards` for what is stored then.
@@ -102,7 +106,7 @@ impl GroupCoordinator {
         let now = shared.now();
         let group = Group::recover(id.clone(), &shared.config.limits, now, stored);
         let (reported, resumed_ms) = (group.report(), shared.pulse.look(now));
-        Self { id, group, shared, shards, incarnation, handled: 0, reported, wake: None, resumed_ms }
+        Self { id, group, shared, shards, incarnation, handled: 0, reported, wake: None, resumed_ms, rebalance: None }
     }
 
     /// Sends on what came out of the machine, and sees to it that its next timer runs out.
@@ -111,6 +115,7 @@ impl GroupCoordinator {
             drop(reply.send(outcome)); // whoever asked may be gone
         }
         let report = self.group.report();
+        self.follow_rebalance(&report);
         let silent = out.writes.is_empty() && out.waiting.is_empty() && report == self.reported;
         if !silent || report.is_nothing {
             self.reported = report.clone();
@@ -119,6 +124,20 @@ impl GroupCoordinator {
             self.shards.do_send(Said { id: self.id.clone(), changed });
         }
         self.arm(ctx);
+    }
+
+    /// A rebalance is a trace of its own: who caused it is one of several, and who waits for it asks again and again.
+    fn follow_rebalance(&mut self, report: &Report) {
+        let state = report.listing.as_ref().map_or("Dead", |listing| listing.state);
+        let goes_on = matches!(state, "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling");
+        match (&self.rebalance, goes_on) {
+            (None, true) => self.rebalance = Some(trace::rebalance(&self.id)),
+            (Some(span), false) => {
+                span.record("kafscale.group.members", report.members as i64).record("kafscale.group.state", state);
+                self.rebalance = None;
+            }
+            _ => {}
+        }
     }
 
     fn arm(&mut self, ctx: &mut Context<Self>) {

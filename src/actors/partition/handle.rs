@@ -3,7 +3,7 @@
 use super::view::PartitionView;
 use crate::ids::{Offset, PartitionKey};
 use crate::protocol::batch::BatchHeader;
-use crate::trace::SpanLink;
+use crate::trace::TraceContext;
 use bytes::Bytes;
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -77,15 +77,15 @@ pub type AppendReceiver = oneshot::Receiver<Result<Appended, AppendError>>;
 /// Where a batch comes from.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin {
-    /// Leads to the span of the request.
-    pub link: SpanLink,
+    /// The trace of the request.
+    pub trace: TraceContext,
     /// The client sends nothing more before it gets an ack: as many of its requests wait as it keeps in flight.
     pub client_waits: bool,
 }
 
 impl Origin {
     /// No trace, and nobody is known to wait.
-    pub const NONE: Self = Self { link: SpanLink::NONE, client_waits: false };
+    pub const NONE: Self = Self { trace: TraceContext::NONE, client_waits: false };
 }
 
 /// One append as it reaches the partition.

@@ -18,6 +18,7 @@ use super::context::{Key, OperatorContext};
 use super::metrics::{Controller, Outcome};
 use super::watch::Why;
 use crate::actors::supervisor::{ActorRef, Escalation, RestartPolicy, SendError, Supervision, supervise};
+use crate::trace;
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WrapFuture};
 use actix::{ActorFutureExt, SpawnHandle};
 use memory::Memory;
@@ -27,6 +28,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// What happens within this time is one reason to look.
 const GATHER: Duration = Duration::from_millis(100);
@@ -100,9 +102,14 @@ impl ClusterActor {
         let (context, key) = (self.context.clone(), self.key.clone());
         let began = crate::clock::monotonic();
         let look = async move {
+            let span = trace::reconcile("KafscaleCluster", &key);
             let look = reconcile::reconcile(&context, &key, &mut memory, why);
-            let outcome = tokio::time::timeout(LOOK_WITHIN, look).await;
-            (memory, outcome.unwrap_or(Err(ReconcileError::TimedOut(LOOK_WITHIN.as_secs()))))
+            let outcome = tokio::time::timeout(LOOK_WITHIN, look).instrument(span.clone()).await;
+            let outcome = outcome.unwrap_or(Err(ReconcileError::TimedOut(LOOK_WITHIN.as_secs())));
+            if let Err(error) = &outcome {
+                trace::fail(&span, "reconcile", Some(&error.to_string()));
+            }
+            (memory, outcome)
         };
         ctx.spawn(look.into_actor(self).map(move |(memory, outcome), actor, ctx| {
             actor.memory = Some(memory);

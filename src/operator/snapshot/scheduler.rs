@@ -6,11 +6,13 @@ use crate::actors::supervisor::{ActorRef, ActorRegistry, Escalation, RestartPoli
 use crate::clock::Clock;
 use crate::operator::etcd::metrics::ClusterKey;
 use crate::storage::s3::StaticCredentials;
+use crate::trace;
 use actix::{Actor, ActorFutureExt, Context, Handler, Message, MessageResult, ResponseActFuture, WrapFuture};
 use std::collections::BTreeMap;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use tracing::Instrument;
 
 /// Messages that wait; one for each look at a cluster.
 const MAILBOX: usize = 256;
@@ -81,7 +83,8 @@ impl Handler<Check> for SnapshotScheduler {
             return Box::pin(std::future::ready(access).into_actor(self));
         }
         let attempt = async move {
-            let access = access::attempt(&check.settings, check.credentials).await;
+            let span = trace::snapshot_check(&check.settings.bucket);
+            let access = access::attempt(&check.settings, check.credentials).instrument(span).await;
             (check.cluster, access)
         };
         Box::pin(attempt.into_actor(self).map(move |(cluster, access), actor, _| {

@@ -15,6 +15,7 @@ use crate::metadata::{Entry, MetadataError, MetadataStore, WatchEvent};
 use crate::operator::crd::KafscaleCluster;
 use crate::operator::crd::topic::KafscaleTopicStatus;
 use crate::operator::view::ClusterView;
+use crate::trace;
 use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// Changes of resources that come within this time of each other are published together…
 const QUIET: Duration = Duration::from_millis(200);
@@ -225,7 +227,13 @@ impl Publisher {
             if Place::of(&input.cluster, &self.config) != place {
                 return Ok(End::Reconnect);
             }
-            let again = session.step(&store, &keys, &mut seen, &input).await?;
+            let span = trace::reconcile("KafscaleTopic", &place.namespace);
+            let step = session.step(&store, &keys, &mut seen, &input).instrument(span.clone()).await;
+            if let Err(error) = &step {
+                trace::fail(&span, "publish", Some(&error.to_string()));
+            }
+            drop(span); // what follows is waiting
+            let again = step?;
             let end = tokio::select! {
                 end = follow(&mut events, &keys, &mut seen) => end?,
                 end = quiet(&mut self.input, &mut changes) => {

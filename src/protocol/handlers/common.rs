@@ -10,7 +10,7 @@ use crate::metadata::admin::AdminError;
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::splice;
-use crate::trace;
+use crate::trace::{self, Watch};
 use futures::future::LocalBoxFuture;
 use kafka_protocol::error::ParseResponseErrorCode;
 use kafka_protocol::messages::TopicName;
@@ -49,7 +49,7 @@ pub(super) fn reply(encoded: Result<Vec<bytes::Bytes>, splice::EncodeError>) -> 
 /// Runs a handler that maps a decoded request and its version to a response.
 pub(super) fn serve<Q, R, F>(
     ctx: Rc<ConnectionContext>,
-    request: Request,
+    mut request: Request,
     handler: impl FnOnce(Rc<ConnectionContext>, Q, Call) -> F + 'static,
 ) -> LocalBoxFuture<'static, Reply>
 where
@@ -61,6 +61,7 @@ where
         let call = Call { version: request.api_version, received: request.received };
         match decode(&request) {
             Ok(body) => {
+                let (watch, peer) = (Watch::of(&mut request), ctx.peer);
                 drop(request);
                 let response = handler(ctx, body, call).await;
                 let span = Span::current();
@@ -69,6 +70,7 @@ where
                 {
                     trace::fail(&span, error, None);
                 }
+                watch.done(peer, Duration::ZERO, None, &[]);
                 encode(&response, call.version)
             }
             Err(close) => close,

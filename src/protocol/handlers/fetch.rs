@@ -27,7 +27,7 @@ use crate::protocol::splice::Splicer;
 use crate::sabotage;
 use crate::storage::StoreError;
 use crate::storage::reader::ReadError;
-use crate::trace;
+use crate::trace::{self, TraceContext, Watch};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::{
     EpochEndOffset, FetchableTopicResponse, LeaderIdAndEpoch, NodeEndpoint, PartitionData,
@@ -92,14 +92,19 @@ struct Fetch {
     elsewhere: Option<Elsewhere>,
     /// Something was read that was not in a partition's tail.
     cold: bool,
+    /// The request's trace.
+    trace: TraceContext,
+    /// How long there was nothing to do but to wait for records.
+    waited: Duration,
 }
 
-pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
+pub(super) async fn handle(ctx: Rc<ConnectionContext>, mut request: Request) -> Reply {
     let (version, received) = (request.api_version, request.received);
     let body: FetchRequest = match common::decode(&request) {
         Ok(body) => body,
         Err(close) => return close,
     };
+    let watch = Watch::of(&mut request);
     drop(request);
     let limits = (body.max_wait_ms, body.min_bytes, body.max_bytes, body.isolation_level);
     let (max_wait_ms, min_bytes, max_bytes, isolation_level) = limits;
@@ -114,7 +119,11 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         }
     };
     let image = ctx.broker.image.load_full();
-    let slots = targets.into_iter().map(|target| Slot::new(&ctx, &image, target, !rack.is_empty())).collect();
+    let slots: Vec<Slot> =
+        targets.into_iter().map(|target| Slot::new(&ctx, &image, target, !rack.is_empty())).collect();
+    if trace::is_within() {
+        trace_target(&image, &slots);
+    }
     let elsewhere = Elsewhere::of(&ctx, &image, &rack);
     drop(image);
     let mut fetch = Fetch {
@@ -124,6 +133,8 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         deadline: received + Duration::from_millis(max_wait_ms.max(0) as u64),
         elsewhere,
         cold: false,
+        trace: watch.context(),
+        waited: Duration::ZERO,
     };
     fetch.settle(received + preferred::SETTLE_WAIT).await;
     fetch.run(&ctx).await;
@@ -132,10 +143,23 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         fetch.send_on();
     }
     fetch.count_followed(doubted);
-    let source = fetch.source();
+    let (source, waited) = (fetch.source(), fetch.waited);
     let reply = respond(&ctx, version, isolation_level == READ_COMMITTED, mode, fetch.slots);
     ctx.broker.latencies.fetch[source as usize].record_duration(received.elapsed());
+    watch.done(ctx.peer, waited, None, &[]);
     reply
+}
+
+/// Tells the span of a sampled request which partition it is about, if that is one.
+fn trace_target(image: &ClusterImage, slots: &[Slot]) {
+    let [slot] = slots else { return };
+    let name = match &slot.target.key.topic {
+        TopicKey::Name(name) => Some(&**name),
+        TopicKey::Id(id) => image.topic_by_id(TopicId(*id)).map(|topic| &*topic.name),
+    };
+    if let Some(name) = name {
+        trace::destination(&Span::current(), name, slot.target.key.partition);
+    }
 }
 
 fn session_request(body: FetchRequest, version: i16) -> SessionRequest {
@@ -314,7 +338,10 @@ impl Fetch {
                 guards.extend(self.slots.iter().filter_map(|s| s.view.as_ref().ok()).map(|v| v.register(&notify)));
                 continue;
             }
-            if tokio::time::timeout_at(self.deadline, notify.notified()).await.is_err() {
+            let since = monotonic();
+            let over = tokio::time::timeout_at(self.deadline, notify.notified()).await.is_err();
+            self.waited += since.elapsed();
+            if over {
                 self.round(ctx).await;
                 return;
             }
@@ -389,7 +416,7 @@ impl Fetch {
                     // Counted in full until it is known how much it is, so that reads can run side by side.
                     budget -= bytes_max;
                     self.cold = true;
-                    cold.push((i, read_cold(ctx, view, slot.offset(), bytes_max, nothing_yet)));
+                    cold.push((i, read_cold(ctx, self.trace, view, slot.offset(), bytes_max, nothing_yet)));
                     nothing_yet = false;
                 }
                 TailRead::Below => {}
@@ -406,13 +433,14 @@ impl Fetch {
 
 fn read_cold(
     ctx: &ConnectionContext,
+    trace: TraceContext,
     view: Arc<PartitionView>,
     from: Offset,
     bytes_max: usize,
     at_least_one: bool,
 ) -> ColdRead {
     let broker = ctx.broker.clone();
-    let read = async move { broker.reader.read(&view, from, bytes_max, at_least_one).await };
+    let read = async move { broker.reader.read_for(trace, &view, from, bytes_max, at_least_one).await };
     tokio::task::spawn_local(read.in_current_span())
 }
 

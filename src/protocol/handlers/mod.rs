@@ -30,6 +30,7 @@ mod producer_ids;
 mod tests;
 mod topics;
 
+use crate::trace::TraceContext;
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use kafka_protocol::messages::ApiKey;
@@ -57,6 +58,8 @@ pub struct Request {
     pub received: Instant,
     /// Requests of the connection before this one whose replies are not written.
     pub ahead: usize,
+    /// Its trace.
+    pub trace: TraceContext,
 }
 
 /// What becomes of a request.

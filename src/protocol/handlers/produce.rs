@@ -8,12 +8,13 @@
 use super::common::{self, text};
 use super::{ConnectionContext, Reply, Request};
 use crate::actors::partition::handle::{AppendError, AppendReceiver, Appended, Origin, PartitionRef, ValidBatch};
+use crate::clock::monotonic;
 use crate::ids::{PartitionKey, TopicId};
 use crate::metadata::image::{ClusterImage, Topic};
 use crate::protocol::error_code::{self, ErrorCode};
 use crate::protocol::topic_name;
 use crate::protocol::validate::{self, BatchLimits, RejectedBatch};
-use crate::trace::{self, SpanLink};
+use crate::trace::{self, Watch};
 use bytes::Bytes;
 use kafka_protocol::messages::produce_request::TopicProduceData;
 use kafka_protocol::messages::produce_response::{
@@ -21,6 +22,7 @@ use kafka_protocol::messages::produce_response::{
 };
 use kafka_protocol::messages::{ProduceRequest, ProduceResponse, TopicName};
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,7 +93,7 @@ struct Checked {
     batch: ValidBatch,
 }
 
-pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Reply {
+pub(super) async fn handle(ctx: Rc<ConnectionContext>, mut request: Request) -> Reply {
     let version = request.api_version;
     let (received, request_len) = (request.received, request.body.len());
     let client_waits = request.ahead + 1 >= CLIENT_IN_FLIGHT;
@@ -99,6 +101,7 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         Ok(body) => body,
         Err(close) => return close,
     };
+    let watch = Watch::of(&mut request);
     drop(request);
     let (acks, timeout_ms) = (body.acks, body.timeout_ms);
     let span = Span::current();
@@ -109,10 +112,14 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         let good = topics.iter().flat_map(|t| &t.slots).filter_map(|s| s.append.as_ref().ok());
         let stored_len: usize = good.map(|c| c.batch.bytes.len()).sum();
         let copies = stored_len < request_len / SHARED_PARTS_MAX;
-        let origin = Origin { link: SpanLink::to(&span), client_waits };
+        trace_content(&span, &topics);
+        let origin = Origin { trace: watch.context(), client_waits };
         topics.into_iter().map(|t| append_topic(t, copies, origin)).collect::<Vec<_>>()
     });
+    let appended = monotonic();
+    let append = (trace::APPEND, received, appended);
     if acks == 0 {
+        watch.done(ctx.peer, Duration::ZERO, None, &[append]);
         let failed = topics.iter().flat_map(|t| &t.slots).find_map(|s| s.append.as_ref().err());
         return match failed {
             Some(failure) => Reply::Close(format!("produce with acks=0 failed: {}", failure.code)),
@@ -127,6 +134,8 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, request: Request) -> Repl
         trace::fail(&span, code, None);
     }
     ctx.broker.latencies.produce.record_duration(received.elapsed());
+    let failure = failure.as_ref().map(|code| code as &dyn Display);
+    watch.done(ctx.peer, Duration::ZERO, failure, &[append, (trace::AWAIT_FLUSH, appended, monotonic())]);
     reply
 }
 
@@ -145,6 +154,20 @@ fn throttled(reply: Reply, throttle_ms: u64) -> Reply {
 fn shape(body: &ProduceRequest) -> (usize, usize) {
     let partitions = || body.topic_data.iter().flat_map(|t| &t.partition_data);
     (partitions().count(), partitions().filter_map(|p| p.records.as_ref()).map(Bytes::len).sum())
+}
+
+/// Tells the span of a sampled request about its content.
+fn trace_content(request: &Span, topics: &[TopicSlots<Checked>]) {
+    if request.is_disabled() {
+        return;
+    }
+    if let [topic] = topics
+        && let [slot] = &topic.slots[..]
+    {
+        trace::destination(request, &topic.name, slot.index);
+    }
+    let good = topics.iter().flat_map(|t| &t.slots).filter_map(|s| s.append.as_ref().ok());
+    trace::link_records(request, good.map(|checked| (&checked.batch.header, &checked.batch.bytes[..])));
 }
 
 /// What all batches of a request are checked with.

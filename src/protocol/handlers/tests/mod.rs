@@ -278,6 +278,7 @@ impl Bed {
             body: body.freeze(),
             received: monotonic(),
             ahead: 0,
+            trace: Default::default(),
         };
         dispatch(self.ctx.clone(), request).await
     }

@@ -167,6 +167,7 @@ fn a_batch_does_not_keep_a_much_longer_request_alive() {
                 body: body.clone(),
                 received: monotonic(),
                 ahead: 0,
+                trace: Default::default(),
             };
             let mut reply = dispatch(bed.ctx.clone(), request);
             assert!(futures::poll!(&mut reply).is_pending());
