@@ -1,11 +1,12 @@
 //! Records out of what a broker sends: fetched batches taken apart, with the same code that the broker takes them apart with.
 
-use super::decode::{self, Decoder};
+use super::decode::{self, Avro, Decoder};
 use super::filter::{Filter, Subject, Verdict, memmem::Needle};
 use crate::protocol::batch::{BatchHeader, HEADER_LEN};
 use crate::protocol::records::{self, Records};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Names of codecs by their numbers.
@@ -43,29 +44,33 @@ pub struct Record {
 }
 
 /// How records are shown.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Shown {
     /// Decoder of keys.
     pub key: Decoder,
     /// Decoder of values and of headers' values.
     pub value: Decoder,
+    /// What keys and values in Avro are read with.
+    pub schemas: (Option<Arc<Avro>>, Option<Arc<Avro>>),
     /// Longest text, bytes.
     pub text_bytes_max: usize,
 }
 
 impl Record {
     /// As the API has it.
-    pub fn item(&self, shown: Shown) -> Value {
-        let decoded =
-            |bytes: &Option<Bytes>, decoder| bytes.as_ref().map(|b| decode::decode(b, decoder, shown.text_bytes_max));
-        let header = |(name, value): &(Bytes, Option<Bytes>)| json!({ "key": String::from_utf8_lossy(name), "value": decoded(value, Decoder::Auto) });
+    pub fn item(&self, shown: &Shown) -> Value {
+        let decoded = |bytes: &Option<Bytes>, decoder, schema: Option<&Avro>| {
+            bytes.as_ref().map(|b| decode::decode(b, decoder, schema, shown.text_bytes_max))
+        };
+        let header = |(name, value): &(Bytes, Option<Bytes>)| json!({ "key": String::from_utf8_lossy(name), "value": decoded(value, Decoder::Auto, None) });
+        let (key_schema, value_schema) = (shown.schemas.0.as_deref(), shown.schemas.1.as_deref());
         json!({
             "partition": self.partition,
             "offset": self.offset.to_string(),
             "timestamp_ms": self.timestamp_ms,
             "timestamp_type": if self.is_append_time { "append" } else { "create" },
-            "key": decoded(&self.key, shown.key),
-            "value": decoded(&self.value, shown.value),
+            "key": decoded(&self.key, shown.key, key_schema),
+            "value": decoded(&self.value, shown.value, value_schema),
             "headers": self.headers.iter().take(HEADERS_MAX).map(header).collect::<Vec<_>>(),
             "size_bytes": self.size_bytes.to_string(),
             "codec": self.codec,
@@ -281,7 +286,7 @@ mod tests {
         let record = &taken.records[1];
         assert_eq!((record.partition, record.timestamp_ms, record.codec), (7, 1_003, "zstd"));
         assert_eq!((record.key.as_deref(), record.size_bytes), (Some(&b"k3"[..]), 3));
-        let item = record.item(Shown { text_bytes_max: 100, ..Shown::default() });
+        let item = record.item(&Shown { text_bytes_max: 100, ..Shown::default() });
         assert_eq!((&item["offset"], &item["key"]["text"]), (&json!("3"), &json!("k3")));
     }
 

@@ -124,8 +124,9 @@ impl Tailing {
             tokio::time::sleep_until(self.counted.0 + EVERY).await;
             return;
         }
-        let shown = self.shown;
-        let texts = web::block(move || records.iter().map(|record| record.item(shown).to_string()).collect::<Vec<_>>());
+        let shown = self.shown.clone();
+        let texts =
+            web::block(move || records.iter().map(|record| record.item(&shown).to_string()).collect::<Vec<_>>());
         let Ok(texts) = texts.await else { return };
         let (mut bytes, mut some) = (0, Vec::with_capacity(texts.len()));
         for text in texts {
