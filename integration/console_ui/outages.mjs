@@ -8,7 +8,7 @@ const SAYS = {
   store: { '/': /the object store is (degraded|unavailable)/i, '/storage': /Degraded|Unavailable/, '/brokers': /Degraded|Unavailable/ },
   broker: {
     '/': /no broker is live|cannot be read|no leader/i, '/brokers': /No brokers known|Unreachable/, '/storage': /No broker has answered|did not answer/, '/topics': /without leader[^]*unknown/,
-    '/topics/t': /No live broker is known/, '/topics/t/messages': /No live broker is known|no leader|cannot be read/i, '/topics/t/configs': /No live broker is known/, '/topics/t/segments': /size unknown[^]*no leader/,
+    '/topics/t': /No live broker is known/, '/topics/t/messages': /No live broker is known|no leader|cannot be read/i, '/topics/t/configs': /No live broker is known/, '/topics/t/segments': /no leader[^]*size unknown/,
     '/groups': /no live broker is known[^]*cannot be known/i, '/cost': /Stored\s+unknown/, '/actors': /did not answer|console/,
   },
   etcd: { '/': /etcd does not answer/, '/etcd': /Unavailable/, '/topics': /etcd: /, '/brokers': /etcd: /, '/topics/t/segments': /etcd: /, '/actors': /etcd: /, '/storage': /etcd: / },

@@ -11,6 +11,8 @@ use tokio::time::Instant;
 
 /// Names of codecs by their numbers.
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+/// What a record takes besides its bytes, about.
+const RECORD_BYTES: usize = 200;
 /// Headers of a record that are shown.
 const HEADERS_MAX: usize = 256;
 
@@ -108,6 +110,8 @@ pub struct Taken {
     pub scanned_records: u64,
     /// Their bytes, decompressed.
     pub scanned_bytes: u64,
+    /// Bytes of the records that are wanted.
+    pub found_bytes: usize,
     /// Records for which the expression had no value, and why for the first of them.
     pub failed: (u64, Option<String>),
     /// Why it went no further, if the bytes are not what they should be.
@@ -123,6 +127,8 @@ pub struct Bounds {
     pub to: i64,
     /// Decompressed bytes, after which no further batch is begun.
     pub bytes_max: u64,
+    /// Bytes of records that were found, after which no further record is looked at.
+    pub found_bytes_max: usize,
     /// When time is over.
     pub deadline: Instant,
 }
@@ -152,6 +158,9 @@ pub fn take(partition: i32, bytes: &Bytes, matcher: &Matcher, bounds: Bounds) ->
             break;
         }
         taken.next = taken.next.max(Some(next));
+        if taken.found_bytes >= bounds.found_bytes_max {
+            break;
+        }
     }
     taken
 }
@@ -185,7 +194,7 @@ fn read(
         if offset < bounds.from || offset >= bounds.to {
             continue;
         }
-        if crate::clock::monotonic() >= bounds.deadline {
+        if crate::clock::monotonic() >= bounds.deadline || taken.found_bytes >= bounds.found_bytes_max {
             return false;
         }
         taken.scanned_records += 1;
@@ -232,6 +241,7 @@ fn consider(
             return;
         }
     }
+    taken.found_bytes += size + RECORD_BYTES;
     taken.records.push(Record {
         partition,
         offset,
@@ -261,7 +271,8 @@ mod tests {
     use std::time::Duration;
 
     fn bounds(from: i64, to: i64) -> Bounds {
-        Bounds { from, to, bytes_max: 1 << 20, deadline: within(Duration::from_secs(60)) }
+        let deadline = within(Duration::from_secs(60));
+        Bounds { from, to, bytes_max: 1 << 20, found_bytes_max: usize::MAX, deadline }
     }
 
     fn batches() -> Bytes {
@@ -298,6 +309,9 @@ mod tests {
         assert_eq!((taken.records.len(), taken.next), (6, Some(6)));
         let over = Bounds { deadline: crate::clock::monotonic(), ..bounds(0, 100) };
         assert_eq!(take(0, &bytes, &Matcher::default(), over).next, None, "what was not looked at is not behind us");
+        let few = Bounds { found_bytes_max: RECORD_BYTES + 10, ..bounds(0, 100) };
+        let taken = take(0, &bytes, &Matcher::default(), few);
+        assert_eq!((taken.records.len(), taken.next), (2, Some(2)), "enough was found in the middle of a batch");
     }
 
     #[test]
