@@ -139,7 +139,7 @@ async fn avro(admin: &Browser, schemas: &Schemas) {
     let bytes = [&[0, 0, 0, 1, 2][..], &[84, 2, 4], b"hi"].concat();
     let value = base64::engine::general_purpose::STANDARD.encode(bytes);
     let record =
-        json!({ "partition": 0, "value": value, "value_encoding": "base64", "timestamp_ms": 1_800_000_000_000_i64 });
+        json!({ "partition": 0, "value": value, "value_encoding": "base64", "timestamp_ms": 1_700_000_000_200_i64 });
     produce(admin, "orders", vec![record]).await;
     let schema = "%7B%22type%22%3A%22record%22%2C%22name%22%3A%22R%22%2C%22fields%22%3A%5B%7B%22name%22%3A%22n%22%2C\
                   %22type%22%3A%22long%22%7D%2C%7B%22name%22%3A%22t%22%2C%22type%22%3A%5B%22null%22%2C%22string%22%5D%7D%5D%7D";
