@@ -9,7 +9,7 @@ DENY_VERSION := 0.20.2
 DENY := $(CACHE)/cargo-deny-$(DENY_VERSION)/bin/cargo-deny
 
 .DEFAULT_GOAL := help
-.PHONY: help dev release test test-unit test-broker test-operator operator-soak test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale console-scale abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
+.PHONY: help dev release test test-unit test-broker test-operator operator-soak test-tools sim chaos chaos-cluster rolling chaos-faults chaos-world chaos-matrix groups cost cost-page breadth scale console-scale console-proof abuse bench fuzz fuzz-seeds lint fmt deny advisories tools image crds docs
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -113,10 +113,21 @@ scale: ## Three brokers with very many partitions, of which one dies (PARTITIONS
 	$(PROOF) scale:: --skip console::
 
 console-scale: export TOPICS ?= 50000
-console-scale: export GROUPS ?= 10000
+console-scale: export CONSUMER_GROUPS ?= 10000
 console-scale: export ASKED ?= 200
-console-scale: ## Lists of the console with very many topics and groups (TOPICS=50000, GROUPS=10000, ASKED=200)
+console-scale: ## Lists of the console with very many topics and groups (TOPICS=50000, CONSUMER_GROUPS=10000, ASKED=200)
 	$(PROOF) console::scale::
+
+console-proof: export SMALL_MIB ?= 64
+console-proof: export LARGE_MIB ?= 1024
+console-proof: export FIRST_PAGES ?= 3
+console-proof: export PAGES_SEC ?= 60
+console-proof: export SETTLE_SEC ?= 16
+console-proof: export STALLED ?= 100
+console-proof: export STALLED_SEC ?= 180
+console-proof: export DURATION_SEC ?= 660
+console-proof: ## Figures of the console: first page, open pages, stalled browsers, month of the guide (LARGE_MIB=1024, DURATION_SEC=660)
+	$(PROOF) console::proof:: --include-ignored --test-threads=1
 
 abuse: export CONNECTIONS ?= 1000
 abuse: export SHARE_PERCENT_MIN ?= 80

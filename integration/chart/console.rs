@@ -89,6 +89,12 @@ pub fn settings() -> Vec<Row> {
             "env KAFSCALE_CONSOLE_BROKER_METRICS_URL",
             "http://demo:9093/metrics",
         ),
+        at(
+            "console.operatorMetricsUrl",
+            "http://operator:8080/metrics",
+            "env KAFSCALE_CONSOLE_OPERATOR_METRICS_URL",
+            "http://operator:8080/metrics",
+        ),
         at("console.bindAddress", "'[::]'", "env KAFSCALE_CONSOLE_HTTP_ADDR", "'[::]:8080'"),
         at("console.port", "9000", "env KAFSCALE_CONSOLE_HTTP_ADDR", "0.0.0.0:9000"),
         at("console.port", "9000", "/spec/template/spec/containers/0/ports/0/containerPort", "9000"),

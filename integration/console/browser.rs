@@ -123,6 +123,12 @@ impl Browser {
         answer
     }
 
+    /// Asks for something on an open connection and reads nothing.
+    pub async fn begin(&self, stream: &mut TcpStream, path: &str) {
+        let head = self.head("GET", path, &[], 0);
+        stream.write_all(format!("{head}\r\n").as_bytes()).await.expect("it can be written");
+    }
+
     /// Opens a stream of events.
     pub async fn events(&self, path: &str, headers: &[(&str, &str)]) -> Events {
         let mut stream = TcpStream::connect(&self.address).await.expect("the console listens");

@@ -6,6 +6,7 @@ use super::schema::Schemas;
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::harness::wait_until;
+use base64::Engine;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -130,6 +131,32 @@ async fn records_are_written_found_and_followed() {
         (&audit["items"][0]["action"], &audit["items"][0]["after"]["records"]),
         (&json!("records.produce"), &json!(32))
     );
+    avro(&admin, &schemas).await;
+}
+
+/// Values as a registry's serializer writes them, and the schema that somebody has pasted.
+async fn avro(admin: &Browser, schemas: &Schemas) {
+    let bytes = [&[0, 0, 0, 1, 2][..], &[84, 2, 4], b"hi"].concat();
+    let value = base64::engine::general_purpose::STANDARD.encode(bytes);
+    let record =
+        json!({ "partition": 0, "value": value, "value_encoding": "base64", "timestamp_ms": 1_700_000_000_200_i64 });
+    produce(admin, "orders", vec![record]).await;
+    let schema = "%7B%22type%22%3A%22record%22%2C%22name%22%3A%22R%22%2C%22fields%22%3A%5B%7B%22name%22%3A%22n%22%2C\
+                  %22type%22%3A%22long%22%7D%2C%7B%22name%22%3A%22t%22%2C%22type%22%3A%5B%22null%22%2C%22string%22%5D%7D%5D%7D";
+    let path = "/topics/orders/messages?limit=1&value_decoder=avro";
+    let page = schemas.get(admin, &format!("{path}&value_schema={schema}"), "/topics/{name}/messages").await;
+    let shown = &page["items"][0]["value"];
+    assert_eq!((&shown["decoder"], &shown["text"]), (&json!("avro"), &json!("{\n  \"n\": 42,\n  \"t\": \"hi\"\n}")));
+    assert!(shown["note"].as_str().unwrap().contains("schema 258"), "{shown}");
+    let without = admin.api(path).await;
+    assert_eq!(without["items"][0]["value"]["decoder"], "hex");
+    assert!(without["items"][0]["value"]["note"].as_str().unwrap().contains("schema 258"), "{without}");
+    // As long as one may be, and longer; a schema that is none.
+    let long = format!("%22{}%22", "a".repeat(16_000));
+    for schema in [long.as_str(), "%7B%7D", "nonsense"] {
+        let answer = admin.get(&format!("/api/v1{path}&value_schema={schema}")).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "invalid"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

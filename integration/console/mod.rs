@@ -7,6 +7,7 @@ mod cluster;
 mod groups;
 mod messages;
 mod process;
+mod proof;
 mod scale;
 mod schema;
 mod storage;

@@ -68,7 +68,7 @@ async fn times(browser: &Browser, path: &str, asked: usize) -> (f64, f64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lists_of_very_many_topics_and_groups_are_answered_from_memory() {
     let _quiet = quiet().await;
-    let (topics, groups) = (size("TOPICS", 1_000), size("GROUPS", 100));
+    let (topics, groups) = (size("TOPICS", 1_000), size("CONSUMER_GROUPS", 100));
     let asked = size("ASKED", 20) as usize;
     let mut cluster = Cluster::start("console-scale", "500").await;
     let console = beside(&mut cluster, "console-of-scale").await;

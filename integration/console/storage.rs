@@ -60,8 +60,18 @@ async fn the_parts_of_a_topic_leave_no_gap_on_any_page() {
     let plan = Plan { partitions: PARTITIONS, producers: 3, ..Plan::new("ledger", 1) };
     let load = Workload::start_on(&cluster.addresses(), plan).await;
     load.wait_acks(40).await;
+    // The topic that is written to is the busiest, and others are still.
+    Client::new(&cluster.addresses()[0]).ensure_topic("still", 1).await;
+    let path = "/topics?sort=rate&order=desc";
+    let is_busy = |page: &Value| {
+        page["items"][0]["name"] == "ledger" && page["items"][0]["bytes_in_per_sec"].as_f64().is_some_and(|n| n > 0.0)
+    };
+    until(&viewer, "the topic is busy", path, is_busy).await;
     load.finish().await.assert_clean();
     let schemas = Schemas::of(&viewer).await;
+    let page = schemas.get(&viewer, path, "/topics").await;
+    assert!(page["items"][0]["records_in_per_sec"].as_f64().is_some_and(|n| n > 0.0), "{page:#}");
+    assert_eq!((&page["items"][1]["name"], &page["items"][1]["bytes_in_per_sec"]), (&json!("still"), &json!(0.0)));
     let described = "/topics/{name}/segments";
     until(&viewer, "all partitions are led", "/topics/ledger/segments", |page| page["partial"] == json!([])).await;
     let items = pages(&schemas, &viewer, "/topics/ledger/segments?limit=3", described).await;

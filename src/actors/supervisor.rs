@@ -11,7 +11,7 @@ use actix::{Actor, Addr, Context, dev::ToEnvelope};
 use arc_swap::ArcSwapOption;
 use futures::future::LocalBoxFuture;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -55,6 +55,23 @@ pub enum Escalation {
     GiveUp,
 }
 
+/// How many messages wait in a mailbox, for actors whose senders count them: actix does not tell.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    messages: AtomicUsize,
+    is_counted: AtomicBool,
+}
+
+/// A counted message's place; it is free again when the message is handled, or dropped with the mailbox.
+#[derive(Debug)]
+pub struct Place(Arc<Waiting>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.messages.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What a supervised actor has been through, for metrics and the console.
 #[derive(Debug)]
 pub struct ActorStatus {
@@ -62,6 +79,7 @@ pub struct ActorStatus {
     pub name: String,
     /// Messages that its mailbox holds at most; `None` for loops, which have none.
     pub mailbox_capacity: Option<usize>,
+    waiting: Arc<Waiting>,
     restarts: AtomicU64,
     running: AtomicBool,
     /// Unix milliseconds of its last start; 0 before the first.
@@ -75,6 +93,7 @@ impl ActorStatus {
         Arc::new(Self {
             name,
             mailbox_capacity,
+            waiting: Arc::default(),
             restarts: AtomicU64::new(0),
             running: AtomicBool::new(false),
             started_ms: AtomicI64::new(0),
@@ -100,6 +119,12 @@ impl ActorStatus {
     /// When it ended last, Unix milliseconds.
     pub fn last_exit_ms(&self) -> Option<i64> {
         self.last_exit.lock().expect("no panic under the lock").as_ref().map(|(_, ms)| *ms)
+    }
+
+    /// Messages that wait now; `None` if nobody counts them.
+    pub fn waiting(&self) -> Option<usize> {
+        let is_counted = self.waiting.is_counted.load(Ordering::Relaxed);
+        is_counted.then(|| self.waiting.messages.load(Ordering::Relaxed))
     }
 
     /// Restarts so far.
@@ -153,6 +178,7 @@ pub struct ActorRef<A: Actor> {
 struct Slot<A: Actor> {
     addr: ArcSwapOption<Addr<A>>,
     closed: AtomicBool,
+    waiting: Arc<Waiting>,
 }
 
 impl<A: Actor> Clone for ActorRef<A> {
@@ -212,6 +238,14 @@ impl<A: Actor<Context = Context<A>>> ActorRef<A> {
         }
     }
 
+    /// A place for a message that is to be counted; it travels with the message.
+    pub fn place(&self) -> Place {
+        let waiting = &self.slot.waiting;
+        waiting.is_counted.store(true, Ordering::Relaxed);
+        waiting.messages.fetch_add(1, Ordering::Relaxed);
+        Place(waiting.clone())
+    }
+
     /// Ends supervision: the actor is not started again.
     pub fn close(&self) {
         self.slot.closed.store(true, Ordering::Release);
@@ -238,8 +272,9 @@ where
     A: Actor<Context = Context<A>>,
     F: FnMut(ActorRef<A>) -> LocalBoxFuture<'static, Result<A, String>> + 'static,
 {
-    let actor_ref = ActorRef { slot: Arc::new(Slot { addr: ArcSwapOption::empty(), closed: AtomicBool::new(false) }) };
     let status = ActorStatus::new(supervision.name.clone(), Some(capacity));
+    let (addr, closed, waiting) = (ArcSwapOption::empty(), AtomicBool::new(false), status.waiting.clone());
+    let actor_ref = ActorRef { slot: Arc::new(Slot { addr, closed, waiting }) };
     supervision.registry.add(&status);
     let handle = actor_ref.clone();
     actix_rt::spawn(async move {
@@ -399,6 +434,11 @@ mod tests {
                 assert_eq!(say(&echo, 2).await, Some(2));
                 assert_eq!(registry.restarts(), 1);
                 let status = &registry.all()[0];
+                assert_eq!(status.waiting(), None, "nobody has counted");
+                let (first, second) = (echo.place(), echo.place());
+                assert_eq!(status.waiting(), Some(2));
+                drop((first, second));
+                assert_eq!(status.waiting(), Some(0));
                 assert!(matches!(status.last_exit(), Some(ExitReason::Panicked(m)) if m.contains("unlucky")));
             })
             .await;

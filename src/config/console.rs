@@ -74,6 +74,9 @@ pub struct ConsoleArgs {
     /// URL of the metrics of a broker, or of a Service of several, for those that do not tell theirs in etcd.
     #[arg(long, env = "KAFSCALE_CONSOLE_BROKER_METRICS_URL", value_name = "URL")]
     pub console_broker_metrics_url: Option<String>,
+    /// URL of the operator's metrics, which tell of snapshots of etcd; unset: nothing is known of them.
+    #[arg(long, env = "KAFSCALE_CONSOLE_OPERATOR_METRICS_URL", value_name = "URL")]
+    pub console_operator_metrics_url: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub ui: UiArgs,
@@ -177,6 +180,8 @@ pub struct ConsoleConfig {
     pub namespace: String,
     /// Metrics of brokers that do not say where theirs are.
     pub metrics_url: Option<String>,
+    /// Metrics of the operator.
+    pub operator_metrics_url: Option<String>,
     /// Least severe level to log.
     pub log_level: Level,
     /// Traces.
@@ -192,6 +197,8 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Consol
         let namespace = check.parse("KAFSCALE_S3_NAMESPACE", &args.s3_namespace, values::key_part);
         let name = "KAFSCALE_CONSOLE_BROKER_METRICS_URL";
         let metrics_url = check.parse_optional(name, &args.console_broker_metrics_url, http_url);
+        let name = "KAFSCALE_CONSOLE_OPERATOR_METRICS_URL";
+        let operator_metrics_url = check.parse_optional(name, &args.console_operator_metrics_url, http_url);
         let ui = ui(check, &args.ui, listen.map(|(listen, _)| listen));
         let log_level = check.parse("KAFSCALE_LOG_LEVEL", &args.log_level, values::level);
         let telemetry = telemetry::checked(check, &args.telemetry);
@@ -205,6 +212,7 @@ pub fn resolve(matches: &ArgMatches, environment: &Environment) -> Report<Consol
             metadata: metadata?,
             namespace: namespace?,
             metrics_url: metrics_url?,
+            operator_metrics_url: operator_metrics_url?,
             log_level: log_level?,
             telemetry: telemetry?,
         })

@@ -82,8 +82,7 @@ fn actor(status: &ActorStatus) -> Value {
         "parent": parent,
         "running": status.is_running(),
         "restarts": status.restarts(),
-        // actix does not tell how many messages wait.
-        "mailbox_depth": null,
+        "mailbox_depth": status.waiting(),
         "mailbox_capacity": status.mailbox_capacity,
         "last_exit": status.last_exit().map(|reason| match reason {
             ExitReason::Stopped => "stopped".to_owned(),

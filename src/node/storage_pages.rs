@@ -1,4 +1,5 @@
-//! What is stored, as JSON on the metrics listener: sizes of topics, and the objects behind a partition.
+//! What is stored and what moves, as JSON on the metrics listener: sizes of topics, the objects behind a partition, and which topics
+//! are busy.
 //!
 //! A broker tells of the partitions that it leads, from the extents that it has in memory: nothing is read from the object store.
 //! Pages are bounded; who wants more asks again with the cursor of the last answer.
@@ -6,10 +7,10 @@
 use crate::actors::partition::view::{Extent, LogState};
 use crate::broker::Broker;
 use crate::http::{HttpState, PageError};
-use crate::ids::{Offset, PartitionIndex, PartitionKey};
+use crate::ids::{Offset, PartitionIndex, PartitionKey, TopicId};
 use crate::storage::ObjectKey;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -19,6 +20,10 @@ const TOPICS_MAX: usize = 500;
 const PARTITIONS_MAX: usize = 10_000;
 /// Extents of a page.
 const EXTENTS_MAX: usize = 500;
+/// Topics of which rates are told: the busiest.
+const BUSY_MAX: usize = 5_000;
+/// Bytes per second below which a topic counts as still.
+const STILL_BYTES_PER_SEC: f64 = 0.5;
 /// Objects of up to this level hold what was written a short time ago: whatever is rewritten later gets a higher one.
 const RECENT_LEVEL_MAX: u8 = 1;
 /// What counts as recent, ms.
@@ -37,6 +42,11 @@ pub(super) fn register(state: &Arc<HttpState>, broker: &Arc<Broker>) {
     state.pages.register("/v1/storage", move |query| {
         let page = storage(&shared, &query);
         Box::pin(async move { page })
+    });
+    let shared = broker.clone();
+    state.pages.register("/v1/rates", move |_| {
+        let page = rates(&shared);
+        Box::pin(async move { Ok(page) })
     });
 }
 
@@ -162,6 +172,46 @@ fn storage(broker: &Broker, query: &str) -> Result<Value, PageError> {
         "items": items,
         "next_cursor": next_cursor,
     }))
+}
+
+/// Per second, of the partitions of a topic that are led here.
+#[derive(Debug, Default)]
+struct Rates {
+    bytes_in: f64,
+    bytes_out: f64,
+    records_in: f64,
+}
+
+/// The busiest topics, and whether others are left out.
+fn rates(broker: &Broker) -> Value {
+    let now_ms = broker.clock.monotonic_ms();
+    let mut topics: HashMap<TopicId, Rates> = HashMap::new();
+    for led in broker.directory.all() {
+        let traffic = &led.view.traffic;
+        let rates = topics.entry(led.key.topic).or_default();
+        rates.bytes_in += traffic.bytes_in.per_sec(now_ms);
+        rates.bytes_out += traffic.bytes_out.per_sec(now_ms);
+        rates.records_in += traffic.records_in.per_sec(now_ms);
+    }
+    let mut busy: Vec<(TopicId, Rates)> =
+        topics.into_iter().filter(|(_, rates)| rates.bytes_in + rates.bytes_out >= STILL_BYTES_PER_SEC).collect();
+    let left_out = busy.len().saturating_sub(BUSY_MAX);
+    if left_out > 0 {
+        let all = |rates: &Rates| rates.bytes_in + rates.bytes_out;
+        busy.select_nth_unstable_by(BUSY_MAX, |a, b| all(&b.1).total_cmp(&all(&a.1)));
+        busy.truncate(BUSY_MAX);
+    }
+    let image = broker.image.load_full();
+    let item = |(id, rates): (TopicId, Rates)| {
+        Some(json!({
+            "topic": &*image.topic_by_id(id)?.name,
+            "bytes_in_per_sec": rates.bytes_in,
+            "bytes_out_per_sec": rates.bytes_out,
+            "records_in_per_sec": rates.records_in,
+        }))
+    };
+    let items: Vec<Value> = busy.into_iter().filter_map(item).collect();
+    json!({ "as_of_ms": broker.clock.wall_ms(), "broker": broker.node.0, "items": items, "left_out": left_out })
 }
 
 fn extent(extent: &Extent) -> Value {

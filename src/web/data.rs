@@ -3,7 +3,7 @@
 use super::cluster::Cluster;
 use super::groups::{GroupIndex, LagWatch, Previews};
 use super::kafka::KafkaClient;
-use super::topics::SizeIndex;
+use super::topics::{RateIndex, SizeIndex};
 use crate::actors::runtime::IoPool;
 use crate::actors::supervisor::{ActorRegistry, supervise_loop};
 use crate::clock::Clock;
@@ -13,6 +13,8 @@ use std::sync::Arc;
 pub struct DataState {
     /// Sizes of topics.
     pub sizes: SizeIndex,
+    /// How busy topics are.
+    pub rates: RateIndex,
     /// Groups.
     pub groups: Arc<GroupIndex>,
     /// Lag of groups that somebody looks at.
@@ -35,6 +37,6 @@ impl DataState {
         supervise_loop("group-index", registry, io, move || index.clone().run(client.clone(), cluster.clone()));
         let (watch, client) = (lags.clone(), kafka.clone());
         supervise_loop("lag-watch", registry, io, move || watch.clone().run(client.clone()));
-        Self { sizes: SizeIndex::default(), groups, lags, previews: Previews::new(clock) }
+        Self { sizes: SizeIndex::default(), rates: RateIndex::default(), groups, lags, previews: Previews::new(clock) }
     }
 }

@@ -18,13 +18,13 @@ pub struct Series {
 
 /// A line taken apart.
 #[derive(Debug, PartialEq)]
-struct Line<'a> {
-    name: &'a str,
-    labels: &'a str,
-    value: f64,
+pub(super) struct Line<'a> {
+    pub(super) name: &'a str,
+    pub(super) labels: &'a str,
+    pub(super) value: f64,
 }
 
-fn line(text: &str) -> Option<Line<'_>> {
+pub(super) fn line(text: &str) -> Option<Line<'_>> {
     if text.starts_with('#') {
         return None;
     }
@@ -43,7 +43,7 @@ fn line(text: &str) -> Option<Line<'_>> {
     Some(Line { name: series.0, labels: series.1, value })
 }
 
-fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     labels.split(',').find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
         (key == name).then(|| value.trim_matches('"'))

@@ -6,6 +6,8 @@ use super::list::{PageQuery, list};
 use super::problem::Problem;
 use super::source::BrokerSource;
 use super::state::{ConsoleState, Missing};
+use crate::ids::TopicId;
+use crate::metadata::image::ClusterImage;
 use actix_web::{HttpResponse, web};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -66,15 +68,27 @@ async fn ask_all(state: &ConsoleState, page: &'static str) -> (Vec<(i32, Value)>
 async fn actors(state: web::Data<ConsoleState>) -> HttpResponse {
     let (answers, partial) = ask_all(&state, "/v1/actors").await;
     let now_ms = state.clock.wall_ms();
+    let image = state.cluster.image();
     let mut systems: Vec<Value> = answers
         .into_iter()
-        .map(|(broker, page)| {
+        .map(|(broker, mut page)| {
+            for actor in page["actors"].as_array_mut().into_iter().flatten() {
+                actor["subject"] = json!(image.as_deref().and_then(|image| subject(image, actor["path"].as_str()?)));
+            }
             json!({ "system": format!("broker {broker}"), "as_of_ms": page["as_of_ms"], "actors": page["actors"] })
         })
         .collect();
-    let own = crate::node::actors(&state.registry);
+    let mut own = crate::node::actors(&state.registry);
+    own.iter_mut().for_each(|actor| actor["subject"] = Value::Null);
     systems.push(json!({ "system": "console", "as_of_ms": now_ms, "actors": own }));
     HttpResponse::Ok().json(json!({ "systems": systems, "as_of_ms": now_ms, "partial": partial }))
+}
+
+/// The topic and partition that an actor is for: its name has the topic's id.
+fn subject(image: &ClusterImage, path: &str) -> Option<String> {
+    let (id, partition) = path.strip_prefix("partition/")?.split_once('/')?;
+    let topic = image.topic_by_id(TopicId(id.parse().ok()?))?;
+    Some(format!("{} {partition}", topic.name))
 }
 
 async fn s3(state: web::Data<ConsoleState>) -> HttpResponse {
@@ -84,13 +98,18 @@ async fn s3(state: web::Data<ConsoleState>) -> HttpResponse {
         .into_iter()
         .map(|(broker, mut page)| {
             let reading = readings.brokers.get(&broker);
-            // Rates need two readings; the console has them for PUTs and GETs.
+            // Rates need two readings, which the console has.
             for request in page["requests"].as_array_mut().into_iter().flatten() {
-                let rate = match request["op"].as_str() {
-                    Some("create") => reading.and_then(|reading| reading.get("s3_put_per_sec")),
-                    _ => None,
+                let metric = match request["op"].as_str() {
+                    Some("create") => "s3_put_per_sec",
+                    Some("get_range") => "s3_get_range_per_sec",
+                    Some("get_suffix") => "s3_get_suffix_per_sec",
+                    Some("head") => "s3_head_per_sec",
+                    Some("delete") => "s3_delete_per_sec",
+                    Some("list") => "s3_list_per_sec",
+                    _ => continue,
                 };
-                request["per_sec"] = json!(rate);
+                request["per_sec"] = json!(reading.and_then(|reading| reading.get(metric)));
             }
             page["get_per_sec"] = json!(reading.and_then(|reading| reading.get("s3_get_per_sec")));
             page["broker"] = json!(broker);
@@ -103,6 +122,7 @@ async fn s3(state: web::Data<ConsoleState>) -> HttpResponse {
 
 async fn etcd(state: web::Data<ConsoleState>) -> HttpResponse {
     let view = state.cluster.etcd();
+    let (snapshots, untold) = state.snapshots.now(state.clock).await;
     let partial = state.cluster.stale().map(|(reason, since_ms)| Missing {
         source: "etcd".to_owned(),
         reason,
@@ -114,10 +134,9 @@ async fn etcd(state: web::Data<ConsoleState>) -> HttpResponse {
         "since_ms": view.since_ms,
         "reasons": view.reasons,
         "members": view.members,
-        // Snapshots are the operator's, which tells of them in the KafscaleCluster's conditions; the console does not see those.
-        "snapshots": null,
+        "snapshots": snapshots,
         "as_of_ms": view.as_of_ms,
-        "partial": partial.into_iter().collect::<Vec<_>>(),
+        "partial": partial.into_iter().chain(untold).collect::<Vec<_>>(),
     }))
 }
 

@@ -23,6 +23,8 @@ use tokio::sync::watch;
 
 /// How often there is a new state.
 pub const EVERY: Duration = Duration::from_secs(2);
+/// A state that is not older is sent at once to a page that is opened, ms.
+const FRESH_MS: i64 = 4_000;
 /// The longest silence.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often a stream looks whether its session is over, in states.
@@ -35,6 +37,8 @@ const RETRY_MS: u64 = 3_000;
 pub struct Tick {
     /// Grows by one; 0 before the first.
     pub id: u64,
+    /// When it was made, Unix milliseconds.
+    at_ms: i64,
     /// The fields of the event but `dropped`: `"at_ms":…,"overview":…}`.
     rest: Bytes,
 }
@@ -54,8 +58,9 @@ impl LiveFeed {
     }
 
     fn publish(&self, state: &ConsoleState) {
+        let at_ms = self.clock.wall_ms();
         let body = json!({
-            "at_ms": self.clock.wall_ms(),
+            "at_ms": at_ms,
             "overview": overview::now(state),
             "brokers": brokers::live(state),
         });
@@ -63,7 +68,7 @@ impl LiveFeed {
         let id = self.ticks.borrow().id + 1;
         // `{` is written with the number of dropped states in front of the rest.
         let rest = Bytes::from(format!("{}\n\n", &text[1..]));
-        self.ticks.send_replace(Arc::new(Tick { id, rest }));
+        self.ticks.send_replace(Arc::new(Tick { id, at_ms, rest }));
     }
 }
 
@@ -144,16 +149,18 @@ struct Following {
 pub async fn live(state: web::Data<ConsoleState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let signed_in = request.extensions().get::<SignedIn>().cloned().ok_or_else(super::gate::unauthenticated)?;
     let ticks = state.live.clone();
-    // What is there may be from when somebody looked last: the next one counts. A page that comes back has missed what was in
+    // What is there may be from when somebody looked last: then the next one counts. A page that comes back has missed what was in
     // between; an id from before a restart of the console says nothing.
-    let newest_id = ticks.borrow().id;
+    let newest = ticks.borrow().clone();
     let last_id = request.headers().get("last-event-id").and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
-    let dropped = last_id.map_or(0, |last_id| newest_id.saturating_sub(last_id));
+    let is_fresh = newest.id > 0 && (state.clock.wall_ms() - newest.at_ms).abs() < FRESH_MS;
+    let before_id = newest.id - u64::from(is_fresh && last_id != Some(newest.id));
+    let dropped = last_id.map_or(0, |last_id| before_id.saturating_sub(last_id));
     let following = Following {
         page: Page::open(state),
         ticks,
         signed_in,
-        progress: Progress { last_id: newest_id, dropped, sent: 0 },
+        progress: Progress { last_id: before_id, dropped, sent: 0 },
         ready: VecDeque::from([Bytes::from(format!("retry: {RETRY_MS}\n\n"))]),
         over: false,
     };
@@ -236,7 +243,7 @@ mod tests {
         let (ticks, mut seen) = watch::channel(Arc::new(Tick::default()));
         let mut progress = Progress::default();
         let mut read = || progress.advance(seen.borrow_and_update().id);
-        let publish = |id| drop(ticks.send_replace(Arc::new(Tick { id, rest: Bytes::new() })));
+        let publish = |id| drop(ticks.send_replace(Arc::new(Tick { id, at_ms: 0, rest: Bytes::new() })));
         publish(7);
         assert_eq!(read(), 0, "what there was before is not missed");
         (8..=20).for_each(publish);

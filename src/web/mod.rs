@@ -33,6 +33,7 @@ pub mod problem;
 pub mod scrape;
 pub mod segments;
 pub mod server;
+pub mod snapshots;
 pub mod source;
 mod start;
 pub mod state;

@@ -101,6 +101,7 @@ async fn segments(
     let urls: BTreeMap<i32, String> = state.cluster.metrics_urls().into_iter().collect();
     let (mut items, mut next_cursor, mut asked) = (Vec::new(), None, 0);
     let mut partial: Vec<Missing> = state.partial().into_iter().filter(|missing| missing.source == "etcd").collect();
+    let all_are_led = partitions.iter().all(Option::is_some);
     let numbered = (0_i32..).zip(partitions);
     for (number, leader) in numbered.filter(|(number, _)| *number >= first && only.is_none_or(|only| only == *number)) {
         let from = if number == first { offset } else { 0 };
@@ -131,7 +132,7 @@ async fn segments(
             Err(reason) => partial.push(missing(format!("broker {leader}: {reason}"))),
         }
     }
-    let (summary, silent) = summary(urls, &path).await;
+    let (summary, silent) = summary(urls, &path, all_are_led).await;
     partial.extend(silent);
     Ok(HttpResponse::Ok().json(json!({
         "items": items,
@@ -153,21 +154,20 @@ fn item(partition: i32, extent: &Value) -> Value {
         "bytes": extent["bytes"],
         "object_bytes": extent["object_bytes"],
         "created_ms": extent["created_ms"],
-        // Extents know their greatest timestamp only.
-        "first_timestamp_ms": null,
         "last_timestamp_ms": extent["last_timestamp_ms"],
     })
 }
 
 /// Objects and bytes of the whole topic. An object that several brokers' partitions share is counted by each.
-async fn summary(urls: BTreeMap<i32, String>, topic: &str) -> (Value, Vec<Missing>) {
+/// Unknown if a broker does not answer, or nobody leads a partition: a sum of the rest would look like a loss of data.
+async fn summary(urls: BTreeMap<i32, String>, topic: &str, all_are_led: bool) -> (Value, Vec<Missing>) {
     let path = format!("/v1/topics?topic={topic}");
     let asked = urls.into_iter().map(|(broker, url)| {
         let path = path.clone();
         async move { (broker, ask(&url, &path, WITHIN).await) }
     });
     let answers: Vec<_> = futures::stream::iter(asked).buffer_unordered(AT_A_TIME_MAX).collect().await;
-    let (mut objects, mut bytes, mut partial) = (0, 0, Vec::new());
+    let (mut objects, mut bytes, mut partial, asked) = (0, 0, Vec::new(), answers.len());
     for (broker, answer) in answers {
         match answer {
             Ok(page) => {
@@ -179,7 +179,9 @@ async fn summary(urls: BTreeMap<i32, String>, topic: &str) -> (Value, Vec<Missin
             Err(reason) => partial.push(Missing { source: format!("broker {broker}"), reason, since_ms: None }),
         }
     }
-    (json!({ "objects": objects.to_string(), "bytes": bytes.to_string() }), partial)
+    let is_known = all_are_led && asked > 0 && partial.is_empty();
+    let known = |number: u64| is_known.then(|| number.to_string());
+    (json!({ "objects": known(objects), "bytes": known(bytes) }), partial)
 }
 
 #[cfg(test)]

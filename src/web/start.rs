@@ -13,6 +13,7 @@ use super::overview::Tally;
 use super::probes::{self, ConsoleStats};
 use super::scrape::{Scraper, Shared};
 use super::server;
+use super::snapshots::Snapshots;
 use super::source::BrokerSource;
 use super::state::{ConsoleState, History};
 use crate::actors::runtime::IoPool;
@@ -61,6 +62,7 @@ pub struct Parts {
     component: &'static str,
     config: UiConfig,
     cluster: Cluster,
+    snapshots: Snapshots,
     clock: Clock,
 }
 
@@ -69,7 +71,8 @@ impl Parts {
     pub fn remote(config: ConsoleConfig) -> Self {
         let clock = Clock::system();
         let cluster = Cluster::remote(clock, config.metadata, config.namespace, config.metrics_url);
-        Self { component: "console", config: config.ui, cluster, clock }
+        let snapshots = Snapshots::new(config.operator_metrics_url);
+        Self { component: "console", config: config.ui, cluster, snapshots, clock }
     }
 
     /// Of the console beside a broker in the same process.
@@ -77,7 +80,7 @@ impl Parts {
         let context = node.context();
         let (clock, namespace) = (context.clock, node.namespace().to_owned());
         let cluster = Cluster::beside(clock, node.feed().clone(), namespace, context.cluster_id.clone());
-        Self { component: "dev", config, cluster, clock }
+        Self { component: "dev", config, cluster, snapshots: Snapshots::new(None), clock }
     }
 }
 
@@ -159,7 +162,7 @@ fn supervision(name: &str, registry: &Arc<ActorRegistry>) -> Supervision {
 
 /// Starts the actors on this thread.
 fn start_actors(parts: Parts, shutdown: CancellationToken) -> Arc<ConsoleState> {
-    let Parts { component, config, cluster, clock } = parts;
+    let Parts { component, config, cluster, snapshots, clock } = parts;
     let (registry, cluster) = (Arc::new(ActorRegistry::default()), Arc::new(cluster));
     cluster.start(&registry, &IoPool::current());
     let (auth_stats, stats) = (Arc::<actor::AuthStats>::default(), Arc::<ConsoleStats>::default());
@@ -195,6 +198,7 @@ fn start_actors(parts: Parts, shutdown: CancellationToken) -> Arc<ConsoleState> 
         kafka,
         data,
         scraped,
+        snapshots,
         history,
         tally: Tally::default(),
         live,

@@ -16,6 +16,7 @@ use super::overview::Tally;
 use super::probes::ConsoleStats;
 use super::problem::Problem;
 use super::scrape::Shared;
+use super::snapshots::Snapshots;
 use crate::actors::supervisor::{ActorRef, ActorRegistry};
 use crate::clock::Clock;
 use crate::config::console::UiConfig;
@@ -73,6 +74,8 @@ pub struct ConsoleState {
     pub data: DataState,
     /// What brokers say in their metrics.
     pub scraped: Arc<Shared>,
+    /// Snapshots of etcd.
+    pub snapshots: Snapshots,
     /// The last day.
     pub history: History,
     /// What was counted in the image, and since when something is wrong.

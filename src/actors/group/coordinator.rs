@@ -11,7 +11,7 @@ use super::shards::{Changed, Incarnation};
 use super::state::{Group, Out, Report};
 use super::writes::GroupId;
 use super::{GROUP_MAILBOX_LEN_MAX, Reply, Shared, TICK_MS};
-use crate::actors::supervisor::{ActorRef, supervise};
+use crate::actors::supervisor::{ActorRef, Place, supervise};
 use crate::failpoint;
 use crate::ids::TopicId;
 use crate::trace;
@@ -28,6 +28,7 @@ use tracing::Span;
 pub(super) struct Forwarded {
     pub call: Call,
     pub reply: Reply,
+    pub place: Place,
 }
 
 /// What became old is to be forgotten.
@@ -196,8 +197,9 @@ impl Actor for GroupCoordinator {
 impl Handler<Forwarded> for GroupCoordinator {
     type Result = ();
 
-    fn handle(&mut self, Forwarded { call, reply }: Forwarded, ctx: &mut Self::Context) {
+    fn handle(&mut self, Forwarded { call, reply, place }: Forwarded, ctx: &mut Self::Context) {
         failpoint::hit("group.call");
+        drop(place);
         self.handled += 1;
         // Only a member without an id needs one.
         let unique = match &call {

@@ -315,9 +315,11 @@ impl CoordinatorShards {
     fn forward(&mut self, id: &GroupId, call: Call, reply: Reply) {
         let Some(group) = self.groups.get(id) else { return };
         if let Some(waiting) = self.starting.get_mut(id).filter(|waiting| waiting.len() < GROUP_MAILBOX_LEN_MAX) {
-            return waiting.push(Forwarded { call, reply });
+            return waiting.push(Forwarded { call, reply, place: group.place() });
         }
-        if let Err((error, Forwarded { reply, .. })) = group.send_or_return(Forwarded { call, reply }) {
+        if let Err((error, Forwarded { reply, .. })) =
+            group.send_or_return(Forwarded { call, reply, place: group.place() })
+        {
             let error = match error {
                 SendError::Down => GroupError::Loading,
                 SendError::Full => GroupError::NotAvailable,
@@ -376,8 +378,9 @@ impl Handler<Look> for CoordinatorShards {
 impl Handler<Ask> for CoordinatorShards {
     type Result = ();
 
-    fn handle(&mut self, Ask { call, reply }: Ask, ctx: &mut Self::Context) {
+    fn handle(&mut self, Ask { call, reply, place }: Ask, ctx: &mut Self::Context) {
         failpoint::hit("groups.ask");
+        drop(place);
         if self.stopping {
             return drop(reply.send(Err(GroupError::NotCoordinator)));
         }
@@ -403,7 +406,7 @@ impl Handler<Ready> for CoordinatorShards {
 
     fn handle(&mut self, Ready(id): Ready, _: &mut Self::Context) {
         failpoint::hit("groups.ready");
-        for Forwarded { call, reply } in self.starting.remove(&id).unwrap_or_default() {
+        for Forwarded { call, reply, .. } in self.starting.remove(&id).unwrap_or_default() {
             self.forward(&id, call, reply);
         }
     }

@@ -81,7 +81,7 @@ impl Groups {
         let sent = if self.standing.is_doubted() {
             Err(GroupError::NotAvailable)
         } else {
-            self.actor.try_send(Ask { call, reply }).map_err(|error| match error {
+            self.actor.try_send(Ask { call, reply, place: self.actor.place() }).map_err(|error| match error {
                 SendError::Down => GroupError::Loading,
                 SendError::Full => GroupError::NotAvailable,
             })

@@ -5,6 +5,7 @@ use super::call::Call;
 use super::limits::Loaded;
 use super::shards::{Changed, Incarnation};
 use super::writes::GroupId;
+use crate::actors::supervisor::Place;
 use crate::ids::TopicId;
 use actix::Message;
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 pub(super) struct Ask {
     pub call: Call,
     pub reply: Reply,
+    pub place: Place,
 }
 
 /// A group's actor has started.

@@ -7,13 +7,14 @@
 pub mod handle;
 pub mod producers;
 pub mod state;
+pub mod traffic;
 pub mod view;
 
 use crate::actors::flusher::{Flusher, Store};
 use crate::actors::recovery::Seed;
 use crate::actors::s3_health::S3Health;
 use crate::actors::standing::Standing;
-use crate::actors::supervisor::{ActorRef, SendError};
+use crate::actors::supervisor::{ActorRef, Place, SendError};
 use crate::actors::writer::PipelineBudget;
 use crate::clock::Clock;
 use crate::failpoint;
@@ -103,6 +104,7 @@ struct Queued {
 struct QueueShare {
     budget: Arc<PipelineBudget>,
     bytes: u64,
+    _place: Place,
 }
 
 impl Drop for QueueShare {
@@ -178,6 +180,9 @@ impl Partition {
                 if sabotage::is(Sabotage::ServeAboveHead) {
                     return self.view.rearrange(|log| log.extents.push_back(extent));
                 }
+                let (traffic, now_ms) = (&self.view.traffic, self.clock.monotonic_ms());
+                traffic.bytes_in.add(extent.len, now_ms);
+                traffic.records_in.add((extent.next.0 - extent.base.0).max(0) as u64, now_ms);
                 self.view.update(high_watermark, log_start, |log| {
                     log.extents.push_back(extent);
                     log.tail.extend(batches);
@@ -320,7 +325,7 @@ impl PartitionSink {
         if !self.budget.try_enqueue(bytes) {
             return Err(AppendError::Overloaded);
         }
-        let share = QueueShare { budget: self.budget.clone(), bytes };
+        let share = QueueShare { budget: self.budget.clone(), bytes, _place: self.actor.place() };
         self.actor.try_send(Queued { append, share }).map_err(|error| match error {
             SendError::Down => AppendError::NotLeader,
             SendError::Full => AppendError::Overloaded,

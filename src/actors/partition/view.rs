@@ -4,6 +4,7 @@
 //! appends. Nothing in here is above the committed head. When the actor goes away the view is closed for good; its
 //! successor publishes a new one.
 
+use super::traffic::Traffic;
 use crate::ids::{LeaderEpoch, Offset, PartitionKey};
 use crate::protocol::batch::StoredBatch;
 use crate::storage::ObjectKey;
@@ -132,6 +133,8 @@ pub struct PartitionView {
     pub key: PartitionKey,
     /// Epoch under which this view's actor leads.
     pub leader_epoch: LeaderEpoch,
+    /// How much comes in and goes out.
+    pub traffic: Traffic,
     high_watermark: AtomicI64,
     log_start: AtomicI64,
     closed: AtomicBool,
@@ -167,6 +170,7 @@ impl PartitionView {
         Self {
             key,
             leader_epoch,
+            traffic: Traffic::default(),
             high_watermark: AtomicI64::new(high_watermark.0),
             log_start: AtomicI64::new(log_start.0),
             closed: AtomicBool::new(false),

@@ -455,6 +455,11 @@ fn respond(ctx: &ConnectionContext, version: i16, read_committed: bool, mode: Mo
     };
     let mut response = FetchResponse::default();
     let now_ms = ctx.broker.clock.monotonic_ms();
+    for slot in slots.iter().filter(|slot| slot.outcome.bytes > 0) {
+        if let Ok(view) = &slot.view {
+            view.traffic.bytes_out.add(slot.outcome.bytes as u64, now_ms);
+        }
+    }
     let mut included = vec![true; slots.len()];
     match mode {
         Mode::Sessionless => {}

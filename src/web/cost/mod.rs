@@ -97,6 +97,12 @@ async fn answer(
     let urls = state.cluster.metrics_urls();
     let (stored, flushing) = tokio::join!(topics(&urls), flushing(&urls));
     let (topics, mut partial) = stored;
+    if urls.is_empty() {
+        let reason = "no live broker is known: what is stored is not known".to_owned();
+        partial.push(Missing { source: "brokers".to_owned(), reason, since_ms: None });
+    }
+    let leaderless = state.cluster.image().map(|image| state.tally.counts(&image).leaderless);
+    let is_stored_known = partial.is_empty() && leaderless == Some(0);
     let measured = measured(state, now_ms, window_sec);
     partial.extend(state.partial().into_iter().filter(|missing| missing.source.starts_with("broker")));
     partial.dedup_by(|a, b| a.source == b.source);
@@ -108,7 +114,8 @@ async fn answer(
             "as_of_ms": now_ms, "partial": partial,
         })));
     };
-    measured.bytes_stored = topics.iter().map(|topic| topic.stored).sum();
+    // A sum without some of its parts would look like a loss of data; 0.0 is added since the sum of nothing is -0.
+    measured.bytes_stored = is_stored_known.then(|| topics.iter().map(|topic| topic.stored).sum::<f64>() + 0.0);
     let month = model::month(&measured, prices);
     let (shares, basis) = model::shares(&topics);
     let mut calculation = vec![format!(
@@ -172,7 +179,7 @@ fn measurement(measured: &Measured) -> Value {
             op("LIST", "list", measured.lists),
         ],
         "flushes": counted(measured.flushes),
-        "bytes_stored": whole(measured.bytes_stored),
+        "bytes_stored": measured.bytes_stored.map(whole),
         "bytes_in": counted(measured.bytes_in),
         "bytes_out": counted(measured.bytes_out),
     })
@@ -222,7 +229,7 @@ fn measured(state: &ConsoleState, now_ms: i64, window_sec: i64) -> Option<Measur
         lists: rate("s3_list_per_sec"),
         bytes_in: rate("bytes_durable_per_sec"),
         bytes_out: rate("bytes_out_per_sec"),
-        bytes_stored: 0.0,
+        bytes_stored: None,
     })
 }
 

@@ -68,8 +68,8 @@ pub struct Measured {
     pub bytes_in: f64,
     /// Bytes sent to clients.
     pub bytes_out: f64,
-    /// Bytes stored now.
-    pub bytes_stored: f64,
+    /// Bytes stored now, if all brokers have told.
+    pub bytes_stored: Option<f64>,
 }
 
 /// Requests and dollars of a month.
@@ -83,8 +83,8 @@ pub struct Month {
     pub lists: f64,
     /// Dollars for requests.
     pub requests: f64,
-    /// Dollars for what is stored.
-    pub storage: f64,
+    /// Dollars for what is stored, if that is known.
+    pub storage: Option<f64>,
     /// Dollars for what is sent to clients.
     pub egress: f64,
     /// How that comes about.
@@ -92,9 +92,9 @@ pub struct Month {
 }
 
 impl Month {
-    /// All of it, dollars.
-    pub fn total(&self) -> f64 {
-        self.requests + self.storage + self.egress
+    /// All of it, dollars; without a part of it there is no sum.
+    pub fn total(&self) -> Option<f64> {
+        Some(self.requests + self.storage? + self.egress)
     }
 }
 
@@ -116,16 +116,20 @@ pub fn month(rates: &Measured, prices: &Prices) -> Month {
             "{name}: {rate:.4} per s × {MONTH_SEC:.0} s = {count:.0} per month × ${price} / 1,000 = ${dollars:.2}"
         ));
     }
-    let storage = rates.bytes_stored / GB * prices.storage_gb_month;
-    calculation.push(format!(
-        "storage: {:.3} GB × ${} = ${storage:.2} per month",
-        rates.bytes_stored / GB,
-        prices.storage_gb_month
-    ));
+    let storage = rates.bytes_stored.map(|bytes| bytes / GB * prices.storage_gb_month);
+    calculation.push(match rates.bytes_stored.zip(storage) {
+        Some((bytes, dollars)) => {
+            format!("storage: {:.3} GB × ${} = ${dollars:.2} per month", bytes / GB, prices.storage_gb_month)
+        }
+        None => "storage: not known, since not all brokers have told what is stored".to_owned(),
+    });
     let sent_gb = per_month(rates.bytes_out) / GB;
     let egress = sent_gb * prices.egress_gb;
     calculation.push(format!("sent to clients: {sent_gb:.3} GB per month × ${} = ${egress:.2}", prices.egress_gb));
-    calculation.push(format!("together: ${:.2} per month", requests + storage + egress));
+    calculation.push(match storage {
+        Some(storage) => format!("together: ${:.2} per month", requests + storage + egress),
+        None => format!("without storage: ${:.2} per month", requests + egress),
+    });
     Month { puts, gets, lists, requests, storage, egress, calculation }
 }
 
@@ -198,16 +202,19 @@ pub fn estimate(measured: &Measured, flushing: Flushing, what_if: &WhatIf) -> (M
         None => lines.push("nothing was written while it was measured: what merging and reads cost is not known".to_owned()),
     }
     if let Some(retention_ms) = what_if.retention_ms {
-        rates.bytes_stored = rates.bytes_in * retention_ms / 1e3;
+        let stored = rates.bytes_in * retention_ms / 1e3;
+        rates.bytes_stored = Some(stored);
         lines.push(format!(
             "stored: {:.0} bytes per s kept for {:.2} days = {:.3} GB",
             rates.bytes_in,
             retention_ms / 86_400_000.0,
-            rates.bytes_stored / GB
+            stored / GB
         ));
     } else if let Some(growth) = growth.filter(|_| what_if.mb_per_day.is_some()) {
-        rates.bytes_stored = measured.bytes_stored * growth;
-        lines.push(format!("stored: as now × {growth:.3} = {:.3} GB", rates.bytes_stored / GB));
+        rates.bytes_stored = measured.bytes_stored.map(|bytes| bytes * growth);
+        if let Some(stored) = rates.bytes_stored {
+            lines.push(format!("stored: as now × {growth:.3} = {:.3} GB", stored / GB));
+        }
     }
     (rates, lines)
 }
@@ -258,7 +265,7 @@ mod tests {
             lists: 0.01,
             bytes_in: 100e9 / 86_400.0,
             bytes_out: 100e9 / 86_400.0,
-            bytes_stored: 700e9,
+            bytes_stored: Some(700e9),
         }
     }
 
@@ -266,10 +273,10 @@ mod tests {
     fn a_month_is_what_was_counted_times_what_it_costs() {
         let month = month(&measured(), &Prices::default());
         assert!(close(month.puts, 6.3 * 2_592_000.0));
-        assert!(close(month.storage, 700.0 * 0.023));
+        assert!(close(month.storage.unwrap(), 700.0 * 0.023));
         let requests = 6.3 * 2_592.0 * 0.005 + 1.5 * 2_592.0 * 0.0004 + 0.01 * 2_592.0 * 0.005;
         assert!(close(month.requests, requests));
-        assert!(close(month.total(), requests + 16.1));
+        assert!(close(month.total().unwrap(), requests + 16.1));
         assert!(month.calculation.iter().any(|line| line == "storage: 700.000 GB × $0.023 = $16.10 per month"));
     }
 
@@ -282,14 +289,14 @@ mod tests {
             gets: 0.15,
             bytes_in: 10e9 / 86_400.0,
             bytes_out: 10e9 / 86_400.0,
-            bytes_stored: 70e9,
+            bytes_stored: Some(70e9),
             ..measured()
         };
         let what_if =
             WhatIf { mb_per_day: Some(100_000.0), retention_ms: Some(7.0 * 86_400_000.0), flush_interval_ms: None };
         let (rates, _) = estimate(&small, flushing, &what_if);
         let (expected, found) = (month(&measured(), &Prices::default()), month(&rates, &Prices::default()));
-        assert!(close(expected.total(), found.total()), "{expected:?} {found:?}");
+        assert!(close(expected.total().unwrap(), found.total().unwrap()), "{expected:?} {found:?}");
         let rare = WhatIf { flush_interval_ms: Some(5_000.0), ..what_if };
         let (rates, _) = estimate(&small, flushing, &rare);
         assert!(close(rates.flushes, 0.6), "{rates:?}");
@@ -318,11 +325,11 @@ mod tests {
         #[test]
         fn dollars_are_numbers(rates in prop::array::uniform6(0.0_f64..1e9), flush in 0.1_f64..3.6e6, keep in 1.0_f64..3.2e12, mb in 0.1_f64..1e9) {
             let [puts, flushes, gets, lists, bytes_in, bytes_stored] = rates;
-            let measured = Measured { brokers: 1, window_sec: 10.0, puts, flushes, gets, lists, bytes_in, bytes_out: 1.0, bytes_stored };
+            let measured = Measured { brokers: 1, window_sec: 10.0, puts, flushes, gets, lists, bytes_in, bytes_out: 1.0, bytes_stored: Some(bytes_stored) };
             let what_if = WhatIf { flush_interval_ms: Some(flush), retention_ms: Some(keep), mb_per_day: Some(mb) };
             prop_assert!(what_if.is_valid());
             let (rates, _) = estimate(&measured, Flushing { interval_ms: 500.0, segment_bytes: 4e6 }, &what_if);
-            let total = month(&rates, &Prices::default()).total();
+            let total = month(&rates, &Prices::default()).total().unwrap();
             prop_assert!(total.is_finite() && total >= 0.0);
         }
     }

@@ -28,7 +28,7 @@ pub async fn messages(
     let (records, stopped_by) = scan.page(limit, deadline).await;
     let (next_cursor, partial) = (scan.cursor(), scan.partial());
     // To show them costs as much as to find them.
-    let items = web::block(move || records.iter().map(|record| record.item(shown)).collect::<Vec<_>>()).await;
+    let items = web::block(move || records.iter().map(|record| record.item(&shown)).collect::<Vec<_>>()).await;
     let items = items.map_err(|_| Problem::unavailable("the console is busy: try again in a moment"))?;
     Ok(HttpResponse::Ok().json(json!({
         "items": items,
@@ -65,7 +65,7 @@ pub async fn message(
     };
     let bytes = match query.raw.as_deref() {
         None => {
-            let mut item = record.item(shown);
+            let mut item = record.item(&shown);
             item["as_of_ms"] = json!(state.clock.wall_ms());
             item["partial"] = json!([]);
             return Ok(HttpResponse::Ok().json(item));

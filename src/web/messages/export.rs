@@ -94,8 +94,9 @@ impl Exporting {
             if records.is_empty() {
                 continue;
             }
-            let (format, shown) = (self.format, self.shown);
-            let text = web::block(move || records.iter().map(|record| line(record, format, shown)).collect::<String>());
+            let (format, shown) = (self.format, self.shown.clone());
+            let text =
+                web::block(move || records.iter().map(|record| line(record, format, &shown)).collect::<String>());
             return match text.await {
                 Ok(text) => Some(Ok(Bytes::from(text))),
                 Err(_) => self.broken("the console is busy"),
@@ -113,7 +114,7 @@ impl Exporting {
     }
 }
 
-fn line(record: &Record, format: Format, shown: Shown) -> String {
+fn line(record: &Record, format: Format, shown: &Shown) -> String {
     let item = record.item(shown);
     if format == Format::Jsonl {
         return format!("{item}\n");

@@ -1,13 +1,14 @@
 //! What searches are asked with.
 
 use super::cursor;
-use super::decode::{Decoder, LIST_TEXT_BYTES_MAX};
+use super::decode::{Avro, Decoder, LIST_TEXT_BYTES_MAX};
 use super::filter::{Filter, TEXT_BYTES_MAX, memmem::Needle};
 use super::record::{Matcher, Shown};
 use super::scan::{From, Plan, filter_problem};
 use crate::web::list::{LIMIT_DEFAULT, LIMIT_MAX};
 use crate::web::problem::Problem;
 use serde::Deserialize;
+use std::sync::Arc;
 
 /// As in the address; numbers that are offsets are text.
 #[derive(Debug, Default, Deserialize)]
@@ -24,6 +25,9 @@ pub struct Query {
     filter: String,
     key_decoder: Option<String>,
     value_decoder: Option<String>,
+    /// Of Avro, as JSON.
+    key_schema: Option<String>,
+    value_schema: Option<String>,
     /// Of exports.
     pub format: Option<String>,
     /// Of single records.
@@ -52,9 +56,21 @@ impl Query {
             Some(name) => Decoder::named(name)
                 .ok_or_else(|| Problem::invalid(format!("there is no decoder {name:?}: see /api/v1/decoders"))),
         };
+        let (key, value) = (decoder(&self.key_decoder)?, decoder(&self.value_decoder)?);
+        type Schema = Option<Arc<Avro>>;
+        let schema = |name: &str, text: &Option<String>, decoder| -> Result<Schema, Problem> {
+            match text.as_deref().map(str::trim) {
+                Some(text) if decoder == Decoder::Avro && !text.is_empty() => {
+                    let schema = Avro::parse(text).map_err(|why| Problem::invalid(format!("{name}: {why}")))?;
+                    Ok(Some(Arc::new(schema)))
+                }
+                _ => Ok(None),
+            }
+        };
         Ok(Shown {
-            key: decoder(&self.key_decoder)?,
-            value: decoder(&self.value_decoder)?,
+            key,
+            value,
+            schemas: (schema("key_schema", &self.key_schema, key)?, schema("value_schema", &self.value_schema, value)?),
             text_bytes_max: LIST_TEXT_BYTES_MAX,
         })
     }

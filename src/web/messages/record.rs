@@ -1,15 +1,18 @@
 //! Records out of what a broker sends: fetched batches taken apart, with the same code that the broker takes them apart with.
 
-use super::decode::{self, Decoder};
+use super::decode::{self, Avro, Decoder};
 use super::filter::{Filter, Subject, Verdict, memmem::Needle};
 use crate::protocol::batch::{BatchHeader, HEADER_LEN};
 use crate::protocol::records::{self, Records};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// Names of codecs by their numbers.
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
+/// What a record takes besides its bytes, about.
+const RECORD_BYTES: usize = 200;
 /// Headers of a record that are shown.
 const HEADERS_MAX: usize = 256;
 
@@ -43,29 +46,33 @@ pub struct Record {
 }
 
 /// How records are shown.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Shown {
     /// Decoder of keys.
     pub key: Decoder,
     /// Decoder of values and of headers' values.
     pub value: Decoder,
+    /// What keys and values in Avro are read with.
+    pub schemas: (Option<Arc<Avro>>, Option<Arc<Avro>>),
     /// Longest text, bytes.
     pub text_bytes_max: usize,
 }
 
 impl Record {
     /// As the API has it.
-    pub fn item(&self, shown: Shown) -> Value {
-        let decoded =
-            |bytes: &Option<Bytes>, decoder| bytes.as_ref().map(|b| decode::decode(b, decoder, shown.text_bytes_max));
-        let header = |(name, value): &(Bytes, Option<Bytes>)| json!({ "key": String::from_utf8_lossy(name), "value": decoded(value, Decoder::Auto) });
+    pub fn item(&self, shown: &Shown) -> Value {
+        let decoded = |bytes: &Option<Bytes>, decoder, schema: Option<&Avro>| {
+            bytes.as_ref().map(|b| decode::decode(b, decoder, schema, shown.text_bytes_max))
+        };
+        let header = |(name, value): &(Bytes, Option<Bytes>)| json!({ "key": String::from_utf8_lossy(name), "value": decoded(value, Decoder::Auto, None) });
+        let (key_schema, value_schema) = (shown.schemas.0.as_deref(), shown.schemas.1.as_deref());
         json!({
             "partition": self.partition,
             "offset": self.offset.to_string(),
             "timestamp_ms": self.timestamp_ms,
             "timestamp_type": if self.is_append_time { "append" } else { "create" },
-            "key": decoded(&self.key, shown.key),
-            "value": decoded(&self.value, shown.value),
+            "key": decoded(&self.key, shown.key, key_schema),
+            "value": decoded(&self.value, shown.value, value_schema),
             "headers": self.headers.iter().take(HEADERS_MAX).map(header).collect::<Vec<_>>(),
             "size_bytes": self.size_bytes.to_string(),
             "codec": self.codec,
@@ -103,6 +110,8 @@ pub struct Taken {
     pub scanned_records: u64,
     /// Their bytes, decompressed.
     pub scanned_bytes: u64,
+    /// Bytes of the records that are wanted.
+    pub found_bytes: usize,
     /// Records for which the expression had no value, and why for the first of them.
     pub failed: (u64, Option<String>),
     /// Why it went no further, if the bytes are not what they should be.
@@ -118,6 +127,8 @@ pub struct Bounds {
     pub to: i64,
     /// Decompressed bytes, after which no further batch is begun.
     pub bytes_max: u64,
+    /// Bytes of records that were found, after which no further record is looked at.
+    pub found_bytes_max: usize,
     /// When time is over.
     pub deadline: Instant,
 }
@@ -147,6 +158,9 @@ pub fn take(partition: i32, bytes: &Bytes, matcher: &Matcher, bounds: Bounds) ->
             break;
         }
         taken.next = taken.next.max(Some(next));
+        if taken.found_bytes >= bounds.found_bytes_max {
+            break;
+        }
     }
     taken
 }
@@ -180,7 +194,7 @@ fn read(
         if offset < bounds.from || offset >= bounds.to {
             continue;
         }
-        if crate::clock::monotonic() >= bounds.deadline {
+        if crate::clock::monotonic() >= bounds.deadline || taken.found_bytes >= bounds.found_bytes_max {
             return false;
         }
         taken.scanned_records += 1;
@@ -227,6 +241,7 @@ fn consider(
             return;
         }
     }
+    taken.found_bytes += size + RECORD_BYTES;
     taken.records.push(Record {
         partition,
         offset,
@@ -256,7 +271,8 @@ mod tests {
     use std::time::Duration;
 
     fn bounds(from: i64, to: i64) -> Bounds {
-        Bounds { from, to, bytes_max: 1 << 20, deadline: within(Duration::from_secs(60)) }
+        let deadline = within(Duration::from_secs(60));
+        Bounds { from, to, bytes_max: 1 << 20, found_bytes_max: usize::MAX, deadline }
     }
 
     fn batches() -> Bytes {
@@ -281,7 +297,7 @@ mod tests {
         let record = &taken.records[1];
         assert_eq!((record.partition, record.timestamp_ms, record.codec), (7, 1_003, "zstd"));
         assert_eq!((record.key.as_deref(), record.size_bytes), (Some(&b"k3"[..]), 3));
-        let item = record.item(Shown { text_bytes_max: 100, ..Shown::default() });
+        let item = record.item(&Shown { text_bytes_max: 100, ..Shown::default() });
         assert_eq!((&item["offset"], &item["key"]["text"]), (&json!("3"), &json!("k3")));
     }
 
@@ -293,6 +309,9 @@ mod tests {
         assert_eq!((taken.records.len(), taken.next), (6, Some(6)));
         let over = Bounds { deadline: crate::clock::monotonic(), ..bounds(0, 100) };
         assert_eq!(take(0, &bytes, &Matcher::default(), over).next, None, "what was not looked at is not behind us");
+        let few = Bounds { found_bytes_max: RECORD_BYTES + 10, ..bounds(0, 100) };
+        let taken = take(0, &bytes, &Matcher::default(), few);
+        assert_eq!((taken.records.len(), taken.next), (2, Some(2)), "enough was found in the middle of a batch");
     }
 
     #[test]

@@ -29,6 +29,9 @@ const SEARCH_FETCH_BYTES: i32 = 1 << 20;
 const FETCH_BYTES_MAX: i32 = 8 << 20;
 /// Bytes (decompressed) after which a page is handed out as it is.
 const SCAN_BYTES_MAX: u64 = 64 << 20;
+/// What a scan that somebody follows holds at most: of a partition, and of all of them. A browser that does not read keeps it.
+const FOLLOWED_FETCH_BYTES: i32 = 16 << 10;
+const FOLLOWED_BYTES_MAX: i32 = 32 << 10;
 /// How long a broker waits for its object store, or for records to come.
 const WAIT_MS: i32 = 500;
 /// What is left of the time when brokers are asked, for the way.
@@ -110,6 +113,7 @@ pub struct Scan {
     /// Partitions of which nobody has said where they end.
     unbounded: BTreeSet<i32>,
     left_out: usize,
+    is_followed: bool,
 }
 
 impl Scan {
@@ -206,6 +210,7 @@ impl Scan {
             damaged: BTreeMap::new(),
             unbounded,
             left_out,
+            is_followed: plan.from == From::Now,
         })
     }
 
@@ -240,6 +245,27 @@ impl Scan {
             }
             return (records, stopped);
         }
+    }
+
+    /// Some of the next records, in the order in which they are here: as many as `bytes_max` holds, at least one if there is one.
+    /// Brokers are asked only if nothing is here.
+    pub async fn some(&mut self, bytes_max: usize, deadline: Instant) -> Vec<Record> {
+        while self.lanes.iter().all(|lane| lane.peek().is_none())
+            && self.lanes.iter().any(Lane::is_hungry)
+            && monotonic() + MARGIN < deadline
+        {
+            self.read(deadline).await;
+        }
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        while let Some(lane) = next_of(&self.lanes, self.direction, false) {
+            let next = self.lanes[lane].peek().map_or(0, |record| record.size_bytes);
+            if !records.is_empty() && bytes + next > bytes_max {
+                break;
+            }
+            bytes += next;
+            records.extend(self.lanes[lane].pop());
+        }
+        records
     }
 
     /// Lets all lanes that are hungry read, leaders beside each other.
@@ -297,7 +323,11 @@ impl Scan {
     }
 
     fn request(&self, wanted: &[(usize, i32, (i64, i64), i32)]) -> FetchRequest {
-        let bytes_max = if self.matcher.is_everything() { PAGE_FETCH_BYTES } else { SEARCH_FETCH_BYTES };
+        let (bytes_max, all_bytes_max) = match (self.is_followed, self.matcher.is_everything()) {
+            (true, true) => (FOLLOWED_FETCH_BYTES, FOLLOWED_BYTES_MAX),
+            (false, true) => (PAGE_FETCH_BYTES, FETCH_BYTES_MAX),
+            (_, false) => (SEARCH_FETCH_BYTES, FETCH_BYTES_MAX),
+        };
         let partition = |(_, partition, (from, _), epoch): &(usize, i32, (i64, i64), i32)| {
             FetchPartition::default()
                 .with_partition(*partition)
@@ -312,7 +342,7 @@ impl Scan {
             .with_replica_id(BrokerId(-1))
             .with_max_wait_ms(WAIT_MS)
             .with_min_bytes(1)
-            .with_max_bytes(FETCH_BYTES_MAX)
+            .with_max_bytes(all_bytes_max)
             .with_session_epoch(-1)
             .with_topics(vec![topic])
     }
@@ -321,11 +351,12 @@ impl Scan {
     async fn evaluate(&mut self, work: Vec<(usize, i32, (i64, i64), Bytes)>, deadline: Instant) {
         let Ok(Ok(place)) = tokio::time::timeout_at(deadline, EVALUATING.acquire()).await else { return };
         let matcher = self.matcher.clone();
+        let found_bytes_max = if self.is_followed { FOLLOWED_BYTES_MAX as usize } else { usize::MAX };
         let evaluated = actix_web::web::block(move || {
             // Held until the work is done, also if nobody waits for it any more.
             let _place = place;
             let evaluate = |(i, partition, (from, to), bytes): (usize, i32, (i64, i64), Bytes)| {
-                let bounds = Bounds { from, to, bytes_max: SCAN_BYTES_MAX, deadline };
+                let bounds = Bounds { from, to, bytes_max: SCAN_BYTES_MAX, found_bytes_max, deadline };
                 (i, take(partition, &bytes, &matcher, bounds))
             };
             work.into_iter().map(evaluate).collect::<Vec<_>>()

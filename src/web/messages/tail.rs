@@ -23,10 +23,10 @@ use tokio::time::Instant;
 
 /// How often it is looked for records, and said how many there were.
 const EVERY: Duration = Duration::from_secs(1);
-/// Records of an event.
-const EVENT_RECORDS_MAX: usize = 50;
+/// Bytes of the records of an event; one that is larger comes alone.
+const EVENT_BYTES_MAX: usize = 16 << 10;
 /// Text of an event, bytes: what remains of its records is left out of the event and counted as missed.
-const EVENT_BYTES_MAX: usize = 256 << 10;
+const EVENT_TEXT_BYTES_MAX: usize = 64 << 10;
 /// Text of a value, bytes.
 const TEXT_BYTES_MAX: usize = 4 << 10;
 /// How far behind a reader may be, records of a partition.
@@ -57,7 +57,7 @@ pub async fn tail(
 ) -> Result<HttpResponse, Problem> {
     let signed_in = request.extensions().get::<SignedIn>().cloned().ok_or_else(crate::web::gate::unauthenticated)?;
     let shown = Shown { text_bytes_max: TEXT_BYTES_MAX, ..query.shown()? };
-    let plan = query.plan(&path, From::Now, EVENT_RECORDS_MAX)?;
+    let plan = query.plan(&path, From::Now, 1)?;
     let scan = Scan::open(state.kafka.clone(), plan, within(READ_WITHIN)).await?;
     let now = monotonic();
     let tailing = Tailing {
@@ -119,18 +119,19 @@ impl Tailing {
                 }
             }
         }
-        let (records, _) = self.scan.page(EVENT_RECORDS_MAX, within(READ_WITHIN)).await;
+        let records = self.scan.some(EVENT_BYTES_MAX, within(READ_WITHIN)).await;
         if records.is_empty() {
             tokio::time::sleep_until(self.counted.0 + EVERY).await;
             return;
         }
-        let shown = self.shown;
-        let texts = web::block(move || records.iter().map(|record| record.item(shown).to_string()).collect::<Vec<_>>());
+        let shown = self.shown.clone();
+        let texts =
+            web::block(move || records.iter().map(|record| record.item(&shown).to_string()).collect::<Vec<_>>());
         let Ok(texts) = texts.await else { return };
         let (mut bytes, mut some) = (0, Vec::with_capacity(texts.len()));
         for text in texts {
             bytes += text.len();
-            match bytes <= EVENT_BYTES_MAX || some.is_empty() {
+            match bytes <= EVENT_TEXT_BYTES_MAX || some.is_empty() {
                 true => some.push(text),
                 false => self.dropped += 1,
             }

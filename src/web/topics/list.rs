@@ -1,6 +1,7 @@
 //! The list of topics.
 
 use super::configs;
+use super::rates::{Rate, Rates};
 use super::sizes::{self, Sizes};
 use super::{READ_WITHIN, distinct, is_internal};
 use crate::ids::{PartitionIndex, PartitionKey};
@@ -9,6 +10,7 @@ use crate::web::kafka::{Offsets, PartitionOf, Place, kafka_id, within};
 use crate::web::keyset::{self, Key, Needle, Order};
 use crate::web::list::{PageQuery, list};
 use crate::web::problem::Problem;
+use crate::web::source::BrokerSource;
 use crate::web::state::{ConsoleState, Missing};
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
@@ -61,43 +63,49 @@ pub(super) async fn topics(state: web::Data<ConsoleState>, query: web::Query<Que
     let Query { cursor, limit, q, sort, order, internal } = query.into_inner();
     let page = PageQuery { cursor, limit, q };
     let limit = page.limit()?;
-    if sort == Sort::Rate {
-        return Err(Problem::invalid("brokers do not tell rates of topics: sort by name, partitions or size"));
-    }
     let image = state.cluster.image().ok_or_else(|| unknown(&state))?;
     let now_ms = state.clock.wall_ms();
     let mut missing: Vec<Missing> = state.partial().into_iter().filter(|m| m.source == "etcd").collect();
     let sizes = match sort {
         Sort::Size => {
-            let brokers: Vec<i32> = image.brokers().keys().map(|id| id.0).collect();
-            let sizes = state.data.sizes.get(&state.kafka, &brokers, now_ms, within(READ_WITHIN)).await;
+            let sizes = state.data.sizes.get(&state.kafka, &image, now_ms, within(READ_WITHIN)).await;
             missing.extend(sizes.missing.iter().cloned());
             Some(sizes)
         }
         _ => None,
     };
+    let rates = state.data.rates.get(state.cluster.metrics_urls()).await;
+    missing.extend(rates.missing.iter().cloned());
     let needle = Needle::new(&page.q);
     let keys: Vec<Key> = image
         .topics()
         .filter(|topic| (internal || !is_internal(&topic.name)) && needle.is_in(&topic.name))
-        .map(|topic| (number(topic, sort, sizes.as_deref()), topic.name.clone()))
+        .map(|topic| (number(topic, sort, sizes.as_deref(), &rates), topic.name.clone()))
         .collect();
     let total = keys.len();
     let (keys, next) = keyset::page(keys, order, page.cursor.as_deref(), limit)?;
     let shown: Vec<&Arc<Topic>> = keys.iter().filter_map(|(_, name)| image.topic(name)).collect();
     let (inside, unanswered) = look_inside(&state, &image, &shown).await;
     missing.extend(unanswered);
-    let items = shown.iter().map(|topic| item(&image, topic, &inside)).collect::<Vec<Value>>();
+    let items = shown.iter().map(|topic| item(&image, topic, &inside, rates.of(&topic.name))).collect::<Vec<Value>>();
     Ok(HttpResponse::Ok().json(list(items, next, Some(total), now_ms, distinct(missing))))
 }
 
-fn number(topic: &Topic, sort: Sort, sizes: Option<&Sizes>) -> i64 {
+fn number(topic: &Topic, sort: Sort, sizes: Option<&Sizes>, rates: &Rates) -> i64 {
     match sort {
-        Sort::Name | Sort::Rate => 0,
+        Sort::Name => 0,
+        // By what is written; of those that are only read, by what is read.
+        Sort::Rate => rates.topics.get(&topic.name).map_or(0, |rate| order_of(*rate)),
         Sort::Partitions => i64::from(topic.value.partitions),
         // Those that nobody has told stand together at one end.
         Sort::Size => sizes.and_then(|s| s.topics.get(&topic.name)).map_or(-1, |bytes| *bytes as i64),
     }
+}
+
+/// More bytes written is more, and with the same more bytes read.
+fn order_of(rate: Rate) -> i64 {
+    let whole = |bytes: f64| (bytes * 10.0).clamp(0.0, f64::from(i32::MAX)) as i64;
+    (whole(rate.bytes_in) << 31) + whole(rate.bytes_out)
 }
 
 /// What brokers say of the partitions of a page.
@@ -162,7 +170,7 @@ fn leader(image: &ClusterImage, topic: &Topic, partition: i32) -> Option<i32> {
     image.leader(&key).map(|broker| broker.0)
 }
 
-fn item(image: &ClusterImage, topic: &Topic, inside: &Inside) -> Value {
+fn item(image: &ClusterImage, topic: &Topic, inside: &Inside, rate: Option<Rate>) -> Value {
     let partitions = topic.value.partitions;
     let each = || (0..partitions).map(move |p| (topic.name.to_string(), p));
     // A sum without some of its parts would look like a loss of data.
@@ -176,8 +184,9 @@ fn item(image: &ClusterImage, topic: &Topic, inside: &Inside) -> Value {
         "partitions": partitions,
         "size_bytes": size.map(|n| n.to_string()),
         "records": records.map(|n| n.to_string()),
-        "bytes_in_per_sec": null,
-        "bytes_out_per_sec": null,
+        "bytes_in_per_sec": rate.map(|rate| rate.bytes_in),
+        "bytes_out_per_sec": rate.map(|rate| rate.bytes_out),
+        "records_in_per_sec": rate.map(|rate| rate.records_in),
         "cleanup_policy": config(POLICY),
         "retention_ms": config(RETENTION).and_then(|text| text.parse::<i64>().ok()),
         "leaderless": (0..partitions).filter(|p| leader(image, topic, *p).is_none()).count(),

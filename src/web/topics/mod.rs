@@ -6,6 +6,7 @@ mod change;
 mod configs;
 mod detail;
 mod list;
+mod rates;
 mod sizes;
 
 use super::audit::{Actor, Audit, Outcome};
@@ -15,6 +16,7 @@ use actix_web::web;
 use serde_json::Value;
 use std::time::Duration;
 
+pub use rates::RateIndex;
 pub use sizes::SizeIndex;
 
 /// How long a page may take.

@@ -1,5 +1,7 @@
 //! How large topics are in the object store: each broker is asked for the partitions that it leads.
 
+use crate::ids::{PartitionIndex, PartitionKey};
+use crate::metadata::image::{ClusterImage, Topic};
 use crate::web::kafka::{KafkaClient, KafkaError, PartitionOf, Target, topic_name};
 use crate::web::state::Missing;
 use futures::future::join_all;
@@ -13,6 +15,8 @@ use tokio::time::Instant;
 
 /// A list that is sorted by size may be so old.
 const AGE_MAX: Duration = Duration::from_secs(30);
+/// Partitions that brokers are asked about at a time for it.
+const PARTITIONS_AT_A_TIME: i32 = 5_000;
 
 /// Bytes of each partition of these that its leader tells; partitions are given by leader.
 pub async fn of_partitions(
@@ -73,8 +77,8 @@ pub struct Sizes {
 pub struct SizeIndex(Mutex<Option<(Instant, Arc<Sizes>)>>);
 
 impl SizeIndex {
-    /// Sizes that are not too old.
-    pub async fn get(&self, kafka: &KafkaClient, brokers: &[i32], now_ms: i64, deadline: Instant) -> Arc<Sizes> {
+    /// Sizes that are not too old. Brokers are asked about so many partitions at a time that answers need little memory.
+    pub async fn get(&self, kafka: &KafkaClient, image: &ClusterImage, now_ms: i64, deadline: Instant) -> Arc<Sizes> {
         let mut known = self.0.lock().await;
         if let Some((at, sizes)) = &*known
             && at.elapsed() < AGE_MAX
@@ -82,22 +86,55 @@ impl SizeIndex {
         {
             return sizes.clone();
         }
-        let asked = brokers.iter().copied().map(|broker| async move {
-            let request = DescribeLogDirsRequest::default().with_topics(None);
-            (broker, kafka.call(Target::Node(broker), request, deadline).await)
-        });
         let mut sizes = Sizes { as_of_ms: now_ms, ..Sizes::default() };
-        for (broker, answer) in join_all(asked).await {
-            match answer {
-                Ok(answer) => read(&answer, |topic, _, bytes| match sizes.topics.get_mut(topic) {
-                    Some(sum) => *sum += bytes,
-                    None => drop(sizes.topics.insert(topic.into(), bytes)),
-                }),
-                Err(error) => sizes.missing.push(of_broker(broker, &error)),
+        let mut portion: Vec<&Arc<Topic>> = Vec::new();
+        let mut partitions = 0;
+        for topic in image.topics() {
+            portion.push(topic);
+            partitions += topic.value.partitions;
+            if partitions >= PARTITIONS_AT_A_TIME {
+                measure(kafka, image, &std::mem::take(&mut portion), &mut sizes, deadline).await;
+                partitions = 0;
             }
         }
+        measure(kafka, image, &portion, &mut sizes, deadline).await;
         let sizes = Arc::new(sizes);
         *known = Some((crate::clock::monotonic(), sizes.clone()));
         sizes
+    }
+}
+
+/// Adds the sizes of these topics.
+async fn measure(
+    kafka: &KafkaClient,
+    image: &ClusterImage,
+    topics: &[&Arc<Topic>],
+    sizes: &mut Sizes,
+    deadline: Instant,
+) {
+    let mut by_leader: BTreeMap<i32, Vec<PartitionOf>> = BTreeMap::new();
+    for topic in topics {
+        for partition in 0..topic.value.partitions {
+            let key = PartitionKey { topic: topic.value.id, partition: PartitionIndex(partition) };
+            if let Some(leader) = image.leader(&key) {
+                by_leader.entry(leader.0).or_default().push((topic.name.to_string(), partition));
+            }
+        }
+    }
+    if by_leader.is_empty() {
+        return;
+    }
+    let (bytes, missing) = of_partitions(kafka, by_leader, deadline).await;
+    for topic in topics {
+        let each = (0..topic.value.partitions).map(|partition| (topic.name.to_string(), partition));
+        let known: Vec<u64> = each.filter_map(|at| bytes.get(&at).copied()).collect();
+        if !known.is_empty() {
+            sizes.topics.insert(topic.name.clone(), known.iter().sum());
+        }
+    }
+    for one in missing {
+        if !sizes.missing.iter().any(|known| known.source == one.source) {
+            sizes.missing.push(one);
+        }
     }
 }

@@ -31,6 +31,14 @@ true
 - name: KAFSCALE_CONSOLE_BROKER_METRICS_URL
   value: {{ . | quote }}
 {{- end }}
+{{- $operatorMetrics := $console.operatorMetricsUrl }}
+{{- if and (not $operatorMetrics) .Values.operator.metrics.enabled }}
+{{- $operatorMetrics = printf "http://%s-metrics:%d/metrics" (include "kafscale.operator.name" .) (int .Values.operator.metrics.service.port) }}
+{{- end }}
+{{- with $operatorMetrics }}
+- name: KAFSCALE_CONSOLE_OPERATOR_METRICS_URL
+  value: {{ . | quote }}
+{{- end }}
 {{- with $console.etcdAuth }}
 {{- if .existingSecret }}
 - name: KAFSCALE_CONSOLE_ETCD_USERNAME

@@ -49,7 +49,7 @@ export const millis = (v) => (isUnknown(v) ? null : Number(v) >= 10000 ? `${shor
 export function dollars(v) {
   if (isUnknown(v)) return null;
   const n = Number(v);
-  if (n !== 0 && Math.abs(n) < 0.01) return `$${n.toPrecision(2)}`;
+  if (n !== 0 && Math.abs(n) < 0.005) return n < 0 ? '−<$0.01' : '<$0.01';
   const [whole, cents] = Math.abs(n).toFixed(2).split('.');
   return `${n < 0 ? '-' : ''}$${group(whole)}.${cents}`;
 }

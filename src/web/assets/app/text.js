@@ -78,6 +78,7 @@ export const t = {
     droppedShort: (n) => `${n} left out`,
   },
   levels: { ok: 'OK', warn: 'Warning', critical: 'Critical', unknown: 'Unknown' },
+  emptyUnknown: 'What there is cannot be known at the moment', emptyUnknownHelp: 'Who would know of it does not answer; see above.',
   health: { ok: 'The cluster is well', warn: 'The cluster works, with a warning', critical: 'The cluster is not well', unknown: 'Not known whether the cluster is well', okText: 'Brokers, object store and metadata answer, and every partition has a leader.' },
   states: {
     healthy: 'Healthy', degraded: 'Degraded', unavailable: 'Unavailable', embedded: 'Built in', unknown: 'Unknown', live: 'Serving', draining: 'Draining', drained: 'Drained', unreachable: 'Unreachable', failed: 'Failed', none: 'None',
@@ -95,7 +96,7 @@ export const t = {
   },
 
   overview: {
-    title: 'Overview', in: 'Bytes in', out: 'Bytes out', records: 'Records in', produceP99: 'Produce p99', fetchP99: 'Fetch p99', requests: 'Requests',
+    title: 'Overview', in: 'Bytes in', out: 'Bytes out', records: 'Records in', produceP99: 'Produce p99', fetchP99: 'Fetch p99', fetchWaits: 'with the wait for records', requests: 'Requests',
     p50: (v) => `p50 ${v}`, brokers: 'Brokers', of: (n) => `of ${n}`, topics: 'Topics', groups: 'Consumer groups', leaderless: 'Leaderless partitions', leaderlessSub: 'cannot be written or read', s3: 'Object store', etcd: 'Metadata (etcd)',
     brokersSub: (b) => (Number(b.draining) > 0 ? `${b.draining} draining` : ''),
     partitions: (n) => (n === '1' ? '1 partition' : `${n} partitions`), puts: (r) => `${r} PUT`, gets: (r) => `${r} GET`,
@@ -109,7 +110,7 @@ export const t = {
 
   topics: {
     title: 'Topics', noun: ['topic', 'topics'], create: 'Create topic', created: (n) => `Topic ${n} was created.`, search: 'Search by name', showInternal: 'Internal topics', internal: 'internal', leaderless: (n) => `${n} without leader`,
-    name: 'Topic', partitions: 'Partitions', records: 'Records', size: 'Size', in: 'In', out: 'Out', policy: 'Cleanup', retention: 'Retention', forever: 'forever',
+    name: 'Topic', partitions: 'Partitions', records: 'Records', size: 'Size', in: 'In', recordsIn: 'Records/s', out: 'Out', policy: 'Cleanup', retention: 'Retention', forever: 'forever',
     none: 'No topics yet', noneHelp: 'Create one here, or let a client write to a name of its choice.', noMatch: (q) => `No topic has “${q}” in its name`, noMatchHelp: 'Internal topics are only searched if they are shown.',
     nameHelp: 'Letters, digits, dot, underscore and hyphen; it cannot be changed later.', badName: 'Up to 249 letters, digits, dots, underscores and hyphens.', badPartitions: 'A whole number, 1 or more.', badDays: 'A number of days, or empty for the default.',
     policyDelete: 'Delete old records', policyCompact: 'Keep the newest per key', policyBoth: 'Both', days: 'Retention, days', more: 'Other configs', moreHelp: 'One name=value per line, for example max.message.bytes=2097152', badConfig: (line) => `“${line}” is not name=value`,
@@ -132,7 +133,7 @@ export const t = {
     search: 'Text in key, value or header', tail: 'Follow live', stopTail: 'Stop following', produce: 'Produce',
     filter: 'Filter expression', filterPlaceholder: 'Filter, e.g. size > 1024 && key.startsWith("user-")', applyFilter: 'Apply', badFilter: 'The expression is not valid.', options: 'Options',
     filterHelp: 'An expression in CEL over key, value, headers, offset, partition, timestamp_ms and size. For example', filterExample: 'partition == 3 && value.contains("error")',
-    keyDecoder: 'Decode keys as', valueDecoder: 'Decode values as', limit: 'Records per page',
+    keyDecoder: 'Decode keys as', keySchema: 'Avro schema of keys', valueSchema: 'Avro schema of values', schemaHelp: 'The schema that they were written with, as JSON. It stays in the address of this page.', schemaNone: 'Paste a schema first.', schemaBad: (why) => `This is not JSON: ${why}`, schemaLong: (n) => `A schema may have 16 KiB; this one has ${n}.`, useSchema: 'Use schema', valueDecoder: 'Decode values as', limit: 'Records per page',
     decoders: { auto: 'Detect', text: 'Text', json: 'JSON', hex: 'Hex', avro: 'Avro', protobuf: 'Protobuf', msgpack: 'MessagePack', cbor: 'CBOR', empty: 'Empty' },
     exportJsonl: 'Export JSON Lines', exportCsv: 'Export CSV', copyKcat: 'Copy as kcat',
     scanning: 'Reading…', scanned: (n, size) => `Read ${n === '1' ? '1 record' : `${n} records`}, ${size}.`, stopped: { time: 'Stopped: time is up.', bytes: 'Stopped: enough bytes were read.', cancelled: 'Stopped by you.' },
@@ -153,7 +154,7 @@ export const t = {
     editName: (n) => `Edit ${n}`, resetName: (n) => `Reset ${n}`, changes: (n) => `${s(n, 'change')} not applied yet`, discard: 'Discard', review: 'Review', reviewTitle: (n) => `Change configs of ${n}`, apply: 'Apply', before: 'Before', after: 'After', defaultWord: '(default)', saved: (n) => `Configs of ${n} were changed.`,
   },
   segments: {
-    noun: ['segment', 'segments'], kind: 'Kind', kinds: { wal: 'Written by a flush; holds records of many partitions', merged: 'Written again, with the records of fewer partitions', compacted: 'Written again, with the newest record of each key' }, offsets: 'Offsets', first: 'First record', last: 'Last record', object: 'Object', summary: (n, size) => `${n ?? 'unknown number of'} objects, ${size ?? 'size unknown'}`,
+    noun: ['segment', 'segments'], kind: 'Kind', kinds: { wal: 'Written by a flush; holds records of many partitions', merged: 'Written again, with the records of fewer partitions', compacted: 'Written again, with the newest record of each key' }, offsets: 'Partition · Offsets', read: 'Read from the first of these records', last: 'Newest record', object: 'Object', summary: (n, size) => `${n === null ? 'unknown number of objects' : s(n, 'object')}, ${size ?? 'size unknown'}`,
     none: 'No segments', noneHelp: 'Records appear in the object store with the next flush.', note: 'An object usually holds records of several partitions and topics; sizes are this topic’s part of it.',
   },
 
@@ -176,7 +177,7 @@ export const t = {
   },
 
   brokers: {
-    title: 'Brokers', broker: 'Broker', controller: 'controller', address: 'Address', rack: 'Rack', led: 'Partitions led', connections: 'Connections', cache: 'Cache hits', version: 'Version', started: 'Started', none: 'No brokers known', noneHelp: 'No broker has registered. Start one, or check that the console looks at the same etcd prefix.',
+    title: 'Brokers', broker: 'Broker', controller: 'controller', address: 'Address', rack: 'Rack', led: 'Partitions led', connections: 'Connections', cache: 'Cache hits', version: 'Version', started: 'Started', none: 'No brokers known', noneStale: 'None was registered when etcd answered last. Which there are now is unknown.', noneHelp: 'No broker has registered. Start one, or check that the console looks at the same etcd prefix.',
     metricsUnreachable: 'Its metrics listener does not answer', metricsUnknown: 'It has not told where its metrics are', all: 'All brokers', missing: (id) => `There is no broker ${id}`, missingHelp: 'It is not registered: it was stopped, or its lease has expired.',
     tabs: 'Parts of the broker', tab: { overview: 'Overview', configs: 'Configs' }, about: 'About', metrics: 'Metrics', control: 'Control plane', reach: { ok: 'reachable', unreachable: 'does not answer', unknown: 'unknown', none: 'not configured' }, readiness: 'Readiness', ready: 'Ready', notReady: 'Not ready', configsUnknown: 'Its configs are unknown: the broker does not answer', actorsRunning: (n, r) => `${n} running, ${r} restarts`,
     drain: 'Drain', undrain: 'Undrain', noControl: 'Its control plane cannot be reached from the console', drainTitle: (id) => `Drain broker ${id}`, drainText: (n) => `The broker hands over the partitions it leads (${n}) and its groups, and takes no new ones until it is undrained or restarted. Clients move with them; nothing is lost.`, drainStarted: (id) => `Broker ${id} is draining.`, undrained: (id) => `Broker ${id} takes partitions again.`,
@@ -191,22 +192,23 @@ export const t = {
     title: 'Cost', sub: 'Extrapolated to a month of 30 days from requests and bytes that were measured.', window: 'Measured over', perMonth: 'Per month', fromWindow: (w) => `from ${w}`, requests: 'Requests', storage: 'Storage', stored: 'Stored', in: 'Written', out: 'Read', measuredIn: 'in the measured time', share: 'Share of writes',
     prices: 'Prices', pricesSub: 'US dollars. Change them to your contract’s; the address keeps them.', resetPrices: 'Defaults', priceNames: { put_per_1000: 'PUT, per 1,000', get_per_1000: 'GET, per 1,000', list_per_1000: 'LIST, per 1,000', delete_per_1000: 'DELETE, per 1,000', storage_gb_month: 'Storage, per GB and month', egress_gb: 'Egress, per GB' }, badNumber: 'A number, 0 or more.',
     whatIf: 'What if', whatIfSub: 'The same load with other settings.', flush: 'Flush interval, ms', flushHelp: 'Longer: fewer PUTs, later acks.', retention: 'Retention, days', gb: 'GB written per day',
-    byTopic: 'By topic', none: 'No topic has cost anything yet', noneHelp: 'Costs appear when records are written.', measured: 'What was measured', class: 'Price class', classes: { put: 'PUT', get: 'GET', list: 'LIST', free: 'free', delete: 'free' }, count: 'Count', noRequests: 'No requests yet', calculation: 'The calculation', calculationSub: 'Line by line, to check it.',
+    byTopic: 'By topic', showing: (n, all) => `${n} of ${s(all, 'topic')}, those that cost most`, showMore: 'Show more', none: 'No topic has cost anything yet', noneHelp: 'Costs appear when records are written.', measured: 'What was measured', class: 'Price class', classes: { put: 'PUT', get: 'GET', list: 'LIST', free: 'free', delete: 'free' }, count: 'Count', noRequests: 'No requests yet', calculation: 'The calculation', calculationSub: 'Line by line, to check it.',
     topicNone: 'No cost is known for this topic', topicNoneHelp: 'Nothing was written to it in the measured time, or no broker has answered.', requestsMonth: 'Requests per month', topicNote: 'Requests are shared out by the bytes of each topic, since an object carries several topics.', open: 'Prices and what-if',
   },
   etcd: {
     title: 'etcd', kinds: { etcd: 'etcd', embedded: 'Built in' }, embedded: 'Metadata is in a file', embeddedHelp: 'This cluster runs without etcd: one broker keeps the metadata in a file beside its objects. That is for development.', none: 'No member has answered', noneHelp: 'Check the endpoints the console was given.', leader: 'leader', alarms: 'Alarms', size: 'Database', inUse: 'In use', revision: 'Revision', term: 'Raft term',
-    snapshots: 'Snapshots', noSnapshots: 'The console knows of no snapshots: this etcd is not managed by the operator. Take them yourself, for example:', noSnapshotsEmbedded: 'There is no etcd to take snapshots of.',
-    snapshotNames: { managed: 'Managed by the operator', last_success_ms: 'Last success', last_failure_ms: 'Last failure' },
+    snapshots: 'Snapshots', noSnapshots: 'Nobody has told the console of snapshots. Those that the operator takes are shown here if KAFSCALE_CONSOLE_OPERATOR_METRICS_URL names its metrics. Of an etcd that nobody looks after, take them yourself, for example:', noSnapshotsEmbedded: 'There is no etcd to take snapshots of.',
+    snapshotCluster: 'Cluster', lastSuccess: 'Last success', lastBegun: 'Last begun', never: 'never', bucket: 'Bucket', writable: 'writable', notWritable: 'not writable', notTried: 'not tried', snapshotState: 'State', fine: 'up to date', stale: 'too old', noSuccess: 'none yet', snapshotHelp: 'As the operator tells. It takes them as a CronJob; the conditions of the KafscaleCluster say more:',
   },
   actors: {
-    title: 'Actors', sub: 'What runs inside brokers and console, under supervision: a part that fails is started again.', search: 'Search by path', system: 'Process', allSystems: 'All processes', restartedOnly: 'Restarted only', none: 'No process has answered', noMatch: 'No actor matches', summary: (n, r) => `${s(n, 'actor')}, ${s(r, 'restart')}`, tree: (x) => `Actors of ${x}`, actor: 'Actor', restarts: 'Restarts', mailbox: 'Mailbox', lastExit: 'Last exit', running: 'Running', stopped: 'Stopped',
+    title: 'Actors', sub: 'What runs inside brokers and console, under supervision: a part that fails is started again.', search: 'Search by path or topic', system: 'Process', allSystems: 'All processes', restartedOnly: 'Restarted only', none: 'No process has answered', noMatch: 'No actor matches', summary: (n, r) => `${s(n, 'actor')}, ${s(r, 'restart')}`, tree: (x) => `Actors of ${x}`, actor: 'Actor', restarts: 'Restarts', mailbox: 'Mailbox', upTo: (n) => `holds ${n}`, uncounted: 'How many messages wait is counted for partitions, groups and the coordinator; the rest only have a bound.', lastExit: 'Last exit', running: 'Running', stopped: 'Stopped',
   },
   audit: {
     title: 'Audit log', sub: 'Changes made or attempted through this console, newest first. The console’s log has all of them.', noun: ['entry', 'entries'], search: 'User, action or resource', when: 'When', who: 'Who', action: 'Action', resource: 'Resource', outcome: 'Outcome', detail: 'Detail', outcomes: { ok: 'done', refused: 'refused', failed: 'failed' }, none: 'Nothing was changed yet', noneHelp: 'Every change made here is recorded: who, what, before and after.', noMatch: 'No entry matches', entry: (id, role) => `Entry ${id}, as ${role}`,
   },
   settings: {
     title: 'Settings', look: 'Appearance', session: 'Session', role: 'Role', idle: 'Ends without use', expires: 'Ends at the latest', about: 'About', component: 'Runs as', cluster: 'Cluster', history: 'History', hours: (n) => (n === null || n === undefined ? 'unknown' : s(n, 'hour')), links: 'Links', linkNames: { grafana: 'Grafana', traces: 'Traces', metrics: 'Metrics', docs: 'Documentation' }, noLinks: 'No links to dashboards or traces are configured.', config: 'Configuration', name: 'Name', source: 'Source',
+    limits: { sessions: 'Sessions, at most', session_idle_sec: ['Session without use', 'sec'], session_sec: ['Session at the longest', 'sec'], login_failures_per_address: 'Wrong passwords per address', login_failures_per_user: 'Wrong passwords per user', requests: 'Requests at a time', streams: 'Live pages and exports at a time', history_series: 'Series in the history', live_every_ms: ['Live state every', 'ms'] },
   },
   reference: { title: 'API', sub: 'Everything this console shows and does, for programs. Base path /api/v1.', search: 'Search operations', none: 'No operation matches' },
 };

@@ -95,7 +95,7 @@ fn concise(out: &mut Out, value: &Cbor, depth: usize) {
 }
 
 /// JSON has no infinity: numbers that it does not have are strings.
-fn number(value: f64) -> String {
+pub(super) fn number(value: f64) -> String {
     if value.is_finite() { format!("{value:?}") } else { format!("\"{value}\"") }
 }
 

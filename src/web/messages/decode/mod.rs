@@ -3,10 +3,13 @@
 //! Everything here is written by producers, so that it is data and may be hostile: no decoder recurses deeper than
 //! [`DEPTH_MAX`], none writes more text than it is asked for, and what does not decode is shown as something that always does.
 
+mod avro;
 mod binary;
 mod json;
 mod out;
 mod protobuf;
+
+pub use avro::{Avro, SCHEMA_BYTES_MAX};
 
 use out::Out;
 use serde::Serialize;
@@ -41,10 +44,12 @@ pub enum Decoder {
     Cbor,
     /// Protocol buffers without their schema: field numbers and wire types.
     Protobuf,
+    /// Avro, with a schema that is given.
+    Avro,
 }
 
 /// Names with what they are for.
-pub const DECODERS: [(&str, Decoder, &str); 7] = [
+pub const DECODERS: [(&str, Decoder, &str); 8] = [
     ("auto", Decoder::Auto, "JSON, text, MessagePack, CBOR or Protobuf, whichever fits; else hex"),
     ("text", Decoder::Text, "UTF-8 text"),
     ("json", Decoder::Json, "JSON, indented; numbers stay as they were written"),
@@ -52,6 +57,7 @@ pub const DECODERS: [(&str, Decoder, &str); 7] = [
     ("msgpack", Decoder::Msgpack, "MessagePack, shown as JSON"),
     ("cbor", Decoder::Cbor, "CBOR, shown as JSON"),
     ("protobuf", Decoder::Protobuf, "Protobuf without a schema: field numbers and wire types"),
+    ("avro", Decoder::Avro, "Avro with the schema that is given (value_schema, key_schema), shown as JSON"),
 ];
 
 impl Decoder {
@@ -81,8 +87,8 @@ fn as_text<S: serde::Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S
     serializer.collect_str(number)
 }
 
-/// Decodes `bytes` into at most `text_bytes_max` bytes of text.
-pub fn decode(bytes: &[u8], wanted: Decoder, text_bytes_max: usize) -> Decoded {
+/// Decodes `bytes` into at most `text_bytes_max` bytes of text; `schema` is what Avro is read with.
+pub fn decode(bytes: &[u8], wanted: Decoder, schema: Option<&Avro>, text_bytes_max: usize) -> Decoded {
     let shown = |decoder, (text, truncated): (String, bool), note| Decoded {
         decoder,
         text,
@@ -101,6 +107,12 @@ pub fn decode(bytes: &[u8], wanted: Decoder, text_bytes_max: usize) -> Decoded {
         };
     }
     let decoded = match wanted {
+        Decoder::Avro => match schema.map(|schema| schema.text(bytes, max)) {
+            Some(Ok((text, truncated, note))) => return shown("avro", (text, truncated), note),
+            Some(Err(why)) => Err(format!("not of this Avro schema: {why}")),
+            None => Err(registry_note(bytes)
+                .unwrap_or_else(|| "Avro can only be read with the schema that it was written with".to_owned())),
+        },
         Decoder::Json => json::pretty(bytes, max).map(|text| ("json", text)).map_err(|e| format!("no JSON: {e}")),
         Decoder::Msgpack => {
             binary::msgpack(bytes, max).map(|text| ("msgpack", text)).map_err(|e| format!("no MessagePack: {e}"))

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn shown(bytes: &[u8], wanted: Decoder) -> (&'static str, String) {
-    let decoded = decode(bytes, wanted, LIST_TEXT_BYTES_MAX);
+    let decoded = decode(bytes, wanted, None, LIST_TEXT_BYTES_MAX);
     assert!(!decoded.truncated, "{decoded:?}");
     (decoded.decoder, decoded.text)
 }
@@ -50,20 +50,20 @@ fn bytes_are_recognised() {
 
 #[test]
 fn what_does_not_decode_says_why() {
-    let decoded = decode(b"plain", Decoder::Json, 100);
+    let decoded = decode(b"plain", Decoder::Json, None, 100);
     assert_eq!((decoded.decoder, decoded.text.as_str()), ("text", "plain"));
     assert!(decoded.note.unwrap().starts_with("no JSON: "));
-    let decoded = decode(b"\0\0\0\0\x07abc", Decoder::Auto, 100);
+    let decoded = decode(b"\0\0\0\0\x07abc", Decoder::Auto, None, 100);
     assert_eq!(decoded.decoder, "hex");
     assert!(decoded.note.unwrap().contains("schema 7"));
 }
 
 #[test]
 fn long_values_are_cut_at_characters() {
-    let decoded = decode("é".repeat(100).as_bytes(), Decoder::Auto, 33);
+    let decoded = decode("é".repeat(100).as_bytes(), Decoder::Auto, None, 33);
     assert_eq!((decoded.text.len(), decoded.truncated, decoded.size_bytes), (32, true, 200));
     let list = format!("[{}1]", "1,".repeat(100_000));
-    let decoded = decode(list.as_bytes(), Decoder::Auto, LIST_TEXT_BYTES_MAX);
+    let decoded = decode(list.as_bytes(), Decoder::Auto, None, LIST_TEXT_BYTES_MAX);
     assert!(decoded.truncated && decoded.text.len() <= LIST_TEXT_BYTES_MAX && decoded.decoder == "json");
 }
 
@@ -85,7 +85,7 @@ fn depth_is_bounded() {
     }
     for bytes in [json.as_bytes(), &pack, &cbor, &tags, &nested] {
         for (_, decoder, _) in DECODERS {
-            assert!(decode(bytes, decoder, LIST_TEXT_BYTES_MAX).text.len() <= LIST_TEXT_BYTES_MAX);
+            assert!(decode(bytes, decoder, None, LIST_TEXT_BYTES_MAX).text.len() <= LIST_TEXT_BYTES_MAX);
         }
     }
 }
@@ -95,7 +95,7 @@ proptest! {
     #[test]
     fn hostile_bytes_are_shown(bytes in prop::collection::vec(any::<u8>(), 0..600), max in 0_usize..2_000) {
         for (_, decoder, _) in DECODERS {
-            let decoded = decode(&bytes, decoder, max);
+            let decoded = decode(&bytes, decoder, None, max);
             prop_assert!(decoded.text.len() <= max);
             prop_assert_eq!(decoded.size_bytes, bytes.len() as u64);
         }
@@ -119,7 +119,7 @@ proptest! {
         ]);
         let mut encoded = Vec::new();
         ciborium::into_writer(&value, &mut encoded).unwrap();
-        let decoded = decode(&encoded, Decoder::Cbor, 1 << 20);
+        let decoded = decode(&encoded, Decoder::Cbor, None, 1 << 20);
         prop_assert_eq!(decoded.decoder, "cbor");
         let parsed: serde_json::Value = serde_json::from_str(&decoded.text).unwrap();
         if key != "1" {

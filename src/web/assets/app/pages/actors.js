@@ -2,7 +2,7 @@
 import { html } from '../lib.js';
 import { useLoad } from '../api.js';
 import { useQuery } from '../router.js';
-import { Page, Loaded, Search, Badge, Bar, Ago, Num, Empty, Unknown, AgeBadge, None } from '../ui/parts.js';
+import { Page, Loaded, Search, Badge, Bar, Ago, Num, Empty, AgeBadge, None } from '../ui/parts.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 
@@ -20,6 +20,9 @@ export function Actors() {
   }}<//><//>`;
 }
 
+/** Parts of the process first, then what there are many of, by topic and group. */
+const order = (a) => `${a.path.includes('/') ? 1 : 0}${a.path.split('/')[0]} ${a.subject ?? a.path}`;
+
 /** Depth-first, children under their parent. */
 function tree(actors) {
   const children = new Map();
@@ -32,7 +35,7 @@ function tree(actors) {
   const out = [];
   const seen = new Set();
   const walk = (parent, depth) => {
-    for (const a of (children.get(parent) ?? []).sort((x, y) => (x.name < y.name ? -1 : 1))) {
+    for (const a of (children.get(parent) ?? []).sort((x, y) => order(x).localeCompare(order(y), 'en', { numeric: true }))) {
       if (seen.has(a)) continue;
       seen.add(a);
       out.push([a, depth]);
@@ -46,14 +49,14 @@ function tree(actors) {
 function System({ s, q }) {
   const filtering = q.find || q.restarted === '1';
   const all = tree(s.actors ?? []);
-  const rows = filtering ? all.filter(([a]) => (!q.find || a.path.toLowerCase().includes(q.find.toLowerCase())) && (q.restarted !== '1' || Number(a.restarts) > 0)).map(([a]) => [a, 0]) : all;
+  const rows = filtering ? all.filter(([a]) => (!q.find || `${a.path} ${a.subject ?? ''}`.toLowerCase().includes(q.find.toLowerCase())) && (q.restarted !== '1' || Number(a.restarts) > 0)).map(([a]) => [a, 0]) : all;
   const restarts = (s.actors ?? []).reduce((n, a) => n + Number(a.restarts ?? 0), 0);
   return html`<section class="card"><div class="head"><div class="grow"><h2>${s.system}</h2></div><span class="muted small">${t.actors.summary((s.actors ?? []).length, restarts)}</span><${AgeBadge} asOfMs=${s.as_of_ms} /></div>
-    ${rows.length === 0 ? html`<${Empty} icon="actors" title=${filtering ? t.actors.noMatch : t.actors.none} />` : html`<div class="scroll" tabindex="0" role="region" aria-label=${t.actors.tree(s.system)}><table class="table"><caption class="sr">${t.actors.tree(s.system)}</caption>
+    ${rows.length === 0 ? html`<${Empty} icon="actors" title=${filtering ? t.actors.noMatch : t.actors.none} />` : html`<div class="scroll" tabindex="0" role="region" aria-label=${t.actors.tree(s.system)}><table class="table cards"><caption class="sr">${t.actors.tree(s.system)}</caption>
       <thead><tr><th scope="col">${t.actors.actor}</th><th scope="col">${t.groups.state}</th><th scope="col" class="r">${t.actors.restarts}</th><th scope="col">${t.actors.mailbox}</th><th scope="col">${t.actors.lastExit}</th><th scope="col" class="hide-s">${t.brokers.started}</th></tr></thead>
-      <tbody>${rows.slice(0, ROWS_MAX).map(([a, depth]) => html`<tr key=${a.path}><td class=${`tree d${Math.min(depth, 8)}`}><span class="break" title=${a.path}>${filtering || depth === 0 ? a.path : a.name}</span></td><td><${Badge} level=${a.running ? 'ok' : 'crit'} dot>${a.running ? t.actors.running : t.actors.stopped}<//></td>
-        <td class="r"><span class=${Number(a.restarts) > 0 ? 'text-warn strong' : ''}><${Num} v=${a.restarts} /></span></td>
-        <td>${f.unknown(a.mailbox_depth) ? html`<${Unknown} />` : html`<span class="row nowrap"><span class="num">${f.int(a.mailbox_depth)}${f.unknown(a.mailbox_capacity) ? '' : html`<span class="dim"> / ${f.int(a.mailbox_capacity)}</span>`}</span>${Number(a.mailbox_capacity) > 0 && html`<${Bar} share=${a.mailbox_depth / a.mailbox_capacity} level=${a.mailbox_depth / a.mailbox_capacity > 0.8 ? 'crit' : a.mailbox_depth / a.mailbox_capacity > 0.5 ? 'warn' : ''} label=${t.actors.mailbox} />`}</span>`}</td>
-        <td class="break">${a.last_exit ? html`${a.last_exit} ${a.last_exit_at_ms ? html`<span class="dim">(<${Ago} ms=${a.last_exit_at_ms} />)</span>` : ''}` : html`<${None} />`}</td><td class="hide-s"><${Ago} ms=${a.started_at_ms} /></td></tr>`)}</tbody></table></div>
+      <tbody>${rows.slice(0, ROWS_MAX).map(([a, depth]) => html`<tr key=${a.path}><td class=${`tree d${Math.min(depth, 8)}`}><span class="break" title=${a.path}>${a.subject ? html`${a.path.split('/')[0]} <strong>${a.subject}</strong>` : filtering || depth === 0 ? a.path : a.name}</span></td><td data-label=${t.groups.state}><${Badge} level=${a.running ? 'ok' : 'crit'} dot>${a.running ? t.actors.running : t.actors.stopped}<//></td>
+        <td class="r" data-label=${t.actors.restarts}><span class=${Number(a.restarts) > 0 ? 'text-warn strong' : ''}><${Num} v=${a.restarts} /></span></td>
+        <td data-label=${t.actors.mailbox}>${f.unknown(a.mailbox_depth) ? (f.unknown(a.mailbox_capacity) ? html`<${None} />` : html`<span class="dim nowrap" title=${t.actors.uncounted}>${t.actors.upTo(f.int(a.mailbox_capacity))}</span>`) : html`<span class="row nowrap"><span class="num">${f.int(a.mailbox_depth)}${f.unknown(a.mailbox_capacity) ? '' : html`<span class="dim"> / ${f.int(a.mailbox_capacity)}</span>`}</span>${Number(a.mailbox_depth) > 0 && Number(a.mailbox_capacity) > 0 && html`<${Bar} share=${a.mailbox_depth / a.mailbox_capacity} level=${a.mailbox_depth / a.mailbox_capacity > 0.8 ? 'crit' : a.mailbox_depth / a.mailbox_capacity > 0.5 ? 'warn' : ''} label=${t.actors.mailbox} />`}</span>`}</td>
+        <td class="break" data-label=${t.actors.lastExit}>${a.last_exit ? html`${a.last_exit} ${a.last_exit_at_ms ? html`<span class="dim">(<${Ago} ms=${a.last_exit_at_ms} />)</span>` : ''}` : html`<${None} />`}</td><td class="hide-s"><${Ago} ms=${a.started_at_ms} /></td></tr>`)}</tbody></table></div>
       ${rows.length > ROWS_MAX && html`<div class="foot">${t.more(rows.length - ROWS_MAX)}</div>`}`}</section>`;
 }

@@ -30,7 +30,7 @@ export function Brokers() {
     { key: 'up', title: t.brokers.started, hideM: true, cell: (b) => html`<${Ago} ms=${b.started_at_ms} />` },
   ];
   return html`<${Page} title=${t.brokers.title} load=${load}><${Loaded} load=${load}>${(data) => html`<section class="card">${data.items.length ? html`<${Table} columns=${columns} rows=${data.items} rowKey=${(b) => b.id} caption=${t.brokers.title} />`
-    : html`<${Empty} icon="brokers" title=${t.brokers.none}>${t.brokers.noneHelp}<//>`}</section>`}<//><//>`;
+    : html`<${Empty} icon="brokers" title=${t.brokers.none}>${data.partial?.some((p) => p.source === 'etcd') ? t.brokers.noneStale : t.brokers.noneHelp}<//>`}</section>`}<//><//>`;
 }
 
 const BrokerState = ({ b }) => (b.draining ? html`<${StateBadge} state="draining" />` : b.metrics === 'unreachable' ? html`<${StateBadge} state="unreachable" title=${t.brokers.metricsUnreachable} />` : b.metrics === 'unknown' ? html`<${StateBadge} state="unknown" title=${t.brokers.metricsUnknown} />` : html`<${StateBadge} state="live" />`);

@@ -1,9 +1,8 @@
 // etcd: members as they answer themselves, and snapshots.
 import { html } from '../lib.js';
 import { useLoad } from '../api.js';
-import { Page, Loaded, Card, Badge, StateBadge, Bytes, Num, Unknown, Ago, Empty, Banner, Bar, Code, Since } from '../ui/parts.js';
+import { Page, Loaded, Card, Badge, StateBadge, Bytes, Num, Unknown, Ago, Empty, Banner, Bar, Code, Since, Table, AgeBadge } from '../ui/parts.js';
 import { t } from '../text.js';
-import * as f from '../format.js';
 
 export function Etcd() {
   const load = useLoad('/etcd', { everyMs: 10000 });
@@ -11,7 +10,7 @@ export function Etcd() {
     ${['degraded', 'unavailable'].includes(d.state) && html`<${Banner} level=${d.state === 'degraded' ? 'warn' : 'crit'} title=${t.states[d.state]} live>${d.reasons?.length > 0 && html`<ul>${d.reasons.map((r) => html`<li key=${r}>${r}</li>`)}</ul>`}<${Since} ms=${d.since_ms} /><//>`}
     ${d.kind === 'embedded' && html`<${Banner} level="info" title=${t.etcd.embedded}>${t.etcd.embeddedHelp}<//>`}
     ${d.members?.length > 0 ? html`<div class="members">${d.members.map((m) => html`<${Member} key=${m.endpoint} m=${m} />`)}</div>` : d.kind !== 'embedded' && html`<section class="card"><${Empty} icon="etcd" title=${t.etcd.none}>${t.etcd.noneHelp}<//></section>`}
-    <${Card} title=${t.etcd.snapshots}>${d.snapshots ? html`<${Snapshots} s=${d.snapshots} />` : html`<div class="stack-s"><p class="note">${d.kind === 'embedded' ? t.etcd.noSnapshotsEmbedded : t.etcd.noSnapshots}</p>${d.kind !== 'embedded' && html`<${Code} text=${'etcdctl snapshot save kafscale-$(date +%s).db'} label=${t.etcd.snapshots} />`}</div>`}<//></div>`}<//><//>`;
+    ${d.snapshots ? html`<${Snapshots} s=${d.snapshots} />` : html`<${Card} title=${t.etcd.snapshots}><div class="stack-s"><p class="note">${d.kind === 'embedded' ? t.etcd.noSnapshotsEmbedded : t.etcd.noSnapshots}</p>${d.kind !== 'embedded' && html`<${Code} text=${'etcdctl snapshot save kafscale-$(date +%s).db'} label=${t.etcd.snapshots} />`}</div><//>`}</div>`}<//><//>`;
 }
 
 function Member({ m }) {
@@ -22,6 +21,17 @@ function Member({ m }) {
         <dt>${t.etcd.revision}</dt><dd><${Num} v=${m.revision} why=${m.error} /></dd><dt>${t.etcd.term}</dt><dd><${Num} v=${m.raft_term} why=${m.error} /></dd></dl></div></section>`;
 }
 
+/** What the operator tells, of each cluster that it looks after. */
 function Snapshots({ s }) {
-  return html`<dl class="kv">${Object.entries(s).map(([k, v]) => html`<dt key=${k}>${t.etcd.snapshotNames[k] ?? k.replace(/_ms$/, '').replace(/_/g, ' ')}</dt><dd>${v === null ? html`<${Unknown} />` : /_ms$/.test(k) ? html`<${Ago} ms=${v} />` : typeof v === 'boolean' ? (v ? t.yes : t.no) : /_bytes$/.test(k) ? f.bytes(v) : typeof v === 'object' ? JSON.stringify(v) : String(v)}</dd>`)}</dl>`;
+  const columns = [
+    { key: 'cluster', title: t.etcd.snapshotCluster, cls: 'name', cell: (r) => `${r.namespace}/${r.cluster}` },
+    { key: 'state', title: t.etcd.snapshotState, cell: (r) => (r.succeeded === null ? html`<${Unknown} />` : !r.succeeded ? html`<${Badge} level="warn" dot>${t.etcd.noSuccess}<//>` : html`<${Badge} level=${r.stale ? 'crit' : 'ok'} dot>${r.stale ? t.etcd.stale : t.etcd.fine}<//>`) },
+    { key: 'success', title: t.etcd.lastSuccess, cell: (r) => html`<${Ago} ms=${r.last_success_ms} fallback=${t.etcd.never} />` },
+    { key: 'begun', title: t.etcd.lastBegun, cell: (r) => html`<${Ago} ms=${r.last_begun_ms} fallback=${t.etcd.never} />` },
+    { key: 'bucket', title: t.etcd.bucket, cell: (r) => (r.writable === null ? html`<span class="dim">${t.etcd.notTried}</span>` : html`<${Badge} level=${r.writable ? 'ok' : 'crit'} dot>${r.writable ? t.etcd.writable : t.etcd.notWritable}<//>`) },
+  ];
+  const first = s.clusters[0];
+  return html`<section class="card"><div class="head"><div class="grow"><h2>${t.etcd.snapshots}</h2></div><${AgeBadge} asOfMs=${s.as_of_ms} /></div>
+    <${Table} columns=${columns} rows=${s.clusters} rowKey=${(r) => `${r.namespace}/${r.cluster}`} caption=${t.etcd.snapshots} />
+    <div class="body stack-s"><p class="note">${t.etcd.snapshotHelp}</p><${Code} text=${`kubectl -n ${first?.namespace ?? 'NAMESPACE'} describe kafscalecluster ${first?.cluster ?? 'NAME'}`} label=${t.etcd.snapshots} /></div></section>`;
 }

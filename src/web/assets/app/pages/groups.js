@@ -27,6 +27,7 @@ export function Groups() {
       <label class="sr" for="g-type">${t.groups.type}</label><select class="select" id="g-type" onChange=${(e) => setQ({ type: e.target.value, cursor: '' })}><option value="">${t.groups.anyType}</option>${['classic', 'consumer', 'share'].map((s) => html`<option key=${s} value=${s} selected=${q.type === s}>${t.groups.types[s]}</option>`)}</select></div>
     <${Loaded} load=${load}>${(data) => (data.items.length === 0
       ? filtered ? html`<${Empty} title=${t.groups.noMatch} actions=${html`<button class="btn" onClick=${() => setQ({ q: '', state: '', type: '', cursor: '' })}>${t.action.clear}</button>`} />`
+        : data.partial?.length ? html`<${Empty} icon="groups" title=${t.emptyUnknown}>${t.emptyUnknownHelp}<//>`
         : html`<${Empty} icon="groups" title=${t.groups.none}>${t.groups.noneHelp}<//>`
       : html`<${Table} columns=${columns} rows=${data.items} rowKey=${(r) => r.group_id} sort=${sort} caption=${t.groups.title} />
         <${Pager} shown=${data.items.length} total=${data.total} noun=${t.groups.noun} cursor=${q.cursor} next=${data.next_cursor} loading=${load.loading} onFirst=${() => setQ({ cursor: '' })} onNext=${() => setQ({ cursor: data.next_cursor })} />`)}<//></section><//>`;

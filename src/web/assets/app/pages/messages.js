@@ -8,7 +8,7 @@ import { toast, serverNow } from '../state.js';
 import { t } from '../text.js';
 import * as f from '../format.js';
 
-const DEFAULTS = { partition: 'all', from: 'newest', offset: '', time: '', q: '', filter: '', limit: '50', key: 'auto', value: 'auto', live: '', open: '' };
+const DEFAULTS = { partition: 'all', from: 'newest', offset: '', time: '', q: '', filter: '', limit: '50', key: 'auto', value: 'auto', kschema: '', vschema: '', live: '', open: '' };
 const ROWS_MAX = 1000;
 const TAIL_ROWS_MAX = 500;
 const DECODERS = ['auto', 'text', 'json', 'hex', 'avro', 'protobuf', 'msgpack', 'cbor'];
@@ -18,11 +18,11 @@ export function Messages({ name, topic }) {
   const [q, setQ] = useQuery(DEFAULTS);
   const decoders = useLoad('/decoders');
   const base = `/topics/${seg(name)}`;
-  const parameters = { partition: q.partition, from: q.from, offset: q.from === 'offset' ? q.offset : '', time_ms: q.from === 'time' ? q.time : '', q: q.q, filter: q.filter, key_decoder: q.key, value_decoder: q.value };
+  const parameters = { partition: q.partition, from: q.from, offset: q.from === 'offset' ? q.offset : '', time_ms: q.from === 'time' ? q.time : '', q: q.q, filter: q.filter, ...decoding(q) };
   const asked = url(`${base}/messages`, { ...parameters, limit: q.limit });
   const live = q.live === '1';
   const scan = useScan(asked, live);
-  const tail = useTail(live ? url(`${base}/tail`, { partition: q.partition, q: q.q, filter: q.filter, key_decoder: q.key, value_decoder: q.value }) : null);
+  const tail = useTail(live ? url(`${base}/tail`, { partition: q.partition, q: q.q, filter: q.filter, ...decoding(q) }) : null);
   const [produce, setProduce] = useState(null);
   const rows = live ? tail.rows : scan.rows;
   const options = (decoders.data?.items?.map((d) => d.name) ?? DECODERS);
@@ -139,7 +139,7 @@ function TailState({ tail }) {
 function FilterBar({ q, set, options, exportHref, name }) {
   const [text, setText] = useState(q.filter);
   const [problem, setProblem] = useState(null);
-  const [open, setOpen] = useState(false);
+  const [open, setOpen] = useState(q.key === 'avro' || q.value === 'avro');
   useEffect(() => setText(q.filter), [q.filter]);
   const apply = async (event) => {
     event?.preventDefault();
@@ -158,8 +158,29 @@ function FilterBar({ q, set, options, exportHref, name }) {
       <${SelectField} label=${t.messages.keyDecoder} value=${q.key} onChange=${(e) => set({ key: e.target.value })} options=${withAuto(options).map((o) => [o, t.messages.decoders[o] ?? o])} />
       <${SelectField} label=${t.messages.valueDecoder} value=${q.value} onChange=${(e) => set({ value: e.target.value })} options=${withAuto(options).map((o) => [o, t.messages.decoders[o] ?? o])} />
       <${SelectField} label=${t.messages.limit} value=${q.limit} onChange=${(e) => set({ limit: e.target.value })} options=${['20', '50', '100', '200', '500'].map((n) => [n, n])} /></div>
+      ${q.value === 'avro' && html`<${SchemaField} label=${t.messages.valueSchema} value=${q.vschema} onUse=${(vschema) => set({ vschema })} />`}${q.key === 'avro' && html`<${SchemaField} label=${t.messages.keySchema} value=${q.kschema} onUse=${(kschema) => set({ kschema })} />`}
       <div class="row"><a class="btn" href=${exportHref('jsonl')} download><${Icon} name="down" size=${15} />${t.messages.exportJsonl}</a><a class="btn" href=${exportHref('csv')} download><${Icon} name="down" size=${15} />${t.messages.exportCsv}</a>
         <button type="button" class="btn" onClick=${() => copyText(kcat)}><${Icon} name="copy" size=${15} />${t.messages.copyKcat}</button></div></div>`}</div>`;
+}
+/** How keys and values are decoded, for the server. */
+const decoding = (q) => ({ key_decoder: q.key, value_decoder: q.value, key_schema: q.key === 'avro' ? q.kschema : '', value_schema: q.value === 'avro' ? q.vschema : '' });
+
+const SCHEMA_BYTES_MAX = 16384;
+
+/** A schema for Avro; without the space that people put into it. */
+function SchemaField({ label, value, onUse }) {
+  const [text, setText] = useState(value);
+  const [problem, setProblem] = useState(null);
+  useEffect(() => setText(value && (f.indentJson(value)?.map(([, part]) => part).join('') ?? value)), [value]);
+  const use = () => {
+    if (!text.trim()) { setProblem(t.messages.schemaNone); return; }
+    let small;
+    try { small = JSON.stringify(JSON.parse(text)); } catch (error) { setProblem(t.messages.schemaBad(error.message)); return; }
+    const bytes = new TextEncoder().encode(small).length;
+    setProblem(bytes > SCHEMA_BYTES_MAX ? t.messages.schemaLong(f.bytes(bytes)) : null);
+    if (bytes <= SCHEMA_BYTES_MAX) onUse(small);
+  };
+  return html`<div class="stack-s"><${AreaField} label=${label} help=${t.messages.schemaHelp} error=${problem} rows="6" class="textarea mono" value=${text} onInput=${(e) => setText(e.target.value)} /><div class="row"><button type="button" class="btn" onClick=${use}>${t.messages.useSchema}</button></div></div>`;
 }
 const withAuto = (options) => (options.includes('auto') ? options : ['auto', ...options]);
 
@@ -179,7 +200,7 @@ function MessageRow({ m, open, toggle, base, q, onProduce }) {
 
 function Detail({ m, base, q, onProduce, toggle }) {
   const path = `${base}/messages/${m.partition}/${m.offset}`;
-  const whole = useLoad(m.value?.truncated || m.key?.truncated ? url(path, { key_decoder: q.key, value_decoder: q.value }) : null);
+  const whole = useLoad(m.value?.truncated || m.key?.truncated ? url(path, decoding(q)) : null);
   const shown = whole.data ? { ...m, ...whole.data } : m;
   const link = `${location.origin}${location.pathname}?partition=${m.partition}&from=offset&offset=${m.offset}&open=${m.partition}%3A${m.offset}`;
   return html`<div class="message"><div class="row spread"><dl class="kv inline"><dt>${t.topic.partition}</dt><dd>${m.partition}</dd><dt>${t.messages.offset}</dt><dd class="num">${m.offset}</dd><dt>${t.messages.timeTypes[m.timestamp_type] ?? t.messages.time}</dt><dd><${Time} ms=${m.timestamp_ms} millis /></dd>

@@ -33,7 +33,7 @@ function Body({ o }) {
       <${Rated} k=${t.overview.out} v=${rates.bytes_out_per_sec} parts=${f.bytesParts} suffix="/s" of="bytes_out_per_sec" />
       <${Rated} k=${t.overview.records} v=${rates.records_in_per_sec} parts=${f.compactParts} suffix="/s" of="records_in_per_sec" />
       <${Rated} k=${t.overview.produceP99} v=${rates.produce_p99_ms} suffix="ms" of="produce_p99_ms" s=${f.unknown(rates.produce_p50_ms) ? '' : t.overview.p50(f.millis(rates.produce_p50_ms))} />
-      <${Rated} k=${t.overview.fetchP99} v=${rates.fetch_p99_ms} suffix="ms" of="fetch_p99_ms" />
+      <${Rated} k=${t.overview.fetchP99} v=${rates.fetch_p99_ms} suffix="ms" of="fetch_p99_ms" s=${t.overview.fetchWaits} />
       <${Rated} k=${t.overview.requests} v=${rates.requests_per_sec} parts=${f.compactParts} suffix="/s" of="requests_per_sec" />
     </div>
     <div class="stats">

@@ -2,7 +2,7 @@
 import { html } from '../lib.js';
 import { useLoad } from '../api.js';
 import { useQuery } from '../router.js';
-import { Page, Loaded, Table, Card, Empty, Num, StateBadge, Since, Bar, Segmented, Unknown } from '../ui/parts.js';
+import { Page, Loaded, Table, Card, Empty, Num, StateBadge, Since, Bar, Segmented, Unknown, None } from '../ui/parts.js';
 import { HistoryCharts } from './history.js';
 import { RANGES } from '../ui/chart.js';
 import { t } from '../text.js';
@@ -23,7 +23,7 @@ function BrokerS3({ b }) {
   const columns = [
     { key: 'op', title: t.storage.op, cell: (r) => html`<strong title=${r.op}>${t.storage.ops[r.op] ?? r.op}</strong>` }, { key: 'rate', title: t.storage.rate, r: true, cell: (r) => html`<${Num} v=${r.per_sec} as=${f.rate} />` },
     { key: 'total', title: t.storage.total, r: true, cell: (r) => html`<${Num} v=${r.total} />` }, { key: 'errors', title: t.storage.errors, r: true, cell: (r) => html`<span class=${Number(r.errors) > 0 ? 'text-warn' : ''}><${Num} v=${r.errors} /></span>` },
-    { key: 'p50', title: 'p50', r: true, cell: (r) => html`<${Num} v=${r.p50_ms} as=${f.millis} unit="ms" />` }, { key: 'p99', title: 'p99', r: true, cell: (r) => html`<${Num} v=${r.p99_ms} as=${f.millis} unit="ms" />` },
+    { key: 'p50', title: 'p50', r: true, cell: (r) => html`<${Taken} r=${r} v=${r.p50_ms} />` }, { key: 'p99', title: 'p99', r: true, cell: (r) => html`<${Taken} r=${r} v=${r.p99_ms} />` },
   ];
   return html`<section class="card"><div class="head"><div class="grow"><h2><a href=${`/brokers/${b.broker}`}>${t.broker(b.broker)}</a></h2></div><${StateBadge} state=${b.state ?? 'unknown'} /><span class="muted small"><${Since} ms=${b.since_ms} /></span></div>
     <div class="body stack-s">${b.reasons?.length > 0 && html`<ul class="reasons">${b.reasons.map((r) => html`<li key=${r}>${r}</li>`)}</ul>`}
@@ -32,6 +32,9 @@ function BrokerS3({ b }) {
       ${!f.unknown(b.window_sec) && html`<p class="note">${t.storage.window(b.window_sec)}</p>`}</div>
     ${b.requests?.length > 0 && html`<${Table} columns=${columns} rows=${b.requests} rowKey=${(r) => r.op} caption=${t.storage.requests(b.broker)} />`}</section>`;
 }
+
+/** How long requests took; of none there is none. */
+const Taken = ({ r, v }) => (String(r.total) === '0' ? html`<${None} />` : html`<${Num} v=${v} as=${f.millis} unit="ms" />`);
 
 function Gauge({ label, v, as, warn, crit }) {
   const level = f.unknown(v) ? '' : !f.unknown(crit) && v >= crit ? 'crit' : !f.unknown(warn) && v >= warn ? 'warn' : '';

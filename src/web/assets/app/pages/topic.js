@@ -1,7 +1,7 @@
 // One topic: partitions, messages, configs, groups, segments, cost.
 import { html, useState } from '../lib.js';
 import { useLoad, url, seg, api, forget, useAction } from '../api.js';
-import { navigate, topicPath, groupPath, useQuery } from '../router.js';
+import { navigate, topicPath, groupPath, useQuery, withQuery } from '../router.js';
 import { Page, Loaded, Tabs, Table, Card, Stat, Empty, Num, Bytes, Time, Badge, StateBadge, WriteButton, Icon, Problem, Command, TextField, Unknown, Pager, sorted, SelectField, LoadBanners, Ago, None } from '../ui/parts.js';
 import { Dialog, ConfirmDialog } from '../ui/dialog.js';
 import { Messages } from './messages.js';
@@ -63,20 +63,18 @@ function Segments({ name, topic }) {
   const [q, setQ] = useQuery({ partition: '', cursor: '', limit: '50' });
   const load = useLoad(url(`/topics/${seg(name)}/segments`, { partition: q.partition, limit: q.limit, cursor: q.cursor }));
   const columns = [
-    { key: 'partition', title: t.topic.partition, cell: (r) => r.partition },
+    { key: 'offsets', title: t.segments.offsets, cell: (r) => html`<span class="num"><span class="dim">${r.partition} ·</span> <a class="nowrap" href=${withQuery(topicPath(name, 'messages'), { partition: r.partition, from: 'offset', offset: r.base_offset })} title=${t.segments.read}><${Num} v=${r.base_offset} /> – <${Num} v=${r.last_offset} /></a></span>` },
     { key: 'kind', title: t.segments.kind, cell: (r) => html`<${Badge} level=${r.kind === 'compacted' ? 'accent' : r.kind === 'merged' ? 'info' : ''} title=${t.segments.kinds[r.kind]}>${r.kind}<//>` },
-    { key: 'offsets', title: t.segments.offsets, r: true, cell: (r) => html`<${Num} v=${r.base_offset} /> – <${Num} v=${r.last_offset} />` },
     { key: 'bytes', title: t.topics.size, r: true, cell: (r) => html`<${Bytes} v=${r.bytes} />` },
-    { key: 'from', title: t.segments.first, hideS: true, cell: (r) => html`<${Time} ms=${r.first_timestamp_ms} />` },
     { key: 'to', title: t.segments.last, hideS: true, cell: (r) => html`<${Time} ms=${r.last_timestamp_ms} />` },
     { key: 'object', title: t.segments.object, cls: 'mono break', cell: (r) => r.object ?? html`<${Unknown} />` },
   ];
   return html`<div class="stack"><${LoadBanners} load=${load} /><section class="card"><div class="toolbar">${topic && html`<label class="row small muted">${t.topic.partition}<select class="select" onChange=${(e) => setQ({ partition: e.target.value, cursor: '' })}>
       <option value="" selected=${q.partition === ''}>${t.messages.allPartitions}</option>${topic.partitions.slice(0, 1000).map((p) => html`<option key=${p.partition} value=${p.partition} selected=${q.partition === String(p.partition)}>${p.partition}</option>`)}</select></label>`}
       ${load.data?.summary && html`<span class="muted small">${t.segments.summary(f.int(load.data.summary.objects), f.bytes(load.data.summary.bytes))}</span>`}</div>
-    <${Loaded} load=${load}>${(data) => (data.items.length ? html`<${Table} columns=${columns} rows=${data.items} rowKey=${(r) => `${r.partition}/${r.base_offset}/${r.object}`} caption=${t.topic.tab.segments} cards=${false} />
+    <${Loaded} load=${load}>${(data) => (data.items.length ? html`<${Table} columns=${columns} rows=${data.items} rowKey=${(r) => `${r.partition}/${r.base_offset}/${r.object}`} caption=${t.topic.tab.segments} />
       <${Pager} shown=${data.items.length} total=${data.total} noun=${t.segments.noun} cursor=${q.cursor} next=${data.next_cursor} loading=${load.loading} onFirst=${() => setQ({ cursor: '' })} onNext=${() => setQ({ cursor: data.next_cursor })} />`
-      : html`<${Empty} icon="storage" title=${t.segments.none}>${t.segments.noneHelp}<//>`)}<//></section>
+      : html`<${Empty} icon="storage" title=${data.partial?.length ? t.emptyUnknown : t.segments.none}>${data.partial?.length ? t.emptyUnknownHelp : t.segments.noneHelp}<//>`)}<//></section>
     <p class="note">${t.segments.note}</p></div>`;
 }
 

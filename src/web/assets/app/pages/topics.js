@@ -19,6 +19,7 @@ export function Topics() {
     { key: 'records', title: t.topics.records, r: true, hideS: true, cell: (r) => html`<${Num} v=${r.records} as=${f.compact} />` },
     { key: 'size', title: t.topics.size, sort: 'size', firstOrder: 'desc', r: true, cell: (r) => html`<${Bytes} v=${r.size_bytes} />` },
     { key: 'in', title: t.topics.in, sort: 'rate', firstOrder: 'desc', r: true, cell: (r) => html`<${Rate} v=${r.bytes_in_per_sec} />` },
+    { key: 'recordsIn', title: t.topics.recordsIn, r: true, hideM: true, cell: (r) => html`<${Num} v=${r.records_in_per_sec} as=${f.rate} />` },
     { key: 'out', title: t.topics.out, r: true, hideS: true, cell: (r) => html`<${Rate} v=${r.bytes_out_per_sec} />` },
     { key: 'policy', title: t.topics.policy, hideS: true, cell: (r) => r.cleanup_policy ?? html`<${Unknown} />` },
     { key: 'retention', title: t.topics.retention, r: true, hideS: true, cell: (r) => retention(r.retention_ms) },

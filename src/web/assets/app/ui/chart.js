@@ -50,10 +50,10 @@ export function Chart({ title, series, unit, format = unitFormat(unit), empty, h
     const utc = timeMode.peek() === 'utc';
     const axis = { stroke: css('--text-3'), grid: { stroke: css('--line'), width: 1 }, ticks: { show: false }, font: '11px Inter, system-ui, sans-serif' };
     const u = new uPlot({
-      width: box.current.clientWidth || 400, height, legend: { show: false }, ms: 1, padding: [8, 8, 0, 0],
+      width: box.current.clientWidth || 400, height, legend: { show: false }, ms: 1, padding: [8, 20, 0, 0],
       tzDate: utc ? (ts) => uPlot.tzDate(new Date(ts), 'Etc/UTC') : undefined,
       cursor: { y: false, points: { size: 7 }, drag: { x: false, y: false } },
-      scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : 1] }, x: fromMs && toMs ? { range: () => [fromMs, toMs] } : {} },
+      scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.12 : 1] }, x: fromMs && toMs ? { range: () => [fromMs, toMs] } : { range: (_, low, high) => (high - low >= 60000 ? [low, high] : [high - 60000, high]) } },
       axes: [{ ...axis, space: 70, size: 26, values: (_, splits) => splits.map((v) => f.clockTime(v, { seconds: splits.length > 1 && splits[1] - splits[0] < 60000 })) },
         { ...axis, size: 74, gap: 6, space: 34, ...(/^bytes/.test(unit ?? '') ? { incrs: BINARY } : {}), values: (_, splits) => splits.map((v) => format(v)) }],
       series: [{}, ...series.map((s, i) => ({ label: s.name, stroke: css(`--c${(i % COLOURS) + 1}`), width: 1.75, points: { show: false, size: 4, filter: alone }, spanGaps: false,

@@ -5,6 +5,7 @@ import { t } from '../text.js';
 import * as f from '../format.js';
 import { nowMs, timeMode, toast, canWrite } from '../state.js';
 import { loc, navigate, withQuery } from '../router.js';
+import { feed } from '../live.js';
 
 export { Icon };
 
@@ -117,6 +118,17 @@ export function Loaded({ load, rows = 6, children, missing }) {
   return html`<div class="card"><div class="body"><${Skeleton} rows=${rows} /></div></div>`;
 }
 
+/** On every page but the overview: that the cluster is not well, why, and since when. */
+function HealthStrip() {
+  const { status, tick } = feed.value;
+  const health = tick?.overview?.health;
+  if (status !== 'live' || loc.value.path === '/' || !['critical', 'warn'].includes(health?.level)) return null;
+  const level = health.level === 'critical' ? 'crit' : 'warn';
+  const [first, ...others] = [...health.reasons].sort((a, b) => (b.level === 'critical') - (a.level === 'critical'));
+  if (!first) return null;
+  return html`<div class=${`strip ${level}`} role="status"><${Icon} name=${BANNER_ICONS[level]} size=${16} /><span class="grow">${f.sentence(first.text)} <span class="nowrap"><${Since} ms=${first.since_ms} /></span>${others.length > 0 && html` ${t.more(others.length)}`}</span><a href="/">${t.nav.overview}</a></div>`;
+}
+
 // ---- structure ----------------------------------------------------------------------------------------------------------------------
 
 export function Page({ title, sub, crumbs, meta, actions, load, children, tabs }) {
@@ -127,7 +139,7 @@ export function Page({ title, sub, crumbs, meta, actions, load, children, tabs }
       <h1>${title}</h1>${sub && html`<p class="sub">${sub}</p>`}
       ${(meta || load) && html`<div class="meta">${meta}${load && html`<${AgeBadge} asOfMs=${load.data?.as_of_ms} load=${load} />`}</div>`}
     </div>${actions && html`<div class="acts">${actions}</div>`}</header>
-    ${tabs}<${LoadBanners} load=${load} />${children}</div>`;
+    ${tabs}<${HealthStrip} /><${LoadBanners} load=${load} />${children}</div>`;
 }
 
 export function Card({ title, sub, actions, children, foot, flush = false, level = 2 }) {
