@@ -24,7 +24,7 @@ impl World {
         done.unwrap_or_else(|e| panic!("{e}\n{yaml}"));
     }
 
-    async fn documented(&self, args: &str) -> String {
+    pub async fn documented(&self, args: &str) -> String {
         let words: Vec<&str> = args.split(' ').collect();
         self.ns.kubectl(&words).await.unwrap_or_else(|e| panic!("{e}"))
     }
