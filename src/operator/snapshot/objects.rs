@@ -69,6 +69,8 @@ fn cron_job(view: &ClusterView<'_>, settings: &SnapshotSettings, suspended: bool
         "metadata": view.metadata(name(view), COMPONENT),
         "spec": {
             "schedule": settings.schedule,
+            // Like the names of snapshots; else it would be that of the controller's machine.
+            "timeZone": "Etc/UTC",
             "suspend": suspended,
             "concurrencyPolicy": "Forbid",
             "startingDeadlineSeconds": START_WITHIN_SEC,
