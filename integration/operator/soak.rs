@@ -193,13 +193,10 @@ impl Seen {
         }
     }
 
-    fn live(&self) -> usize {
-        self.0.values().filter(|(_, live)| live.is_some()).count()
-    }
-
-    /// From its creation until it was live, for each that is, from the shortest.
-    fn waits(&self) -> Vec<Duration> {
-        let mut all: Vec<Duration> = self.0.values().filter_map(|(made, live)| Some((*live)? - *made)).collect();
+    /// From its creation until it was live, for each that is and whose name begins so; the shortest first.
+    fn waits(&self, prefix: &str) -> Vec<Duration> {
+        let named = self.0.iter().filter(|(name, _)| name.starts_with(prefix));
+        let mut all: Vec<Duration> = named.filter_map(|(_, (made, live))| Some((*live)? - *made)).collect();
         all.sort();
         all
     }
@@ -288,29 +285,27 @@ async fn many_topics_are_few_documents_whoever_sends_them() {
     let operator = world.operator(true).await;
     clusters(&world, 1).await;
     let (seen, task) = follow(Api::namespaced(world.ns.client().await, world.ns.name()));
-    let live = async |expected: u64| {
-        wait_for("all are live", async || match seen.lock().expect("no panic under the lock").live() as u64 {
-            live if live == expected => Ok(()),
-            live => Err(format!("{live} of {expected}")),
+    let live = async |prefix: &str, expected: u64| {
+        wait_for("all are live", async || {
+            let waits = seen.lock().expect("no panic under the lock").waits(prefix);
+            if waits.len() as u64 == expected { Ok(waits) } else { Err(format!("{} of {expected}", waits.len())) }
         })
-        .await;
+        .await
     };
-    world.ns.apply(&topic(0, "first")).await.expect("valid");
-    live(1).await;
     let published = async || operator.metric("kafscale_operator_topics_published_total").await.expect("it is shown");
     let topics: Api<KafscaleTopic> = Api::namespaced(world.ns.client().await, world.ns.name());
     for (n, (name, way)) in WAYS.into_iter().enumerate() {
+        // What went with the way before is no document of this one.
+        world.ns.apply(&topic(0, &format!("first-{n}"))).await.expect("valid");
+        live(&format!("first-{n}"), 1).await;
         let names: Vec<String> = (0..count).map(|one| format!("t-{n}-{one}")).collect();
         let (before, looks) = (published().await, reconciles(&operator).await);
         let began = kafscale::clock::monotonic();
         send(&world, way, &names).await;
         let sent = began.elapsed();
-        live(count + 1).await;
+        let waits = live(&format!("t-{n}-"), count).await;
         let (took, documents) = (began.elapsed(), (published().await - before) as u64);
         let looks = reconciles(&operator).await - looks;
-        seen.lock().expect("no panic under the lock").0.retain(|name, _| !name.starts_with("first"));
-        let waits = seen.lock().expect("no panic under the lock").waits();
-        assert_eq!(waits.len() as u64, count, "{name}");
         let at = |percent: usize| waits[(waits.len() * percent).div_ceil(100) - 1].as_millis();
         let (sent_sec, took_sec) = (sent.as_secs_f64(), took.as_secs_f64());
         eprintln!(
@@ -321,16 +316,13 @@ async fn many_topics_are_few_documents_whoever_sends_them() {
         );
         // A change waits a second at most for others.
         assert!(documents <= sent.as_secs() + 3, "{name}: {documents} documents within {sent:?}");
-        // The next way begins with none of them.
+        // The next way begins with none.
         topics.delete_collection(&DeleteParams::default(), &ListParams::default()).await.expect("they can go");
         wait_for("the end of all", async || match topics.list_metadata(&ListParams::default()).await {
             Ok(left) if left.items.is_empty() => Ok(()),
             left => Err(format!("{:?}", left.map(|left| left.items.len()))),
         })
         .await;
-        *seen.lock().expect("no panic under the lock") = Seen::default();
-        world.ns.apply(&topic(0, &format!("first-{n}"))).await.expect("valid");
-        live(1).await;
     }
     task.abort();
 }
