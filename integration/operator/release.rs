@@ -14,7 +14,7 @@ const NAME: &str = "kafscale";
 /// The definitions that were committed first.
 const OLDEST: &str = include_str!("oldest-definitions.yaml");
 /// Part of a rule that they did not have.
-const NEWER: &str = "the number of members of managed etcd is immutable";
+const NEWER: &str = "without `managed` it is 3";
 /// Most of what could be said when they were all there was.
 const MOST: &str = "
 apiVersion: kafscale.io/v1alpha1
