@@ -85,6 +85,69 @@ fn defaults_of_the_chart_are_those_of_the_operator() {
     assert_eq!(names, ["KAFSCALE_OPERATOR_NAMESPACE", "KAFSCALE_OPERATOR_POD_NAME"], "Kubernetes says these");
 }
 
+/// What the operations guide says of defaults, name by name.
+#[test]
+fn defaults_are_those_of_the_guide() {
+    let none = BTreeMap::new();
+    let of_the_operator = settings(&none).expect("it needs nothing");
+    let switches = ["CREATE_BUCKET", "PROTECT_BUCKET", "SKIP_PREFLIGHT"]
+        .map(|name| format!("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_{name}"));
+    for (name, default) in [
+        ("KAFSCALE_OPERATOR_ETCD_ENDPOINTS", "(unset)"),
+        ("KAFSCALE_OPERATOR_ETCD_IMAGE", "quay.io/coreos/etcd:v3.5.12"),
+        ("KAFSCALE_OPERATOR_ETCD_STORAGE_SIZE", "10Gi"),
+        ("KAFSCALE_OPERATOR_ETCD_STORAGE_CLASS", "(unset)"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_BUCKET", "(unset)"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_PREFIX", "etcd-snapshots"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_SCHEDULE", "0 * * * *"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_ETCDCTL_IMAGE", "quay.io/coreos/etcd:v3.5.12"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_IMAGE", "amazon/aws-cli:2.15.0"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_S3_ENDPOINT", "(unset)"),
+        ("KAFSCALE_OPERATOR_ETCD_SNAPSHOT_STALE_AFTER_SEC", "7200"),
+        ("KAFSCALE_OPERATOR_LEADER_KEY", "kafscale-operator"),
+        ("KAFSCALE_OPERATOR_METRICS_ADDR", "0.0.0.0:8080"),
+        ("KAFSCALE_S3_NAMESPACE", "(unset)"),
+        ("KAFSCALE_SEGMENT_BYTES", "4194304"),
+        ("KAFSCALE_FLUSH_INTERVAL_MS", "500"),
+    ] {
+        assert_eq!(of_the_operator.get(name).map(String::as_str), Some(default), "{name}");
+    }
+    for name in switches {
+        assert_eq!(of_the_operator[&name], "false");
+        // What it does then is a matter of the operator's own tests.
+        settings(&[(name, "1".to_owned())].into()).expect("the guide sets it to 1");
+    }
+    let of_the_console = settings_of("console", &none).expect("it needs nothing");
+    for name in [
+        "KAFSCALE_CONSOLE_HTTP_ADDR",
+        "KAFSCALE_CONSOLE_ETCD_ENDPOINTS",
+        "KAFSCALE_CONSOLE_ETCD_USERNAME",
+        "KAFSCALE_CONSOLE_ETCD_PASSWORD",
+        "KAFSCALE_CONSOLE_BROKER_METRICS_URL",
+        "KAFSCALE_UI_USERNAME",
+        "KAFSCALE_UI_PASSWORD",
+    ] {
+        assert!(of_the_console.contains_key(name), "{name}");
+    }
+    let chart = super::values::defaults();
+    for (value, default) in [
+        ("/operator/replicaCount", serde_json::json!(2)),
+        ("/operator/etcdEndpoints", serde_json::json!([])),
+        ("/operator/leaderKey", serde_json::json!("kafscale-operator")),
+        ("/operator/metrics/port", serde_json::json!(8080)),
+        ("/operator/image/useLatest", serde_json::json!(false)),
+        ("/operator/brokerImage/useLatest", serde_json::json!(false)),
+        ("/console/image/useLatest", serde_json::json!(false)),
+        ("/console/image/tag", serde_json::json!("")),
+        ("/console/auth/username", serde_json::json!("")),
+        ("/console/auth/password", serde_json::json!("")),
+        ("/console/ingress/enabled", serde_json::json!(false)),
+        ("/imagePullSecrets", serde_json::json!([])),
+    ] {
+        assert_eq!(chart.pointer(value), Some(&default), "{value}");
+    }
+}
+
 #[test]
 fn every_setting_of_the_operator_has_a_value_of_the_chart() {
     let template = read("helm/kafscale/templates/operator/_env.tpl");

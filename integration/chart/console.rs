@@ -82,6 +82,7 @@ pub fn settings() -> Vec<Row> {
             "env KAFSCALE_CONSOLE_TRUSTED_PROXIES",
             "10.0.0.0/8,fd00::/8",
         ),
+        at("console.cookieSecure", "false", "env KAFSCALE_CONSOLE_COOKIE_SECURE", "'false'"),
         row("console.replicaCount", "2", SERVICE, "/spec/sessionAffinity", "ClientIP"),
         at(
             "console.brokerMetricsUrl",

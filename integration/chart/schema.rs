@@ -40,6 +40,7 @@ fn mistakes_are_refused_with_their_place() {
         ("operator: {affinity: {podAffinty: {}}}", "podAffinty"),
         ("operator: {topologySpreadConstraints: [{maxSkew: 1, topologyKey: zone}]}", "whenUnsatisfiable"),
         ("console: {auth: {user: admin}}", "user"),
+        ("console: {cookieSecure: never}", "cookieSecure"),
         ("console: {service: {type: ExternalName}}", "type"),
         ("console: {ingress: {hosts: [ui.example.com]}}", "hosts"),
         ("rbac: {scope: global}", "scope"),

@@ -169,8 +169,13 @@ fn notes_name_what_was_installed() {
         "helm test prod --namespace streams",
         "runs one of three members",
         "credentialsSecretRef: kafscale-s3-creds",
+        "It knows no etcd",
+        "console.etcdEndpoints[0]=$(kubectl -n streams get kafscalecluster demo",
     ] {
         assert!(usual.contains(part), "{part}: {usual}");
+    }
+    for part in ["needs https", "set console.clusterName"] {
+        assert!(!usual.contains(part), "{part}: {usual}");
     }
     let other = notes(
         "{operator: {etcdEndpoints: ['http://etcd:2379']}, watchNamespaces: [blue], console: {auth: {existingSecret: x}}, crds: {install: false}}",
@@ -181,7 +186,13 @@ fn notes_name_what_was_installed() {
         ("crds.install=false", true),
         ("Nobody can log in yet", false),
         ("runs one of three members", false),
+        ("It knows no etcd", false),
+        ("a cluster in blue is called blue", true),
     ] {
         assert_eq!(other.contains(part), there, "{part}: {other}");
     }
+    let https = |console: &str| notes(&format!("console: {{{console}}}")).contains("Signing in needs https");
+    assert!(https("service: {type: LoadBalancer}") && https("ingress: {enabled: true}"));
+    assert!(!https("service: {type: LoadBalancer}, cookieSecure: false"));
+    assert!(!https("ingress: {enabled: true, tls: [{hosts: [a.b], secretName: c}]}"));
 }

@@ -2,7 +2,7 @@
 //! sockets as a browser asks.
 
 mod auth;
-mod browser;
+pub mod browser;
 mod cluster;
 mod groups;
 mod messages;

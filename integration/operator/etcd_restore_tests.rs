@@ -24,7 +24,7 @@ impl World {
         done.unwrap_or_else(|e| panic!("{e}\n{yaml}"));
     }
 
-    async fn documented(&self, args: &str) -> String {
+    pub async fn documented(&self, args: &str) -> String {
         let words: Vec<&str> = args.split(' ').collect();
         self.ns.kubectl(&words).await.unwrap_or_else(|e| panic!("{e}"))
     }
@@ -130,7 +130,8 @@ async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missin
 
     // 1. Stop the operator's work on it, the brokers and etcd.
     world.documented("annotate kafscalecluster orders kafscale.io/paused=true").await;
-    world.wait_condition("orders", "Paused", "True", "Annotation").await;
+    world.documented("wait --for=condition=Paused kafscalecluster/orders --timeout=2m").await;
+    world.documented(r#"patch cronjob orders-etcd-snapshot -p {"spec":{"suspend":true}}"#).await;
     world.documented("scale statefulset orders-broker orders-etcd --replicas=0").await;
     let pods = "app.kubernetes.io/instance=orders, app.kubernetes.io/component in (broker, etcd)";
     world.ns.kubectl(&["wait", "--for=delete", "pod", "--timeout=2m", "-l", pods]).await.unwrap();
@@ -193,6 +194,7 @@ async fn a_snapshot_brings_a_lost_etcd_back_and_nothing_that_was_acked_is_missin
     // 7. Let the operator go on.
     world.documented("annotate kafscalecluster orders kafscale.io/paused-").await;
     world.wait_rolled("orders", BROKERS as usize, IMAGE).await;
+    world.ns.wait_object("cronjob/orders-etcd-snapshot", "runs again", |job| job["spec"]["suspend"] == false).await;
     world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
     assert_eq!(world.etcd_phase().await, "Formed");
     load.fault("disaster", false);

@@ -234,6 +234,94 @@ async fn snapshots_wait_for_a_bucket_that_can_be_written() {
     assert_eq!(operator.metric(&never).await, None);
 }
 
+/// Nothing is made, written or tried for a cluster that is paused, from its first moment on, neither in Kubernetes nor in the bucket.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_cluster_is_left_alone_and_so_is_its_bucket() {
+    let mut world = World::played("etcd-paused").await;
+    world.make_secret().await;
+    let operator = world.operator(false).await;
+    let paused = "name: orders, annotations: {kafscale.io/paused: 'true'}";
+    world.ns.apply(&world.cluster("orders", 1, "").replace("name: orders", paused)).await.unwrap();
+    let topic =
+        "apiVersion: kafscale.io/v1alpha1\nkind: KafscaleTopic\nmetadata: {name: t}\nspec: {clusterRef: orders}\n";
+    world.ns.apply(topic).await.unwrap();
+    world.wait_condition("orders", "Paused", "True", "Annotation").await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "Unknown", "ClusterPaused").await;
+    world.wait_condition("orders", "EtcdSnapshot", "False", "SnapshotNeverSucceeded").await;
+    let says =
+        |reason: &'static str| move |topic: &serde_json::Value| condition(topic, "Ready") == Some(("Unknown", reason));
+    world.ns.wait_object("kt/t", "says that its cluster is paused", says("ClusterPaused")).await;
+    let keys = || world.s3.objects().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    let made = "statefulset,service,configmap,cronjob,pdb,networkpolicy,serviceaccount";
+    let ours = async || {
+        world.ns.kubectl(&["get", made, "-l", "kafscale.io/cluster=orders", "-o", "name"]).await.expect("listed")
+    };
+    assert_eq!((keys(), ours().await), (vec![], String::new()));
+    let labels = format!("{{namespace=\"{}\",cluster=\"orders\"}}", world.ns.name());
+    let access = format!("kafscale_operator_etcd_snapshot_access_ok{labels}");
+    assert_eq!(operator.metric(&access).await, None, "nobody knows");
+
+    world.documented("annotate kafscalecluster orders kafscale.io/paused-").await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "True", "PreflightSucceeded").await;
+    let first = format!("etcd-snapshots/{}/orders/.preflight", world.ns.name());
+    assert_eq!((keys(), operator.metric(&access).await), (vec![first.clone()], Some(1.0)));
+    world.ns.wait_object("statefulset/orders-etcd", "there", |s| s["status"]["replicas"] == 3).await;
+    world.ns.wait_object("kt/t", "nobody is behind the pods of etcd", says("EtcdUnavailable")).await;
+
+    // Paused again: settings that would be tried at once are not.
+    world.documented("annotate kafscalecluster orders kafscale.io/paused=true").await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "Unknown", "ClusterPaused").await;
+    world.patch("orders", r#"{"spec":{"etcd":{"managed":{"snapshot":{"prefix":"elsewhere"}}}}}"#).await;
+    let seen = |c: &serde_json::Value| c["status"]["observedGeneration"] == c["metadata"]["generation"];
+    world.ns.wait_object("kafscalecluster/orders", "the change is seen", seen).await;
+    assert_eq!(keys(), vec![first.clone()]);
+    world.documented("annotate kafscalecluster orders kafscale.io/paused-").await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "True", "PreflightSucceeded").await;
+    assert_eq!(keys(), [format!("elsewhere/{}/orders/.preflight", world.ns.name()), first]);
+}
+
+/// The controller of Kubernetes starts the job when it is time; nobody makes one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_is_taken_when_its_schedule_says_so() {
+    let _quiet = quiet().await;
+    let mut world = World::managed("etcd-schedule").await;
+    world.make_secret().await;
+    let operator = world.operator(false).await;
+    let every_minute = "etcd: {managed: {snapshot: {schedule: '* * * * *'}}}";
+    world.ns.apply(&world.cluster("orders", 0, every_minute)).await.unwrap();
+    world.wait_condition("orders", "EtcdAvailable", "True", "QuorumHealthy").await;
+    world.wait_condition("orders", "EtcdSnapshotAccess", "True", "PreflightSucceeded").await;
+    let job = world.ns.get("cronjob/orders-etcd-snapshot").await.unwrap();
+    assert_eq!((&job["spec"]["schedule"], &job["spec"]["timeZone"]), (&"* * * * *".into(), &"Etc/UTC".into()));
+
+    let began = kafscale::clock::monotonic();
+    let found = world.wait_condition("orders", "EtcdSnapshot", "True", "SnapshotHealthy").await;
+    eprintln!(
+        "the first snapshot of a schedule of every minute: {:?} after the bucket could be written",
+        began.elapsed()
+    );
+    let job = world.ns.get("cronjob/orders-etcd-snapshot").await.unwrap();
+    assert!(job["status"]["lastScheduleTime"].is_string() && job["status"]["lastSuccessfulTime"].is_string(), "{job}");
+    assert!(found["status"]["etcd"]["lastSnapshot"].is_string(), "{}", found["status"]["etcd"]);
+    // Every job is the CronJob's, at a full minute, and has brought one snapshot.
+    let jobs = world.ns.kubectl(&["get", "jobs", "-o", "json"]).await.unwrap();
+    let jobs: serde_json::Value = serde_json::from_str(&jobs).unwrap();
+    let jobs = jobs["items"].as_array().unwrap();
+    assert!(!jobs.is_empty());
+    for one in jobs {
+        let owner = &one["metadata"]["ownerReferences"][0];
+        assert_eq!((&owner["kind"], &owner["name"]), (&"CronJob".into(), &"orders-etcd-snapshot".into()), "{one}");
+        let at = one["metadata"]["annotations"]["batch.kubernetes.io/cronjob-scheduled-timestamp"].as_str().unwrap();
+        assert!(at.ends_with(":00Z"), "{at}");
+    }
+    let taken: Vec<String> = world.s3.objects().into_iter().map(|(key, _)| key).collect();
+    let complete = taken.iter().filter(|key| key.ends_with(".db.sha256")).count();
+    assert!(complete >= 1 && complete <= jobs.len(), "{taken:?}");
+    let labels = format!("{{namespace=\"{}\",cluster=\"orders\"}}", world.ns.name());
+    let scheduled = format!("kafscale_operator_etcd_snapshot_last_schedule_timestamp_seconds{labels}");
+    assert!(operator.metric(&scheduled).await > Some(0.0));
+}
+
 fn settings(address: &str, bucket: &str) -> SnapshotSettings {
     SnapshotSettings {
         bucket: bucket.to_owned(),

@@ -5,6 +5,7 @@
 //! the pods: they are ready at once and nothing is behind them. A test steers them by hand ([`steering`]), or
 //! gives its namespace a [`kubelet`](kubelet::Kubelet), which runs the real program for every pod with a certain label.
 
+mod console;
 mod control_plane;
 mod control_plane_tests;
 mod etcd_restore_tests;
@@ -13,6 +14,7 @@ mod kubelet;
 mod kubelet_tests;
 mod manifests;
 mod namespace;
+mod policies;
 mod release;
 mod rights;
 mod rules;

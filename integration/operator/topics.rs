@@ -32,6 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::task::JoinHandle;
 
+mod paused;
+
 /// The condition Ready of a topic: status and reason.
 fn ready(topic: &Value) -> (String, String) {
     let conditions = topic["status"]["conditions"].as_array();

@@ -11,8 +11,8 @@ use crate::clock::Clock;
 use crate::config::operator::{OperatorConfig, Watched};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
-use kube::Client;
 use kube::runtime::events::Recorder;
+use kube::{Client, ResourceExt};
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,6 +23,13 @@ pub struct Key {
     pub namespace: String,
     /// Name.
     pub name: String,
+}
+
+impl Key {
+    /// Of a resource.
+    pub fn of<K: ResourceExt>(resource: &K) -> Self {
+        Self { namespace: resource.namespace().unwrap_or_default(), name: resource.name_any() }
+    }
 }
 
 impl fmt::Display for Key {

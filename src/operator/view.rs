@@ -4,6 +4,7 @@
 
 use super::crd::{CLUSTER_LABEL, GROUP, KafscaleCluster};
 use crate::config::operator::OperatorConfig;
+use k8s_openapi::api::core::v1::LocalObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
 use kube::api::DynamicObject;
@@ -98,6 +99,17 @@ impl<'a> ClusterView<'a> {
             EtcdMode::Spec => self.resource.spec.etcd.endpoints.clone(),
             EtcdMode::Operator => self.defaults.etcd_endpoints.clone(),
             EtcdMode::Managed => vec![format!("http://{}.{}.svc:2379", self.etcd_client_name(), self.namespace())],
+        }
+    }
+
+    /// Pull secrets of all pods: those that the cluster names, else those of the operator.
+    pub fn pull_secrets(&self) -> Vec<LocalObjectReference> {
+        match self.resource.spec.brokers.pod.image_pull_secrets.as_slice() {
+            [] => {
+                let names = self.defaults.broker_image_pull_secrets.iter();
+                names.map(|name| LocalObjectReference { name: name.clone() }).collect()
+            }
+            own => own.to_vec(),
         }
     }
 

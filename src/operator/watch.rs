@@ -192,10 +192,6 @@ where
     }
 }
 
-fn key_of<K: ResourceExt>(object: &K) -> Key {
-    Key { namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
-}
-
 /// Keeps `into` as the events say, as far as `scope` goes, tells of every change, and when everything has been read. Whoever is told
 /// finds in `into` what it was told of.
 async fn follow<K: ResourceExt + Clone + Debug>(
@@ -211,7 +207,7 @@ async fn follow<K: ResourceExt + Clone + Debug>(
         match event {
             Ok(Event::Init) => listed.clear(),
             Ok(Event::InitApply(object) | Event::Apply(object)) => {
-                let key = key_of(&object);
+                let key = Key::of(&object);
                 listed.insert(key.clone());
                 let object = Arc::new(object);
                 into.put(key.clone(), object.clone());
@@ -225,7 +221,7 @@ async fn follow<K: ResourceExt + Clone + Debug>(
                 read();
             }
             Ok(Event::Delete(object)) => {
-                let key = key_of(&object);
+                let key = Key::of(&object);
                 into.remove_if(|other| *other == key);
                 tell(&key, &object);
             }

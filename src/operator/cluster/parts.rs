@@ -1,12 +1,12 @@
 //! Where other parts of the operator come in: topics, and etcd for clusters that have none.
 
-use super::plan::{self, Added, Observed};
+use super::plan::{Added, Observed};
 use crate::actors::runtime::IoPool;
 use crate::ids::FencingToken;
 use crate::operator::context::OperatorContext;
 use crate::operator::topics::{TopicsConfig, TopicsHandle};
 use crate::operator::view::{ClusterView, EtcdMode};
-use crate::operator::{etcd, snapshot};
+use crate::operator::{crd, etcd, snapshot};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::Api;
 use kube::api::DynamicObject;
@@ -63,7 +63,7 @@ pub async fn added(context: &OperatorContext, view: &ClusterView<'_>, observed: 
         return Added { findings: alarm.into_iter().collect(), ..Added::default() };
     }
     let taken = observed.taken.is_some();
-    let hands_off = taken || plan::is_paused(view);
+    let hands_off = taken || crd::is_paused(&view.resource.metadata);
     let etcd = context.etcd.observe(view, hands_off).await;
     let soon = !hands_off && !etcd.is_settled();
     let mut added =
@@ -71,7 +71,7 @@ pub async fn added(context: &OperatorContext, view: &ClusterView<'_>, observed: 
     if taken {
         return added;
     }
-    let snapshots = context.snapshots.observe(view).await;
+    let snapshots = context.snapshots.observe(view, hands_off).await;
     added.findings.extend(snapshots.findings);
     added.last_snapshot = snapshots.last_snapshot;
     added.error = added.error.or(snapshots.error);

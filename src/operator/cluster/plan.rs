@@ -4,7 +4,7 @@ use super::duplicates::Taken;
 use super::findings;
 use crate::control::proto::{BrokerState, StatusResponse};
 use crate::operator::control;
-use crate::operator::crd::PAUSED_ANNOTATION;
+use crate::operator::crd;
 use crate::operator::crd::cluster::{BrokerStatus, EtcdStatus, KafscaleClusterStatus, RolloutStatus};
 use crate::operator::crd::status::{ConditionType, Conditions, Finding};
 use crate::operator::resources::pods::Template;
@@ -110,15 +110,9 @@ pub struct Plan {
     pub findings: Vec<Finding>,
 }
 
-/// Whether the resource is to be left alone.
-pub fn is_paused(view: &ClusterView<'_>) -> bool {
-    let annotations = view.resource.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(PAUSED_ANNOTATION)).is_some_and(|value| value == "true")
-}
-
 /// Plans.
 pub fn plan(view: &ClusterView<'_>, observed: &Observed, added: Added, operator_namespace: &str, now: &Time) -> Plan {
-    let (paused, replicas) = (is_paused(view), view.resource.spec.brokers.replicas);
+    let (paused, replicas) = (crd::is_paused(&view.resource.metadata), view.resource.spec.brokers.replicas);
     let mut findings = vec![
         findings::paused(paused),
         findings::secrets(&observed.secrets.problems),

@@ -17,6 +17,7 @@ pub use cluster::{KafscaleCluster, KafscaleClusterSpec};
 pub use topic::{KafscaleTopic, KafscaleTopicSpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::CustomResourceExt;
 
 /// API group of the resources; labels and annotations of ours begin with it too.
@@ -33,6 +34,11 @@ pub const RESTART_ANNOTATION: &str = "kafscale.io/restarted-at";
 pub const TOPIC_FINALIZER: &str = "kafscale.io/topic-cleanup";
 /// Finalizer of clusters.
 pub const CLUSTER_FINALIZER: &str = "kafscale.io/cluster-cleanup";
+
+/// True if the resource is to be left alone.
+pub fn is_paused(metadata: &ObjectMeta) -> bool {
+    metadata.annotations.as_ref().and_then(|all| all.get(PAUSED_ANNOTATION)).is_some_and(|value| value == "true")
+}
 
 /// The definitions, in the order of their names.
 pub fn definitions() -> [CustomResourceDefinition; 2] {

@@ -3,7 +3,7 @@
 //! The ConfigMap with the record is not among them: it is state, and outlives what is applied here.
 
 use super::super::view::ClusterView;
-use super::pods::{container_security, env, pod_security, pull_secrets};
+use super::pods::{container_security, env, pod_security};
 use super::{CLAIM, CLIENT_PORT, COMPONENT, DATA_DIR, METRICS_PORT, PEER_PORT, VOLUME_PATH};
 use super::{quota_bytes, record, size};
 use crate::operator::crd::etcd::VolumeDeletion;
@@ -148,7 +148,7 @@ fn stateful_set(view: &ClusterView<'_>) -> Value {
                     "enableServiceLinks": false,
                     "terminationGracePeriodSeconds": GRACE_SEC,
                     "securityContext": pod_security(),
-                    "imagePullSecrets": pull_secrets(view),
+                    "imagePullSecrets": view.pull_secrets(),
                     "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
                         "weight": 100,
                         "podAffinityTerm": {

@@ -1,6 +1,5 @@
 //! What all pods of etcd and of its snapshots have in common: they satisfy the Pod Security level *restricted*.
 
-use super::super::view::ClusterView;
 use serde_json::{Value, json};
 
 /// User and group of the processes; the images have none of their own.
@@ -25,11 +24,6 @@ pub fn container_security() -> Value {
         "readOnlyRootFilesystem": true,
         "capabilities": {"drop": ["ALL"]},
     })
-}
-
-/// Secrets for private registries: those of the brokers.
-pub fn pull_secrets(view: &ClusterView<'_>) -> Value {
-    json!(view.resource.spec.brokers.pod.image_pull_secrets)
 }
 
 /// A variable with a value.

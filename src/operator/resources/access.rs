@@ -6,8 +6,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicyPeer;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
-/// Component label of operator pods.
+/// Component labels of the pods of the chart.
 const OPERATOR: &str = "operator";
+const CONSOLE: &str = "console";
 
 /// One broker at a time may be evicted. One that is not ready always may: brokers keep no data, and waiting for one that
 /// cannot become ready would keep a node from being emptied.
@@ -37,10 +38,13 @@ pub fn network_policy(view: &ClusterView<'_>, operator_namespace: &str) -> Optio
         return None;
     }
     let brokers = json!({ "podSelector": { "matchLabels": view.selector(BROKER) } });
-    let operator = json!({
-        "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": operator_namespace } },
-        "podSelector": { "matchLabels": { "app.kubernetes.io/component": OPERATOR } },
-    });
+    let beside_the_operator = |component: &str| {
+        json!({
+            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": operator_namespace } },
+            "podSelector": { "matchLabels": { "app.kubernetes.io/component": component } },
+        })
+    };
+    let (operator, console) = (beside_the_operator(OPERATOR), beside_the_operator(CONSOLE));
     let rule =
         |port: u16, from: Option<Vec<Value>>| json!({ "ports": [{ "port": port, "protocol": "TCP" }], "from": from });
     let chosen = |peers: &Option<Vec<NetworkPolicyPeer>>, also: &[&Value]| {
@@ -48,10 +52,10 @@ pub fn network_policy(view: &ClusterView<'_>, operator_namespace: &str) -> Optio
         listed.map(|listed| listed.chain(also.iter().map(|one| (*one).clone())).collect::<Vec<Value>>())
     };
     let ingress = [
-        rule(KAFKA_PORT, chosen(&policy.kafka_peers, &[&brokers])),
-        rule(METRICS_PORT, chosen(&policy.metrics_peers, &[&operator])),
+        rule(KAFKA_PORT, chosen(&policy.kafka_peers, &[&brokers, &console])),
+        rule(METRICS_PORT, chosen(&policy.metrics_peers, &[&operator, &console])),
         // It is plain text and asks nobody who they are.
-        rule(CONTROL_PORT, Some(vec![operator.clone(), brokers.clone()])),
+        rule(CONTROL_PORT, Some(vec![operator.clone(), console.clone(), brokers.clone()])),
     ];
     let spec = json!({
         "podSelector": { "matchLabels": view.selector(BROKER) },

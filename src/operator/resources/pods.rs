@@ -95,6 +95,7 @@ fn pod_spec(view: &ClusterView<'_>, config_map: &str, variables: &BTreeMap<Strin
     };
     let account = options.service_account_name.clone().unwrap_or_else(|| view.brokers_name());
     let some = |value: Value, empty: bool| if empty { Value::Null } else { value };
+    let pull_secrets = view.pull_secrets();
     json!({
         "serviceAccountName": account,
         "automountServiceAccountToken": false,
@@ -115,19 +116,10 @@ fn pod_spec(view: &ClusterView<'_>, config_map: &str, variables: &BTreeMap<Strin
         "tolerations": some(json!(options.tolerations), options.tolerations.is_empty()),
         "affinity": options.affinity,
         "priorityClassName": options.priority_class_name,
-        "imagePullSecrets": pull_secrets(view),
+        "imagePullSecrets": some(json!(pull_secrets), pull_secrets.is_empty()),
         "containers": [container(view, config_map, variables, image)],
         "volumes": [{ "name": "tmp", "emptyDir": { "sizeLimit": SCRATCH_SIZE } }],
     })
-}
-
-/// Those that the cluster names, else those of the operator.
-fn pull_secrets(view: &ClusterView<'_>) -> Value {
-    match (view.resource.spec.brokers.pod.image_pull_secrets.as_slice(), &*view.defaults.broker_image_pull_secrets) {
-        ([], []) => Value::Null,
-        ([], names) => names.iter().map(|name| json!({ "name": name })).collect(),
-        (own, _) => json!(own),
-    }
 }
 
 fn spread(view: &ClusterView<'_>, key: &str) -> Value {

@@ -4,6 +4,9 @@ use super::*;
 use crate::config::Component;
 use crate::config::operator::{self, OperatorConfig};
 use crate::operator::crd::KafscaleCluster;
+use crate::operator::snapshot::SnapshotSettings;
+use crate::operator::{etcd, snapshot};
+use kube::ResourceExt;
 use std::path::PathBuf;
 
 /// The operator's defaults with `flags`.
@@ -174,6 +177,38 @@ fn images() {
     assert_eq!(pods::image(&ClusterView { resource: &resource, defaults: &pinned }), "localhost:5000/k:v3");
 }
 
+/// Managed etcd's pods, those of its snapshots, and those of every manifest for a restore.
+fn pods_beside_the_brokers(view: &ClusterView<'_>) -> Vec<(String, Value)> {
+    let mut objects = etcd::objects(view);
+    objects.extend(snapshot::objects(view, false));
+    let settings = SnapshotSettings::of(view).expect("etcd is managed");
+    for (_, documents) in snapshot::restore::documents(view, &settings) {
+        objects.extend(documents.into_iter().map(etcd::objects::dynamic));
+    }
+    let mut pods = Vec::new();
+    for object in objects {
+        let kind = object.types.as_ref().map(|types| types.kind.clone()).unwrap_or_default();
+        let spec = &object.data["spec"];
+        let template = if kind == "CronJob" { &spec["jobTemplate"]["spec"]["template"] } else { &spec["template"] };
+        if template.is_object() {
+            pods.push((format!("{kind} {}", object.name_any()), template["spec"].clone()));
+        }
+    }
+    let found: Vec<&str> = pods.iter().map(|(what, _)| what.as_str()).collect();
+    let wanted = [
+        "StatefulSet orders-etcd",
+        "CronJob orders-etcd-snapshot",
+        "Job orders-etcd-snapshots",
+        "Job orders-etcd-restore-0",
+        "Job orders-etcd-restore-1",
+        "Job orders-etcd-restore-2",
+        "Job orders-recover-plan",
+        "Job orders-recover-write",
+    ];
+    assert_eq!(found, wanted);
+    pods
+}
+
 #[test]
 fn pull_secrets_are_those_of_the_cluster_or_else_of_the_operator() {
     let table = [
@@ -186,8 +221,12 @@ fn pull_secrets_are_those_of_the_cluster_or_else_of_the_operator() {
         let resource = cluster(&format!("{LEAST}\nbrokers: {{pod: {{{own}}}}}"));
         let flag = format!("--operator-broker-image-pull-secrets={names}");
         let defaults = if names.is_empty() { defaults(&[]) } else { defaults(&[&flag]) };
-        let template = pods::template(&ClusterView { resource: &resource, defaults: &defaults }, "");
+        let view = ClusterView { resource: &resource, defaults: &defaults };
+        let template = pods::template(&view, "");
         assert_eq!(template.pod["spec"]["imagePullSecrets"], expected, "{own} {names}");
+        for (what, pod) in pods_beside_the_brokers(&view) {
+            assert_eq!(pod["imagePullSecrets"], expected, "{own} {names}: {what}");
+        }
     }
 }
 

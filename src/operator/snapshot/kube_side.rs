@@ -63,14 +63,17 @@ impl SnapshotWatch {
         let _sent = self.scheduler.try_send(Forget(key.clone()));
     }
 
-    /// Looks at a cluster's snapshots, before its objects are applied.
-    pub async fn observe(&self, view: &ClusterView<'_>) -> SnapshotReport {
+    /// Looks at a cluster's snapshots, before its objects are applied. With `hands_off` nothing is written to the bucket.
+    pub async fn observe(&self, view: &ClusterView<'_>, hands_off: bool) -> SnapshotReport {
         let key = (view.namespace().to_owned(), view.name().to_owned());
         let Some(settings) = SnapshotSettings::of(view) else {
             self.forget(&key);
             return SnapshotReport::default();
         };
-        let access = self.access(view, &key, settings.clone()).await;
+        let access = match hands_off {
+            true => Access::Paused,
+            false => self.access(view, &key, settings.clone()).await,
+        };
         let history = match self.history(view).await {
             Ok(history) => history,
             Err(error) => {
@@ -95,7 +98,7 @@ impl SnapshotWatch {
             last_snapshot: last.map(|time| time.to_string()),
             error: match access {
                 Access::Failing { message, .. } => Some(message),
-                Access::Fine | Access::Skipped => None,
+                Access::Fine | Access::Skipped | Access::Paused => None,
             },
         }
     }

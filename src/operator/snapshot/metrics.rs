@@ -33,7 +33,7 @@ type Value = fn(&Numbers, i64) -> Option<f64>;
 const FAMILIES: [(&str, &str, Value); 6] = [
     ("kafscale_operator_etcd_snapshot_access_ok", "1 if snapshots of etcd can be written to S3", |n, _| {
         match n.access {
-            Access::Skipped => None,
+            Access::Skipped | Access::Paused => None,
             Access::Fine => Some(1.0),
             Access::Failing { .. } => Some(0.0),
         }

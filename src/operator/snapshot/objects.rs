@@ -1,7 +1,7 @@
 //! The CronJob that takes snapshots, and the ConfigMap with its script and the manifests for a restore. Pure.
 
 use super::super::etcd::objects::{dynamic, image as etcd_image};
-use super::super::etcd::pods::{container_security, env, env_secret, pod_security, pull_secrets};
+use super::super::etcd::pods::{container_security, env, env_secret, pod_security};
 use super::super::etcd::{quota_bytes, service_url};
 use super::super::view::ClusterView;
 use super::{COMPONENT, SCRIPT, SnapshotSettings, restore};
@@ -69,6 +69,8 @@ fn cron_job(view: &ClusterView<'_>, settings: &SnapshotSettings, suspended: bool
         "metadata": view.metadata(name(view), COMPONENT),
         "spec": {
             "schedule": settings.schedule,
+            // Like the names of snapshots; else it would be that of the controller's machine.
+            "timeZone": "Etc/UTC",
             "suspend": suspended,
             "concurrencyPolicy": "Forbid",
             "startingDeadlineSeconds": START_WITHIN_SEC,
@@ -93,7 +95,7 @@ pub fn pod(view: &ClusterView<'_>) -> Value {
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "securityContext": pod_security(),
-        "imagePullSecrets": pull_secrets(view),
+        "imagePullSecrets": view.pull_secrets(),
     });
     // An account with a role that may write to the bucket, as the brokers have it.
     if let Some(account) = &view.resource.spec.brokers.pod.service_account_name {

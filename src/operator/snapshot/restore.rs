@@ -4,7 +4,7 @@
 //! says in which order they are used. `@SNAPSHOT@` stands for the name of a snapshot.
 
 use super::super::etcd::objects::{claim_spec, said};
-use super::super::etcd::pods::{container_security, env, env_secret, pod_security, pull_secrets};
+use super::super::etcd::pods::{container_security, env, env_secret, pod_security};
 use super::super::etcd::{CLAIM, COMPONENT as ETCD, DATA_DIR, VOLUME_PATH, claim_name, member_name, peer_url, size};
 use super::super::resources::pods;
 use super::super::view::ClusterView;
@@ -128,7 +128,7 @@ fn recover(view: &ClusterView<'_>, name: &str, arguments: &[&str]) -> Value {
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
         "securityContext": pod_security(),
-        "imagePullSecrets": pull_secrets(view),
+        "imagePullSecrets": view.pull_secrets(),
         "serviceAccountName": view.resource.spec.brokers.pod.service_account_name,
         "containers": [{
             "name": "recover",

@@ -13,6 +13,8 @@ pub const RETRY_FAILING_MS: i64 = 30_000;
 pub enum Access {
     /// Not tried, since the cluster says so.
     Skipped,
+    /// Not tried, since nothing is written on behalf of a cluster that is paused.
+    Paused,
     /// The bucket can be written.
     Fine,
     /// It cannot.
@@ -40,7 +42,7 @@ pub fn is_due(last: Option<&Tried>, fingerprint: u64, now_ms: i64) -> bool {
     let Some(last) = last else { return true };
     let every_ms = match last.access {
         Access::Failing { .. } => RETRY_FAILING_MS,
-        Access::Fine | Access::Skipped => RETRY_FINE_MS,
+        Access::Fine | Access::Skipped | Access::Paused => RETRY_FINE_MS,
     };
     last.fingerprint != fingerprint || now_ms - last.at_ms >= every_ms
 }
@@ -87,6 +89,10 @@ pub fn access(access: &Access) -> Finding {
             "PreflightSkipped",
             "nobody has tried whether snapshots can be written: skipPreflight",
         ),
+        Access::Paused => {
+            let message = "the bucket is not tried while the annotation kafscale.io/paused is there";
+            Finding::unknown(kind, "ClusterPaused", message)
+        }
         Access::Fine => Finding::yes(kind, "PreflightSucceeded", "snapshots can be written"),
         Access::Failing { reason, message } => Finding::no(kind, reason, message.clone()),
     }

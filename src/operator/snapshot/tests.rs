@@ -72,6 +72,8 @@ fn the_job_is_one_that_kubernetes_knows_and_restricts() {
     let spec = &list[1].data["spec"];
     assert_eq!((&spec["suspend"], &spec["concurrencyPolicy"]), (&json!(true), &json!("Forbid")));
     assert_eq!(objects(&view, false)[1].data["spec"]["suspend"], false);
+    assert_eq!(spec["timeZone"], "Etc/UTC");
+    assert_eq!((&spec["successfulJobsHistoryLimit"], &spec["failedJobsHistoryLimit"]), (&json!(3), &json!(3)));
     let pod = &spec["jobTemplate"]["spec"]["template"]["spec"];
     assert_restricted(pod);
     let images = |key: &str| pod[key].as_array().unwrap().iter().map(|c| c["image"].clone()).collect::<Vec<_>>();

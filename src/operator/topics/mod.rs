@@ -7,6 +7,7 @@
 
 pub mod publish;
 mod publisher;
+mod session;
 pub mod status;
 mod writes;
 
@@ -22,7 +23,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::events::Recorder;
 use kube::{Client, ResourceExt};
 use publisher::Publisher;
-use status::Orphan;
+use status::{Orphan, Trouble};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -88,12 +89,15 @@ impl fmt::Debug for TopicsConfig {
 struct Input {
     cluster: Arc<KafscaleCluster>,
     topics: Vec<Arc<KafscaleTopic>>,
+    /// Why nothing may be written on behalf of the cluster, if so.
+    held: Option<Trouble>,
 }
 
 impl Input {
     fn is(&self, other: &Self) -> bool {
         let same = |(a, b): (&Arc<KafscaleTopic>, &Arc<KafscaleTopic>)| Arc::ptr_eq(a, b);
         Arc::ptr_eq(&self.cluster, &other.cluster)
+            && self.held == other.held
             && self.topics.len() == other.topics.len()
             && self.topics.iter().zip(&other.topics).all(same)
     }
@@ -227,7 +231,9 @@ impl Dispatcher {
         }
         let mut orphans = Vec::new();
         let mut kept = BTreeMap::new();
-        for cluster in clusters {
+        let held: Vec<_> =
+            clusters.iter().map(|cluster| status::held(cluster, &clusters, &self.config.defaults)).collect();
+        for (cluster, held) in clusters.into_iter().zip(held) {
             let name = (cluster.namespace().unwrap_or_default(), cluster.name_any());
             let topics = by_cluster.remove(&name).unwrap_or_default();
             if cluster.metadata.deletion_timestamp.is_some() {
@@ -235,7 +241,7 @@ impl Dispatcher {
                 continue;
             }
             let running = self.running.remove(&name).filter(|running| running.uid == cluster.metadata.uid);
-            let input = Input { cluster, topics };
+            let input = Input { cluster, topics, held };
             let running = match running {
                 Some(running) => {
                     running.input.send_if_modified(|old| !std::mem::replace(old, input.clone()).is(&input));

@@ -9,7 +9,7 @@ use crate::metadata::desired::DesiredTopics;
 use crate::metadata::model::FORMAT;
 use crate::metadata::model::desired::{self, DESIRED_BYTES_MAX, DesiredDeletion, DesiredTopic, DesiredValue};
 use crate::operator::crd::topic::TopicDeletion;
-use crate::operator::crd::{FORCE_DELETE_ANNOTATION, KafscaleTopic, PAUSED_ANNOTATION, TOPIC_FINALIZER};
+use crate::operator::crd::{self, FORCE_DELETE_ANNOTATION, KafscaleTopic, TOPIC_FINALIZER};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -47,20 +47,15 @@ pub struct Decided {
     pub verdicts: Vec<Verdict>,
 }
 
-/// True if the resource has an annotation with the value `true`.
-fn is_set(topic: &KafscaleTopic, annotation: &str) -> bool {
-    let annotations = topic.metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(annotation)).is_some_and(|value| value == "true")
-}
-
 /// True if the resource is to be left alone.
 pub fn is_paused(topic: &KafscaleTopic) -> bool {
-    is_set(topic, PAUSED_ANNOTATION)
+    crd::is_paused(&topic.metadata)
 }
 
 /// True if the resource is to go whatever becomes of its topic.
 pub fn is_forced(topic: &KafscaleTopic) -> bool {
-    is_set(topic, FORCE_DELETE_ANNOTATION)
+    let annotations = topic.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(FORCE_DELETE_ANNOTATION)).is_some_and(|value| value == "true")
 }
 
 /// True if the resource is being deleted.

@@ -1,4 +1,5 @@
 use super::*;
+use crate::operator::crd::PAUSED_ANNOTATION;
 use crate::operator::crd::topic::{ConfigText, KafscaleTopicSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::jiff::Timestamp;

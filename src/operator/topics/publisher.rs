@@ -1,28 +1,20 @@
 //! Publishes the topics of one cluster, and says what became of them. One task per cluster: one whose etcd does not answer is in
 //! nobody else's way.
 
-use super::publish::{self, Verdict};
-use super::status::{self, Known, Trouble};
-use super::writes::{self, Write};
+use super::session::Session;
+use super::status::{self, Trouble};
 use super::{Input, TopicsConfig};
 use crate::ids::FencingToken;
-use crate::metadata::desired::{self, Published, Writer};
 use crate::metadata::etcd::{EtcdSettings, EtcdStore};
 use crate::metadata::keys::{Keys, ParsedKey};
-use crate::metadata::model::FORMAT;
 use crate::metadata::model::desired::{DesiredStatusValue, DesiredValue, unpack};
 use crate::metadata::{Entry, MetadataError, MetadataStore, WatchEvent};
 use crate::operator::crd::KafscaleCluster;
-use crate::operator::crd::topic::KafscaleTopicStatus;
 use crate::operator::view::ClusterView;
 use crate::trace;
-use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api;
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -35,24 +27,16 @@ const QUIET: Duration = Duration::from_millis(200);
 const PUBLISH_WITHIN: Duration = Duration::from_secs(1);
 /// Answers that follow each other are looked at together.
 const ANSWERS_QUIET: Duration = Duration::from_millis(20);
-/// For so long after a write nobody is told that the brokers have not followed yet.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// Pauses after failures.
 const RETRY_MS_MIN: u64 = 500;
 const RETRY_MS_MAX: u64 = 15_000;
-/// Between two looks at whether a namespace ends while topics of its wait for their deletion.
-const NAMESPACE_LOOK: Duration = Duration::from_secs(2);
-/// Between two looks at whether this operator leads again.
-const LEADERSHIP_LOOK: Duration = Duration::from_secs(1);
-/// Writes to Kubernetes under way.
-const WRITES_MAX: usize = 8;
 /// Keys of the secret that `spec.etcd.credentialsSecretRef` names.
 const USERNAME_KEY: &str = "KAFSCALE_ETCD_USERNAME";
 const PASSWORD_KEY: &str = "KAFSCALE_ETCD_PASSWORD";
 
 /// Why a connection's work ended.
 #[derive(Debug, thiserror::Error)]
-enum PublishError {
+pub(super) enum PublishError {
     /// Etcd.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
@@ -110,7 +94,7 @@ enum End {
 
 /// Where and as whom etcd is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Place {
+pub(super) struct Place {
     endpoints: Vec<String>,
     credentials: Option<String>,
     namespace: String,
@@ -129,9 +113,11 @@ impl Place {
 
 /// What etcd has.
 #[derive(Debug, Default)]
-struct Seen {
-    document: Option<DesiredValue>,
-    answer: Option<DesiredStatusValue>,
+pub(super) struct Seen {
+    /// The document.
+    pub(super) document: Option<DesiredValue>,
+    /// What the brokers have made of it.
+    pub(super) answer: Option<DesiredStatusValue>,
     /// The first look has been had.
     is_known: bool,
 }
@@ -186,6 +172,9 @@ impl Publisher {
         let mut pause_ms = RETRY_MS_MIN;
         let mut session = Session::new(self.config.clone());
         loop {
+            if self.hold(&mut session).await == End::Stopped {
+                return;
+            }
             let began = self.config.clock.monotonic();
             let error = match self.connected(&mut session).await {
                 Ok(End::Stopped) => return,
@@ -199,11 +188,27 @@ impl Publisher {
             tracing::warn!(%error, cluster, pause_ms, "topics of a cluster cannot be published; trying again");
             if !matches!(error, PublishError::Kubernetes(_)) {
                 let input = self.input.borrow_and_update().clone();
-                session.report_trouble(&input, error.trouble()).await;
+                session.report_trouble(&input, &error.trouble()).await;
             }
             let pause = Duration::from_millis(crate::rng::jitter_ms(pause_ms));
             pause_ms = (pause_ms * 2).min(RETRY_MS_MAX);
             tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// As long as nothing may be written for the cluster: says so, and waits. Etcd is not even asked, which may be away meanwhile, or be
+    /// another one afterwards.
+    async fn hold(&mut self, session: &mut Session) -> End {
+        loop {
+            let input = self.input.borrow_and_update().clone();
+            let Some(trouble) = &input.held else { return End::Reconnect };
+            let again = session.report_trouble(&input, trouble).await;
+            tokio::select! {
+                changed = self.input.changed() => if changed.is_err() {
+                    return End::Stopped;
+                },
+                () = tokio::time::sleep(again) => {}
+            }
         }
     }
 
@@ -224,7 +229,7 @@ impl Publisher {
         let mut input = self.input.borrow_and_update().clone();
         let mut changes = Changes::default();
         loop {
-            if Place::of(&input.cluster, &self.config) != place {
+            if input.held.is_some() || Place::of(&input.cluster, &self.config) != place {
                 return Ok(End::Reconnect);
             }
             let span = trace::reconcile("KafscaleTopic", &place.namespace);
@@ -279,7 +284,7 @@ impl Changes {
     }
 }
 
-/// Waits for changes of resources, and for those that follow at once. What comes from etcd in the meantime ends the wait and not
+/// Waits for changes of resources, and for those that follow at once, unless nothing may be written any more. What comes from etcd in the meantime ends the wait and not
 /// the gathering.
 async fn quiet(input: &mut watch::Receiver<Input>, changes: &mut Changes) -> Option<End> {
     loop {
@@ -292,6 +297,7 @@ async fn quiet(input: &mut watch::Receiver<Input>, changes: &mut Changes) -> Opt
         };
         tokio::select! {
             changed = input.changed() => match changed {
+                Ok(()) if input.borrow().held.is_some() => return None,
                 Ok(()) => changes.add(crate::clock::monotonic()),
                 Err(_) => return Some(End::Stopped),
             },
@@ -322,192 +328,4 @@ async fn connect(
         settings.password = Some(value(PASSWORD_KEY).ok_or_else(missing)?);
     }
     Ok(Arc::new(EtcdStore::connect(settings).await?))
-}
-
-/// The resource's version and its status as they were written.
-type News = (Option<String>, KafscaleTopicStatus);
-
-async fn write_one(config: Arc<TopicsConfig>, write: Write) -> (String, Option<News>, Result<(), kube::Error>) {
-    let uid = publish::uid(&write.topic).to_owned();
-    let news = write.status.clone().map(|status| (write.topic.metadata.resource_version.clone(), status));
-    (uid, news, write.run(&config).await)
-}
-
-/// What is remembered across connections.
-struct Session {
-    config: Arc<TopicsConfig>,
-    published_at: Instant,
-    /// The resource and its status as they were written last, by uid: what a watch shows is behind by a moment.
-    told: HashMap<String, News>,
-    namespace_looked_at: Option<(Instant, bool)>,
-    /// Where the document is, and the token that was taken when it was written there first.
-    place: Option<Place>,
-    token: Option<FencingToken>,
-    /// The trouble that there is an event of.
-    trouble: Option<Trouble>,
-}
-
-impl Session {
-    fn new(config: Arc<TopicsConfig>) -> Self {
-        let published_at = config.clock.monotonic();
-        Self {
-            config,
-            published_at,
-            told: HashMap::new(),
-            namespace_looked_at: None,
-            place: None,
-            token: None,
-            trouble: None,
-        }
-    }
-
-    /// The document is there. In another place this leadership has written nothing yet.
-    fn at(&mut self, place: &Place) {
-        if self.place.as_ref() != Some(place) {
-            (self.place, self.token) = (Some(place.clone()), None);
-        }
-    }
-
-    /// Publishes what is to be published and says what became of it. Returns when to look again at the latest.
-    async fn step(
-        &mut self,
-        store: &Arc<dyn MetadataStore>,
-        keys: &Keys,
-        seen: &mut Seen,
-        input: &Input,
-    ) -> Result<Duration, PublishError> {
-        let nothing = Default::default();
-        let published = seen.document.as_ref().map_or(&nothing, |document| &document.topics);
-        let decided = publish::decide(&input.topics, published);
-        let is_published = seen
-            .document
-            .as_ref()
-            .is_some_and(|document| self.token == Some(document.token) && document.topics == decided.topics);
-        if !is_published {
-            let writer = self.token.map_or(Writer::Beginning(self.config.token), Writer::Writing);
-            let leads = || (self.config.leads)();
-            let generation = match desired::publish(&**store, keys, writer, &decided.topics, leads).await? {
-                Published::Written { generation, token } => {
-                    self.token = Some(token);
-                    self.config.stats.published.fetch_add(1, Ordering::Relaxed);
-                    self.published_at = self.config.clock.monotonic();
-                    let topics = decided.topics.len();
-                    let cluster = &input.cluster.metadata.name;
-                    tracing::info!(cluster, generation, token = token.0, topics, "topics are published");
-                    generation
-                }
-                Published::Unchanged(generation) => generation,
-                Published::Superseded(stored) => {
-                    return Err(PublishError::Superseded { stored, own: self.token.unwrap_or(self.config.token) });
-                }
-                // Whoever led may lead again; if not, this ends from outside.
-                Published::NotLeading => return Ok(LEADERSHIP_LOOK),
-            };
-            let token = self.token.unwrap_or(self.config.token);
-            seen.document = Some(DesiredValue { v: FORMAT, token, generation, topics: decided.topics });
-        }
-        self.trouble = None;
-        self.report(input, &decided.verdicts, seen).await
-    }
-
-    /// Writes statuses and finalizers that are not as they should be.
-    async fn report(&mut self, input: &Input, verdicts: &[Verdict], seen: &Seen) -> Result<Duration, PublishError> {
-        let now = self.now();
-        let known = Known { answer: seen.answer.as_ref(), trouble: None, now: &now };
-        let is_early = self.config.clock.monotonic() - self.published_at < PATIENCE;
-        let is_deleting = input.topics.iter().zip(verdicts).any(|(topic, verdict)| {
-            publish::is_deleting(topic) && matches!(verdict, Verdict::Deleting | Verdict::Paused)
-        });
-        let namespace_ends = is_deleting && self.namespace_ends(input).await;
-        let mut again = Duration::from_secs(60);
-        let mut todo = Vec::new();
-        for (topic, verdict) in input.topics.iter().zip(verdicts) {
-            let finalizer = status::finalizer(topic, verdict, known.answer, namespace_ends);
-            let goes = *verdict == Verdict::Released || matches!(finalizer, status::FinalizerChange::Skip(_));
-            let is_quiet = goes || (is_early && status::is_waiting(topic, verdict, &known));
-            if is_quiet && !goes {
-                again = again.min(PATIENCE);
-            }
-            let status = (!is_quiet).then(|| status::status(topic, verdict, &known));
-            let status = status.filter(|status| self.is_news(topic, status));
-            todo.push(Write { topic: topic.clone(), status, finalizer });
-        }
-        if is_deleting {
-            again = again.min(NAMESPACE_LOOK);
-        }
-        self.write(todo).await?;
-        Ok(again)
-    }
-
-    /// Says why the topics cannot be published: in the condition of each, and once as an event of their cluster.
-    async fn report_trouble(&mut self, input: &Input, trouble: Trouble) {
-        if self.trouble.as_ref() != Some(&trouble) {
-            writes::tell_of_trouble(&self.config, &input.cluster, &trouble).await;
-            self.trouble = Some(trouble.clone());
-        }
-        let now = self.now();
-        let known = Known { answer: None, trouble: Some(&trouble), now: &now };
-        let decided = publish::decide(&input.topics, &Default::default());
-        let namespace_ends =
-            input.topics.iter().any(|topic| publish::is_deleting(topic)) && self.namespace_ends(input).await;
-        let mut todo = Vec::new();
-        for (topic, verdict) in input.topics.iter().zip(&decided.verdicts) {
-            // No answer is known, so nobody is let go whose topic is still to be deleted.
-            let finalizer = match status::finalizer(topic, verdict, None, namespace_ends) {
-                status::FinalizerChange::Add => status::FinalizerChange::Keep,
-                other => other,
-            };
-            let status = status::status(topic, verdict, &known);
-            let status = Some(status).filter(|status| *verdict != Verdict::Released && self.is_news(topic, status));
-            todo.push(Write { topic: topic.clone(), status, finalizer });
-        }
-        if let Err(error) = self.write(todo).await {
-            tracing::warn!(%error, "it cannot be said either that topics are not published");
-        }
-    }
-
-    fn is_news(&self, topic: &crate::operator::crd::KafscaleTopic, status: &KafscaleTopicStatus) -> bool {
-        if topic.status.as_ref() == Some(status) {
-            return false;
-        }
-        let told = self.told.get(publish::uid(topic));
-        told.is_none_or(|(version, told)| told != status || *version != topic.metadata.resource_version)
-    }
-
-    async fn write(&mut self, todo: Vec<Write>) -> Result<(), PublishError> {
-        let mut done = futures::stream::iter(todo.into_iter().filter(|write| !write.is_empty()))
-            .map(|write| write_one(self.config.clone(), write).boxed())
-            .buffer_unordered(WRITES_MAX);
-        let (mut failed, mut told) = (None, Vec::new());
-        while let Some((uid, news, outcome)) = done.next().await {
-            match (outcome, news) {
-                (Ok(()), Some(news)) => told.push((uid, news)),
-                (Ok(()), None) => {}
-                (Err(error), _) => failed = Some(error),
-            }
-        }
-        drop(done);
-        if self.told.len() > 4 * publish::TOPICS_MAX {
-            self.told.clear();
-        }
-        self.told.extend(told);
-        failed.map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    async fn namespace_ends(&mut self, input: &Input) -> bool {
-        let now = self.config.clock.monotonic();
-        if let Some((looked, ends)) = self.namespace_looked_at
-            && now - looked < NAMESPACE_LOOK
-        {
-            return ends;
-        }
-        let namespace = input.cluster.metadata.namespace.clone().unwrap_or_default();
-        let ends = writes::namespace_ends(&self.config, &namespace).await;
-        self.namespace_looked_at = Some((now, ends));
-        ends
-    }
-
-    fn now(&self) -> Time {
-        super::time(self.config.clock)
-    }
 }

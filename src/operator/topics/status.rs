@@ -3,14 +3,23 @@
 //! Messages are stable: a status that says the same is not written again.
 
 use super::publish::{self, Verdict};
+use crate::config::operator::OperatorConfig;
 use crate::metadata::model::desired::{AppliedState, AppliedTopic, DesiredStatusValue};
-use crate::operator::crd::KafscaleTopic;
+use crate::operator::cluster::duplicates;
+use crate::operator::context::Key;
 use crate::operator::crd::status::{ConditionType, Conditions, Finding};
 use crate::operator::crd::topic::{KafscaleTopicStatus, TopicDeletion};
+use crate::operator::crd::{self, KafscaleCluster, KafscaleTopic};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+use std::sync::Arc;
 
 /// The reason that is given when etcd of the cluster cannot be used.
 pub const ETCD_UNAVAILABLE: &str = "EtcdUnavailable";
+/// The reason that is given while the cluster is paused.
+pub const CLUSTER_PAUSED: &str = "ClusterPaused";
+/// The reason that is given while an older cluster has the cluster's place.
+pub const CLUSTER_NOT_LOOKED_AFTER: &str = "ClusterNotLookedAfter";
 
 /// Why topics cannot be published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +28,40 @@ pub struct Trouble {
     pub reason: &'static str,
     /// For people; stable while the cause is the same.
     pub message: String,
+}
+
+impl Trouble {
+    /// The cluster is paused: nothing is written on its behalf.
+    pub fn paused(cluster: &str) -> Self {
+        let message = format!(
+            "KafscaleCluster {cluster} has the annotation kafscale.io/paused; its topics are left as they are until it is removed"
+        );
+        Self { reason: CLUSTER_PAUSED, message }
+    }
+
+    /// The cluster's place is another one's: what was written there would be about that one's topics.
+    pub fn taken(cluster: &str) -> Self {
+        let message = format!(
+            "KafscaleCluster {cluster} is not looked after, since an older one has its namespace: see its condition Ready"
+        );
+        Self { reason: CLUSTER_NOT_LOOKED_AFTER, message }
+    }
+
+    /// The cluster's own conditions tell of it.
+    pub fn is_the_clusters(&self) -> bool {
+        [ETCD_UNAVAILABLE, CLUSTER_PAUSED, CLUSTER_NOT_LOOKED_AFTER].contains(&self.reason)
+    }
+}
+
+/// Why nothing may be written on behalf of one of `all` clusters, if so.
+pub fn held(cluster: &KafscaleCluster, all: &[Arc<KafscaleCluster>], defaults: &OperatorConfig) -> Option<Trouble> {
+    let name = cluster.name_any();
+    if crd::is_paused(&cluster.metadata) {
+        return Some(Trouble::paused(&name));
+    }
+    let all: Vec<(Key, &KafscaleCluster)> = all.iter().map(|other| (Key::of(&**other), &**other)).collect();
+    let elder = duplicates::elder(cluster, all.iter().map(|(key, other)| (key, *other)), defaults);
+    elder.map(|_| Trouble::taken(&name))
 }
 
 /// What is known when a status is made.
@@ -57,6 +100,17 @@ pub enum FinalizerChange {
     Skip(String),
 }
 
+impl FinalizerChange {
+    /// The same while topics cannot be published, or are not to be (`held`): then only what would hang for ever is let go.
+    pub fn in_trouble(self, held: bool) -> Self {
+        match self {
+            Self::Add => Self::Keep,
+            Self::Remove { .. } if held => Self::Keep,
+            other => other,
+        }
+    }
+}
+
 /// What the brokers say of a resource's topic, whatever generation it is about.
 fn applied<'a>(topic: &KafscaleTopic, answer: Option<&'a DesiredStatusValue>) -> Option<&'a AppliedTopic> {
     answer?.topics.get(topic.topic_name()).filter(|applied| applied.uid == publish::uid(topic))
@@ -85,7 +139,13 @@ fn ready(topic: &KafscaleTopic, verdict: &Verdict, known: &Known<'_>) -> Finding
                 publish::TOPICS_MAX
             ),
         ),
-        Verdict::Deleting | Verdict::Released => no("Deleting", format!("topic {name} is being deleted")),
+        Verdict::Deleting | Verdict::Released => no(
+            "Deleting",
+            match known.trouble {
+                Some(trouble) => format!("topic {name} is to be deleted, which waits: {}", trouble.message),
+                None => format!("topic {name} is being deleted"),
+            },
+        ),
         Verdict::Published | Verdict::Paused | Verdict::Unguarded => {
             if let Some(trouble) = known.trouble {
                 return Finding::unknown(ConditionType::Ready, trouble.reason, trouble.message.as_str());

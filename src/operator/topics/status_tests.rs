@@ -97,6 +97,66 @@ fn trouble_with_etcd_is_said_and_what_is_known_stays() {
 }
 
 #[test]
+fn while_the_cluster_is_paused_it_is_said_and_nothing_else_happens() {
+    let mut topic = resource("t", 1);
+    topic.status = Some(say(&topic, &Verdict::Published, Some(&answer(AppliedState::Live, 1))));
+    let trouble = Trouble::paused("demo");
+    let known = Known { answer: None, trouble: Some(&trouble), now: &at(9) };
+    for verdict in [Verdict::Published, Verdict::Paused, Verdict::Unguarded] {
+        let said = status(&topic, &verdict, &known);
+        let (holds, reason, message) = reason_and_message(&said);
+        assert_eq!((holds, reason), ("Unknown", "ClusterPaused"), "{verdict:?}");
+        assert!(message.contains("KafscaleCluster demo has the annotation kafscale.io/paused"), "{message}");
+        assert_eq!(said.partitions, Some(3), "what is known stays");
+    }
+    let said = status(&topic, &Verdict::Deleting, &known);
+    let (holds, reason, message) = reason_and_message(&said);
+    assert_eq!((holds, reason), ("False", "Deleting"));
+    assert!(message.contains("which waits: KafscaleCluster demo"), "{message}");
+
+    let skip = FinalizerChange::Skip("a namespace ends".to_owned());
+    for (change, in_trouble, held) in [
+        (FinalizerChange::Add, FinalizerChange::Keep, FinalizerChange::Keep),
+        (FinalizerChange::Keep, FinalizerChange::Keep, FinalizerChange::Keep),
+        (FinalizerChange::Remove { deleted: false }, FinalizerChange::Remove { deleted: false }, FinalizerChange::Keep),
+        (skip.clone(), skip.clone(), skip),
+    ] {
+        assert_eq!(change.clone().in_trouble(false), in_trouble, "{change:?}");
+        assert_eq!(change.clone().in_trouble(true), held, "{change:?}");
+    }
+}
+
+#[test]
+fn nothing_is_written_for_a_paused_cluster_and_for_one_whose_place_is_an_older_ones() {
+    let named = |name: &str, created: i64, annotations: serde_json::Value| -> Arc<KafscaleCluster> {
+        let metadata = serde_json::json!({
+            "name": name, "namespace": "shop", "uid": name, "creationTimestamp": at(created), "annotations": annotations,
+        });
+        let spec = serde_json::json!({
+            "s3": {"bucket": "records", "region": "r"}, "etcd": {"endpoints": ["http://etcd:2379"]},
+        });
+        let resource = serde_json::json!({
+            "apiVersion": "kafscale.io/v1alpha1", "kind": "KafscaleCluster", "metadata": metadata, "spec": spec,
+        });
+        Arc::new(serde_json::from_value(resource).expect("a cluster"))
+    };
+    let none = || serde_json::json!({});
+    let all = [
+        named("first", 1, none()),
+        named("second", 2, none()),
+        named("paused", 3, serde_json::json!({PAUSED_ANNOTATION: "true"})),
+        named("not-paused", 0, serde_json::json!({PAUSED_ANNOTATION: "false"})),
+    ];
+    let defaults = crate::operator::etcd::tests::defaults(&[]);
+    let reason = |all: &[Arc<KafscaleCluster>], n: usize| held(&all[n], all, &defaults).map(|trouble| trouble.reason);
+    assert_eq!(reason(&all, 0), Some(CLUSTER_NOT_LOOKED_AFTER));
+    assert_eq!(reason(&all, 2), Some(CLUSTER_PAUSED));
+    assert_eq!(reason(&all, 3), None);
+    let others = &all[..3];
+    assert_eq!([reason(others, 0), reason(others, 1)], [None, Some(CLUSTER_NOT_LOOKED_AFTER)]);
+}
+
+#[test]
 fn the_same_is_said_the_same_way_later() {
     let mut topic = resource("t", 1);
     let live = answer(AppliedState::Live, 1);

@@ -2,7 +2,7 @@
 
 use super::TopicsConfig;
 use super::publish;
-use super::status::{ETCD_UNAVAILABLE, FinalizerChange, Trouble};
+use super::status::{FinalizerChange, Trouble};
 use crate::operator::crd::topic::KafscaleTopicStatus;
 use crate::operator::crd::{GROUP, KafscaleCluster, KafscaleTopic, TOPIC_FINALIZER};
 use crate::operator::view::FIELD_MANAGER;
@@ -119,9 +119,9 @@ async fn tell<K: Resource<DynamicType = ()>>(
     }
 }
 
-/// Says of a cluster that its topics cannot be published. Of etcd and its credentials the cluster's own conditions tell.
+/// Says of a cluster that its topics cannot be published, unless the cluster's own conditions tell.
 pub async fn tell_of_trouble(config: &TopicsConfig, cluster: &KafscaleCluster, trouble: &Trouble) {
-    if trouble.reason != ETCD_UNAVAILABLE && (config.leads)() {
+    if !trouble.is_the_clusters() && (config.leads)() {
         let note = format!("KafscaleTopics are not published ({}): {}", trouble.reason, trouble.message);
         tell(config, cluster, EventType::Warning, "TopicsNotPublished", note).await;
     }

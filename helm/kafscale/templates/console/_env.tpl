@@ -27,6 +27,8 @@ true
 - name: KAFSCALE_CONSOLE_TRUSTED_PROXIES
   value: {{ join "," . | quote }}
 {{- end }}
+- name: KAFSCALE_CONSOLE_COOKIE_SECURE
+  value: {{ $console.cookieSecure | quote }}
 {{- with $console.brokerMetricsUrl }}
 - name: KAFSCALE_CONSOLE_BROKER_METRICS_URL
   value: {{ . | quote }}
