@@ -41,6 +41,7 @@ pub fn settings() -> Vec<Row> {
         env("operator.leaderKey", "blue", "env KAFSCALE_OPERATOR_LEADER_KEY", "blue"),
         row("operator.leaderKey", "blue", "Role/kafscale-operator-leader", "/rules/1/resourceNames", "[blue]"),
         env("operator.logLevel", "debug", "env KAFSCALE_LOG_LEVEL", "debug"),
+        env("operator.traceSlowRequestMs", "0", "env KAFSCALE_TRACE_SLOW_REQUEST_MS", "'0'"),
         env("operator.image.repository", "example.com/kafscale", IMAGE, "example.com/kafscale:v0.1.0"),
         env("operator.image.tag", "v1.1.0", IMAGE, "ghcr.io/kafscale/kafscale:v1.1.0"),
         env("operator.image.digest", DIGEST, IMAGE, concat_digest()),

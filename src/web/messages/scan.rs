@@ -30,8 +30,8 @@ const FETCH_BYTES_MAX: i32 = 8 << 20;
 /// Bytes (decompressed) after which a page is handed out as it is.
 const SCAN_BYTES_MAX: u64 = 64 << 20;
 /// What a scan that somebody follows holds at most: of a partition, and of all of them. A browser that does not read keeps it.
-const FOLLOWED_FETCH_BYTES: i32 = 16 << 10;
-const FOLLOWED_BYTES_MAX: i32 = 32 << 10;
+const FOLLOWED_FETCH_BYTES: i32 = 8 << 10;
+const FOLLOWED_BYTES_MAX: i32 = 16 << 10;
 /// How long a broker waits for its object store, or for records to come.
 const WAIT_MS: i32 = 500;
 /// What is left of the time when brokers are asked, for the way.

@@ -24,9 +24,9 @@ use tokio::time::Instant;
 /// How often it is looked for records, and said how many there were.
 const EVERY: Duration = Duration::from_secs(1);
 /// Bytes of the records of an event; one that is larger comes alone.
-const EVENT_BYTES_MAX: usize = 16 << 10;
+const EVENT_BYTES_MAX: usize = 12 << 10;
 /// Text of an event, bytes: what remains of its records is left out of the event and counted as missed.
-const EVENT_TEXT_BYTES_MAX: usize = 64 << 10;
+const EVENT_TEXT_BYTES_MAX: usize = 32 << 10;
 /// Text of a value, bytes.
 const TEXT_BYTES_MAX: usize = 4 << 10;
 /// How far behind a reader may be, records of a partition.

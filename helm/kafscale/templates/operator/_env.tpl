@@ -39,6 +39,7 @@
   (list "KAFSCALE_SEGMENT_BYTES" (int64 $operator.segmentBytes | toString))
   (list "KAFSCALE_FLUSH_INTERVAL_MS" (int64 $operator.flushIntervalMs | toString))
   (list "KAFSCALE_LOG_LEVEL" $operator.logLevel)
+  (list "KAFSCALE_TRACE_SLOW_REQUEST_MS" (int64 $operator.traceSlowRequestMs | toString))
 }}
 {{- range $variables }}
 {{- if last . }}
