@@ -18,12 +18,12 @@
 pub mod catalogue;
 mod context;
 mod peek;
-mod state;
+mod settings;
 mod watch;
 
 pub use context::{AGE_MS, LINKS_MAX, Links, TraceContext, keep_slow_links, slow_flush};
 pub use peek::link_records;
-pub use state::{Tracing, slow_from, start};
+pub use settings::{Tracing, slow_from, start};
 pub use watch::{Stage, Watch};
 
 use crate::protocol::handlers::{Reply, Request};
@@ -59,14 +59,14 @@ macro_rules! part {
 
 /// True if the caller runs in a span. What is not sampled has none, and its parts must not become traces of their own.
 pub fn is_within() -> bool {
-    (cfg!(test) || state::tracing().is_some()) && !Span::current().is_none()
+    (cfg!(test) || settings::tracing().is_some()) && !Span::current().is_none()
 }
 
 /// A request: the root of its trace, if it draws one. `request` is told which trace it belongs to.
 pub fn request(request: &mut Request, peer: SocketAddr, cluster_id: &str) -> Span {
-    let Some(tracing) = state::tracing() else { return Span::none() };
+    let Some(tracing) = settings::tracing() else { return Span::none() };
     if !tracing.share.keeps(crate::rng::u64()) {
-        request.trace = state::slow().map_or(TraceContext::NONE, |_| TraceContext::undecided());
+        request.trace = settings::slow().map_or(TraceContext::NONE, |_| TraceContext::undecided());
         return Span::none();
     }
     let span = request_span(request, peer, cluster_id);

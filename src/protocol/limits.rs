@@ -133,25 +133,36 @@ impl EdgeStats {
     }
 }
 
-/// Lets a few log lines per second through and counts the rest, so that a hostile peer cannot fill the disk.
-#[derive(Debug, Default)]
+/// Lets a few log lines per time through and counts the rest, so that a hostile peer cannot fill the disk.
+#[derive(Debug)]
 pub struct LogGate {
-    second: AtomicI64,
+    lines_max: u64,
+    per_ms: i64,
+    window: AtomicI64,
     lines: AtomicU64,
     suppressed: AtomicU64,
 }
 
-/// Lines per second and gate.
-const LINES_MAX: u64 = 5;
+impl Default for LogGate {
+    fn default() -> Self {
+        Self::new(5, 1_000)
+    }
+}
 
 impl LogGate {
+    /// So many lines in so many milliseconds.
+    pub const fn new(lines_max: u64, per_ms: i64) -> Self {
+        let (window, lines, suppressed) = (AtomicI64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Self { lines_max, per_ms, window, lines, suppressed }
+    }
+
     /// Whether to log now; then with the number of lines suppressed since the last one.
     pub fn admit(&self, now_ms: WallMs) -> Option<u64> {
-        let second = now_ms / 1000;
-        if self.second.swap(second, Ordering::Relaxed) != second {
+        let window = now_ms / self.per_ms;
+        if self.window.swap(window, Ordering::Relaxed) != window {
             self.lines.store(0, Ordering::Relaxed);
         }
-        if self.lines.fetch_add(1, Ordering::Relaxed) < LINES_MAX {
+        if self.lines.fetch_add(1, Ordering::Relaxed) < self.lines_max {
             return Some(self.suppressed.swap(0, Ordering::Relaxed));
         }
         self.suppressed.fetch_add(1, Ordering::Relaxed);
@@ -170,6 +181,9 @@ mod tests {
         assert_eq!(admitted, 5);
         assert_eq!(gate.admit(2_000), Some(7));
         assert_eq!(gate.admit(2_001), Some(0));
+        let rare = LogGate::new(1, 10_000);
+        let admitted = [9_999, 10_000, 19_999, 20_000].map(|now_ms| rare.admit(now_ms));
+        assert_eq!(admitted, [Some(0), Some(0), None, Some(1)]);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! look at. Nothing is changed: headers are the producer's and the consumer's.
 
 use super::context::TraceContext;
-use super::state;
+use super::settings;
 use crate::protocol::batch::{BatchHeader, HEADER_LEN};
 use crate::protocol::records::{self, Records};
 use tracing::Span;
@@ -18,7 +18,7 @@ const HEADER: &[u8] = b"traceparent";
 
 /// Links the span of a request to the traces that `batches` name, if that is wanted and it is sampled.
 pub fn link_records<'a>(request: &Span, batches: impl Iterator<Item = (&'a BatchHeader, &'a [u8])>) {
-    if request.is_disabled() || !state::tracing().is_some_and(|tracing| tracing.peek_headers) {
+    if request.is_disabled() || !settings::tracing().is_some_and(|tracing| tracing.peek_headers) {
         return;
     }
     let mut links: Vec<TraceContext> = Vec::new();

@@ -5,21 +5,21 @@
 //! with the ids that its batches carried through the actors; so a flush can link to it.
 
 use super::context::TraceContext;
-use super::{Api, REQUEST, clip, state};
+use super::{Api, REQUEST, clip, settings};
 use crate::clock::{self, Clock};
 use crate::protocol::handlers::Request;
+use crate::protocol::limits::LogGate;
 use kafka_protocol::messages::ApiKey;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
-/// One log line about slow requests in this time; it counts the others.
-const LOG_EVERY_MS: i64 = 10_000;
+/// One log line about slow requests in ten seconds; it counts the others.
+static LOG: LogGate = LogGate::new(1, 10_000);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Watch {
     /// The request has ended, `idle` of its time it waited for what need not happen. If it was slow, the log says so, and
     /// its trace is kept.
     pub fn done(self, peer: SocketAddr, idle: Duration, failure: Option<&dyn Display>, stages: &[Stage]) {
-        let Some(slow) = state::slow() else { return };
+        let Some(slow) = settings::slow() else { return };
         let now = clock::monotonic();
         if now.saturating_duration_since(self.received).saturating_sub(idle) >= slow && !waits(self.api_key) {
             self.slow(now, peer, failure, stages);
@@ -67,8 +67,8 @@ impl Watch {
 
     #[cold]
     fn slow(self, now: Instant, peer: SocketAddr, failure: Option<&dyn Display>, stages: &[Stage]) {
-        let tracing = state::tracing().filter(|_| self.context.is_undecided());
-        if let Some(suppressed) = admit(Clock::system().monotonic_ms()) {
+        let tracing = settings::tracing().filter(|_| self.context.is_undecided());
+        if let Some(suppressed) = LOG.admit(Clock::system().wall_ms()) {
             // A request that is sampled runs in its span, and every line in there has its ids.
             let trace_id = tracing.map(|_| tracing::field::display(self.context.trace_id()));
             let span_id = tracing.map(|_| tracing::field::display(self.context.span_id()));
@@ -163,18 +163,4 @@ fn span(
         status: Status::Unset,
         instrumentation_scope: InstrumentationScope::builder("kafscale").build(),
     }
-}
-
-/// Whether to log now; then with the number of lines that were left out since the last one.
-fn admit(now_ms: i64) -> Option<u64> {
-    static NEXT_MS: AtomicI64 = AtomicI64::new(i64::MIN);
-    static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
-    let next_ms = NEXT_MS.load(Ordering::Relaxed);
-    let admitted = now_ms >= next_ms
-        && NEXT_MS.compare_exchange(next_ms, now_ms + LOG_EVERY_MS, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-    if !admitted {
-        SUPPRESSED.fetch_add(1, Ordering::Relaxed);
-        return None;
-    }
-    Some(SUPPRESSED.swap(0, Ordering::Relaxed))
 }

@@ -129,12 +129,11 @@ impl GroupCoordinator {
 
     /// A rebalance is a trace of its own: who caused it is one of several, and who waits for it asks again and again.
     fn follow_rebalance(&mut self, report: &Report) {
-        let state = report.listing.as_ref().map_or("Dead", |listing| listing.state);
-        let goes_on = matches!(state, "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling");
-        match (&self.rebalance, goes_on) {
+        match (&self.rebalance, report.is_rebalancing()) {
             (None, true) => self.rebalance = Some(trace::rebalance(&self.id)),
             (Some(span), false) => {
-                span.record("kafscale.group.members", report.members as i64).record("kafscale.group.state", state);
+                span.record("kafscale.group.members", report.members as i64)
+                    .record("kafscale.group.state", report.state());
                 self.rebalance = None;
             }
             _ => {}

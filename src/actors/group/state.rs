@@ -79,6 +79,18 @@ pub struct Report {
     pub is_nothing: bool,
 }
 
+impl Report {
+    /// Its state, in Kafka's words; of a group that clients cannot see, that of one that is gone.
+    pub fn state(&self) -> &'static str {
+        self.listing.as_ref().map_or("Dead", |listing| listing.state)
+    }
+
+    /// Members are getting other partitions.
+    pub fn is_rebalancing(&self) -> bool {
+        matches!(self.state(), "PreparingRebalance" | "CompletingRebalance" | "Assigning" | "Reconciling")
+    }
+}
+
 /// See the module's documentation. `R` is where an answer goes.
 pub struct Group<R> {
     id: GroupId,

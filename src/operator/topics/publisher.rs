@@ -284,8 +284,8 @@ impl Changes {
     }
 }
 
-/// Waits for changes of resources, and for those that follow at once, unless nothing may be written any more. What comes from etcd in the meantime ends the wait and not
-/// the gathering.
+/// Waits for changes of resources, and for those that follow at once, unless nothing may be written any more. What comes from
+/// etcd in the meantime ends the wait and not the gathering.
 async fn quiet(input: &mut watch::Receiver<Input>, changes: &mut Changes) -> Option<End> {
     loop {
         let due = changes.due();
