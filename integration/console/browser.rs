@@ -1,5 +1,6 @@
 //! What of a browser the tests need: HTTP/1.1 with a cookie, headers that browsers send, and server-sent events.
 
+use crate::harness::wait_until;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 const WITHIN: Duration = Duration::from_secs(30);
+/// How long what is waited for may take.
+const UNTIL: Duration = Duration::from_secs(90);
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -222,4 +225,16 @@ impl Events {
             }
         }
     }
+}
+
+/// Asks until it holds.
+pub async fn until(browser: &Browser, what: &str, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    wait_until(what, UNTIL, async || {
+        let answer = browser.get(&format!("/api/v1{path}")).await;
+        last = answer.json();
+        answer.status == 200 && holds(&last)
+    })
+    .await;
+    last
 }

@@ -1,31 +1,15 @@
 //! What the console shows of a cluster, and that it says so when it cannot know.
 
-use super::browser::Browser;
-use super::process::Console;
+use super::browser::until;
+use super::process::beside;
 use super::schema::Schemas;
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::harness::wait_until;
 use crate::workload::{Plan, Workload};
 use serde_json::{Value, json};
 use std::time::Duration;
 
 const DEADLINE: Duration = Duration::from_secs(60);
-
-async fn beside(cluster: &mut Cluster, name: &str) -> Console {
-    let etcd = cluster.stack.etcd().endpoint();
-    Console::start(name, &[("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", &etcd), ("KAFSCALE_S3_NAMESPACE", "test")]).await
-}
-
-async fn until(browser: &Browser, what: &str, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    wait_until(what, DEADLINE, async || {
-        last = browser.api(path).await;
-        holds(&last)
-    })
-    .await;
-    last
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_of_a_cluster_under_load_is_as_described() {

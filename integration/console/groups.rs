@@ -1,9 +1,9 @@
 //! Groups through the console: what they have, how far behind they are, and resets that are shown before they are done.
 
-use super::browser::Browser;
-use super::process::ADMIN;
+use super::browser::{Browser, until};
+use super::process::{ADMIN, beside};
 use super::schema::Schemas;
-use super::topics::{DEADLINE, beside, change, changed, names, produce, until};
+use super::topics::{DEADLINE, change, changed, names, produce};
 use crate::client::{Client, Connection};
 use crate::cluster::{Cluster, find_coordinator};
 use crate::group_client::{Member, commit_request, fetch_offsets};

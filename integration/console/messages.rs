@@ -1,7 +1,7 @@
 //! Messages: written, read, searched, followed and exported through the console, against real brokers.
 
 use super::browser::Browser;
-use super::process::Console;
+use super::process::beside;
 use super::schema::Schemas;
 use crate::client::Client;
 use crate::cluster::Cluster;
@@ -13,11 +13,6 @@ use std::time::Duration;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// S3 requests of the first page of a topic that nobody has in memory.
 const REQUESTS_MAX: u64 = 8;
-
-async fn beside(cluster: &mut Cluster, name: &str) -> Console {
-    let etcd = cluster.stack.etcd().endpoint();
-    Console::start(name, &[("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", &etcd), ("KAFSCALE_S3_NAMESPACE", "test")]).await
-}
 
 async fn produce(admin: &Browser, topic: &str, records: Vec<Value>) -> Value {
     let answer = admin.post(&format!("/topics/{topic}/messages"), &json!({ "records": records })).await;

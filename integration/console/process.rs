@@ -1,6 +1,7 @@
 //! A `kafscale console` process.
 
 use super::browser::Browser;
+use crate::cluster::Cluster;
 use crate::harness::{READY_DEADLINE, TestDir, http};
 use crate::process::{Process, free_port};
 use std::path::{Path, PathBuf};
@@ -104,4 +105,10 @@ pub async fn logged(log: &Path, part: &str) -> String {
         assert!(kafscale::clock::monotonic() < end, "no {part:?} in\n{text}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// A console beside a cluster.
+pub async fn beside(cluster: &mut Cluster, name: &str) -> Console {
+    let etcd = cluster.stack.etcd().endpoint();
+    Console::start(name, &[("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", &etcd), ("KAFSCALE_S3_NAMESPACE", "test")]).await
 }

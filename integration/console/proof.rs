@@ -4,9 +4,8 @@
 //! Small by default; `make console-proof` has them at full size. Times and shares of a core are printed, not asserted: they are the
 //! machine's. Requests, memory and how often brokers are asked are the console's, and asserted.
 
-use super::browser::{Browser, Events};
-use super::process::Console;
-use super::topics::{beside, until};
+use super::browser::{Browser, Events, until};
+use super::process::{Console, beside};
 use crate::client::{Batch, Client, check, topic_name};
 use crate::cluster::{Cluster, leaders};
 use crate::harness::{Backend, Stack, http, quiet, size, wait_until};

@@ -2,8 +2,8 @@
 //!
 //! Small by default; `make console-scale` has it at full size. Times are printed, not asserted: they are the machine's.
 
-use super::browser::Browser;
-use super::topics::{beside, until};
+use super::browser::{Browser, until};
+use super::process::beside;
 use crate::client::{Client, check, topic_name};
 use crate::cluster::{Cluster, find_coordinator};
 use crate::group_client::{Member, commit_request};

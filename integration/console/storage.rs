@@ -1,34 +1,16 @@
 //! What the console says of objects and of cost: the parts of a topic leave no gap, and dollars follow from requests that really
 //! were made, as the proxy before the object store counts them.
 
-use super::browser::Browser;
-use super::process::Console;
+use super::browser::{Browser, until};
+use super::process::beside;
 use super::schema::Schemas;
 use crate::client::{Client, LATEST};
 use crate::cluster::Cluster;
-use crate::harness::wait_until;
 use crate::workload::{Plan, Workload};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-const DEADLINE: Duration = Duration::from_secs(90);
 const PARTITIONS: i32 = 6;
-
-async fn beside(cluster: &mut Cluster, name: &str) -> Console {
-    let etcd = cluster.stack.etcd().endpoint();
-    Console::start(name, &[("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", &etcd), ("KAFSCALE_S3_NAMESPACE", "test")]).await
-}
-
-async fn until(browser: &Browser, what: &str, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    wait_until(what, DEADLINE, async || {
-        last = browser.api(path).await;
-        holds(&last)
-    })
-    .await;
-    last
-}
 
 fn number(value: &Value) -> i64 {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no number in a string"))

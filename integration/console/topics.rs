@@ -1,7 +1,7 @@
 //! Topics through the console, as people do it: created, changed, filled by somebody else, emptied, deleted.
 
-use super::browser::{Answer, Browser};
-use super::process::Console;
+use super::browser::{Answer, Browser, until};
+use super::process::beside;
 use super::schema::Schemas;
 use crate::client::{Batch, Client};
 use crate::cluster::Cluster;
@@ -10,12 +10,6 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
-
-/// A console beside a cluster.
-pub(super) async fn beside(cluster: &mut Cluster, name: &str) -> Console {
-    let etcd = cluster.stack.etcd().endpoint();
-    Console::start(name, &[("KAFSCALE_CONSOLE_ETCD_ENDPOINTS", &etcd), ("KAFSCALE_S3_NAMESPACE", "test")]).await
-}
 
 /// A change as a page of the console sends it.
 pub(super) async fn change(browser: &Browser, method: &str, path: &str, body: &Value) -> Answer {
@@ -35,18 +29,6 @@ pub(super) async fn changed(
     assert_eq!(answer.status, 200, "{method} {path}: {}", String::from_utf8_lossy(&answer.body));
     schemas.check(described, &method.to_ascii_lowercase(), "200", &answer.json());
     answer.json()
-}
-
-/// Asks until it holds.
-pub(super) async fn until(browser: &Browser, what: &str, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    wait_until(what, DEADLINE, async || {
-        let answer = browser.get(&format!("/api/v1{path}")).await;
-        last = answer.json();
-        answer.status == 200 && holds(&last)
-    })
-    .await;
-    last
 }
 
 /// Produces to whoever leads the partition.

@@ -6,7 +6,7 @@ use super::namespace::label_pods;
 use super::policies::{Side, is_about, lets};
 use super::world::{IMAGE, World};
 use crate::chart::helm::Render;
-use crate::console::browser::Browser;
+use crate::console::browser::{Browser, until};
 use crate::harness::{binary, quiet, wait_until};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -59,16 +59,6 @@ impl World {
         let address = self.kubelet.as_ref().expect("it is real").address(pod);
         Browser { host: "127.0.0.1:8080".to_owned(), ..Browser::new(&format!("{address}:8080")) }
     }
-}
-
-async fn until(browser: &Browser, what: &str, path: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    wait_until(what, DEADLINE, async || {
-        last = browser.api(path).await;
-        holds(&last)
-    })
-    .await;
-    last
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
