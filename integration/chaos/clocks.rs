@@ -8,10 +8,11 @@
 
 use super::trial::Trial;
 use super::world::{BROKERS, DEADLINE, World};
-use crate::client::{Client, EARLIEST, text};
+use crate::client::{Batch, Client, EARLIEST, text};
 use crate::harness::wait_until;
 use kafka_protocol::messages::IncrementalAlterConfigsRequest;
 use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
+use kafscale::clock::Clock;
 
 const HOUR_MS: i64 = 3_600_000;
 /// A topic whose records live for half an hour.
@@ -19,15 +20,20 @@ const KEPT: &str = "kept";
 const KEPT_MS: i64 = HOUR_MS / 2;
 /// A topic whose records are not to live at all, as soon as that is said: shows that retention was looked at.
 const DROPPED: &str = "dropped";
+/// A topic whose records have the time of the broker that took them.
+const STAMPED: &str = "stamped";
 const TOPIC_RESOURCE: i8 = 2;
+
+/// Creates `topic` with a partition per broker.
+async fn create(world: &World, topic: &str, configs: &[(&str, &str)]) {
+    let mut client = Client::new(&world.nodes[0].clients.address());
+    client.retry("create topic", async |c| c.create_topic(topic, BROKERS as i32, configs).await).await;
+    client.ensure_topic(topic, BROKERS as i32).await;
+}
 
 /// Sends three batches to each partition of a new topic.
 async fn write(world: &World, topic: &str, retention_ms: i64) {
-    let retention = retention_ms.to_string();
-    let configs = [("retention.ms", retention.as_str())];
-    let mut client = Client::new(&world.nodes[0].clients.address());
-    client.retry("create topic", async |c| c.create_topic(topic, BROKERS as i32, &configs).await).await;
-    client.ensure_topic(topic, BROKERS as i32).await;
+    create(world, topic, &[("retention.ms", &retention_ms.to_string())]).await;
     for partition in 0..BROKERS as i32 {
         for _ in 0..3 {
             leader(world, topic, partition).await.produce_values(topic, partition, &[b"young"]).await;
@@ -36,9 +42,14 @@ async fn write(world: &World, topic: &str, retention_ms: i64) {
 }
 
 async fn leader(world: &World, topic: &str, partition: i32) -> Client {
-    let leaders = world.leaders(0, topic).await;
-    let (leader, _) = leaders.iter().find(|(_, led)| led.contains(&partition)).expect("it is led");
-    Client::new(&world.nodes[*leader].clients.address())
+    let mut leader = None;
+    wait_until("the partition is led", DEADLINE, async || {
+        let leaders = world.leaders(0, topic).await;
+        leader = leaders.into_iter().find(|(_, led)| led.contains(&partition)).map(|(node, _)| node);
+        leader.is_some()
+    })
+    .await;
+    Client::new(&world.nodes[leader.expect("waited for")].clients.address())
 }
 
 /// The log start of each partition.
@@ -68,25 +79,32 @@ async fn look_at_retention(world: &World) {
     .await;
 }
 
-/// Requests of each broker that S3 has refused.
-async fn refused(world: &World) -> Vec<f64> {
-    let mut refused = Vec::new();
+/// Requests that S3 has refused.
+async fn refused(world: &World) -> f64 {
+    let mut refused = 0.0;
     for node in &world.nodes {
         let samples = node.broker.metrics().await;
         let of_kind = samples.iter().filter(|(name, _)| name.contains("s3_errors") && name.contains("refused"));
-        refused.push(of_kind.map(|(_, value)| value).sum());
+        refused += of_kind.map(|(_, value)| value).sum::<f64>();
     }
     refused
 }
 
-/// Moves all clocks, and waits until S3 has refused something of every broker's, which shows that it believes in another time.
+/// Moves all clocks, and waits until every leader stamps what it takes with another time and S3 has refused something. Not
+/// something of each broker's: a clock that jumps between signature and sending is found out by a request that succeeds.
 async fn move_clocks(world: &World, ahead_ms: i64) {
     let before = refused(world).await;
     world.nodes.iter().for_each(|n| n.set_clock(ahead_ms));
-    wait_until("S3 refuses requests from another time", DEADLINE, async || {
-        refused(world).await.iter().zip(&before).all(|(now, before)| now > before)
-    })
-    .await;
+    let batch = Batch::of(&[b"when"]).encode();
+    for partition in 0..BROKERS as i32 {
+        wait_until("the leader stamps records with another time", DEADLINE, async || {
+            let answer = leader(world, STAMPED, partition).await.produce(STAMPED, partition, batch.clone()).await;
+            let stamped = answer.ok().filter(|a| a.error_code == 0);
+            stamped.is_some_and(|a| (a.log_append_time_ms - Clock::system().wall_ms() - ahead_ms).abs() < HOUR_MS / 2)
+        })
+        .await;
+    }
+    wait_until("S3 refuses requests from another time", DEADLINE, async || refused(world).await > before).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,6 +112,7 @@ async fn clocks_that_jump_delete_nothing_young_and_end_no_lease() {
     let mut trial = Trial::start("chaos-clocks").await;
     write(&trial.world, KEPT, KEPT_MS).await;
     write(&trial.world, DROPPED, -1).await;
+    create(&trial.world, STAMPED, &[("message.timestamp.type", "LogAppendTime")]).await;
     let ahead = async |w: &mut World| {
         move_clocks(w, HOUR_MS).await;
         look_at_retention(w).await;

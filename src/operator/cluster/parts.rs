@@ -78,7 +78,7 @@ pub async fn added(context: &OperatorContext, view: &ClusterView<'_>, observed: 
     if hands_off {
         return added;
     }
-    added.objects = etcd::objects(view);
+    added.objects = etcd::objects(view, &context.namespace);
     if let Err(error) = keep_claims(context, view, &mut added.objects).await {
         // Not applied: a set whose claims have changed is refused, and with it everything behind it.
         added.objects.clear();

@@ -7,6 +7,7 @@ use super::pods::{container_security, env, pod_security};
 use super::{CLAIM, CLIENT_PORT, COMPONENT, DATA_DIR, METRICS_PORT, PEER_PORT, VOLUME_PATH};
 use super::{quota_bytes, record, size};
 use crate::operator::crd::etcd::VolumeDeletion;
+use crate::operator::resources::access::chart_pods;
 use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
@@ -14,13 +15,13 @@ use serde_json::{Value, json};
 const GRACE_SEC: u32 = 60;
 
 /// Everything that makes a cluster's etcd; nothing if it has one of its own.
-pub fn objects(view: &ClusterView<'_>) -> Vec<DynamicObject> {
+pub fn objects(view: &ClusterView<'_>, operator_namespace: &str) -> Vec<DynamicObject> {
     if view.etcd_mode() != crate::operator::view::EtcdMode::Managed {
         return Vec::new();
     }
     let mut list = vec![peer_service(view), client_service(view), disruption_budget(view)];
     if view.resource.spec.network_policy.enabled {
-        list.push(network_policy(view));
+        list.push(network_policy(view, operator_namespace));
     }
     list.push(stateful_set(view));
     list.into_iter().map(dynamic).collect()
@@ -85,20 +86,10 @@ fn disruption_budget(view: &ClusterView<'_>) -> Value {
     })
 }
 
-fn network_policy(view: &ClusterView<'_>) -> Value {
+fn network_policy(view: &ClusterView<'_>, operator_namespace: &str) -> Value {
     let own = |component: &str| json!({"podSelector": {"matchLabels": view.selector(component)}});
-    // The operator and the console may run in namespaces of their own.
-    let elsewhere = |component: &str| {
-        json!({
-            "namespaceSelector": {},
-            "podSelector": {"matchLabels": {
-                "app.kubernetes.io/name": "kafscale",
-                "app.kubernetes.io/component": component,
-            }},
-        })
-    };
-    let clients =
-        [own("broker"), own(COMPONENT), own("snapshot"), own("recover"), elsewhere("operator"), elsewhere("console")];
+    let [operator, console] = chart_pods(operator_namespace);
+    let clients = [own("broker"), own(COMPONENT), own("snapshot"), own("recover"), operator, console];
     let tcp = |number: u16| json!({"protocol": "TCP", "port": number});
     let mut metrics = json!({"ports": [tcp(METRICS_PORT)]});
     if let Some(peers) = &view.resource.spec.network_policy.metrics_peers {

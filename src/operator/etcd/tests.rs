@@ -90,7 +90,7 @@ fn find<'a>(list: &'a [DynamicObject], kind: &str, name: &str) -> &'a DynamicObj
 fn the_objects_are_those_of_kubernetes() {
     let (defaults, cluster) = (defaults(&[]), cluster(json!({})));
     let view = ClusterView { resource: &cluster, defaults: &defaults };
-    let list = objects(&view);
+    let list = objects(&view, "kafscale");
     assert_eq!(list.len(), 5);
     assert_known::<Service>(find(&list, "Service", "demo-etcd"));
     assert_known::<Service>(find(&list, "Service", "demo-etcd-client"));
@@ -119,7 +119,7 @@ fn the_guides_variables_and_the_resource_decide_in_this_order() {
     }}}));
     let set = |cluster: &KafscaleCluster| {
         let view = ClusterView { resource: cluster, defaults: &defaults };
-        find(&objects(&view), "StatefulSet", "demo-etcd").data["spec"].clone()
+        find(&objects(&view, "kafscale"), "StatefulSet", "demo-etcd").data["spec"].clone()
     };
     let of = |set: &Value| {
         let claim = &set["volumeClaimTemplates"][0]["spec"];
@@ -137,14 +137,14 @@ fn the_guides_variables_and_the_resource_decide_in_this_order() {
     assert_eq!(of(&set(&plain)), json!([3, "i:1", "20Gi", "ssd", "4294967296", "Delete"]));
     assert_eq!(of(&set(&own)), json!([5, "own:2", "7Gi", "own", "1073741824", "Retain"]));
     let view = ClusterView { resource: &plain, defaults: &defaults };
-    assert!(objects(&view).iter().all(|o| o.types.as_ref().unwrap().kind != "NetworkPolicy"));
+    assert!(objects(&view, "kafscale").iter().all(|o| o.types.as_ref().unwrap().kind != "NetworkPolicy"));
 }
 
 #[test]
 fn etcd_of_others_is_left_alone() {
     let defaults = defaults(&["--operator-etcd-endpoints=http://etcd:2379"]);
     let cluster = cluster(json!({}));
-    assert!(objects(&ClusterView { resource: &cluster, defaults: &defaults }).is_empty());
+    assert!(objects(&ClusterView { resource: &cluster, defaults: &defaults }, "kafscale").is_empty());
 }
 
 #[test]
@@ -242,6 +242,6 @@ fn etcd_is_that_of_the_resource_then_of_the_operator_then_managed() {
             (view.etcd_mode().name(), view.etcd_endpoints()),
             (mode, endpoints.iter().map(|e| (*e).to_owned()).collect())
         );
-        assert_eq!(objects(&view).len(), count, "{mode}");
+        assert_eq!(objects(&view, "kafscale").len(), count, "{mode}");
     }
 }

@@ -28,6 +28,16 @@ pub fn service_account(view: &ClusterView<'_>) -> Option<DynamicObject> {
     own.then(|| build(view, ("v1", "ServiceAccount"), view.brokers_name(), BROKER, fields))
 }
 
+/// Peers that let in the pods of the chart: the operator and the console. Their other labels follow the release's values.
+pub fn chart_pods(operator_namespace: &str) -> [Value; 2] {
+    [OPERATOR, CONSOLE].map(|component| {
+        json!({
+            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": operator_namespace } },
+            "podSelector": { "matchLabels": { "app.kubernetes.io/component": component } },
+        })
+    })
+}
+
 /// Who may connect to brokers. Probes come from the node, which no policy keeps out.
 ///
 /// What brokers connect to is left open. They need names, etcd, S3, and what gives them credentials; where these are behind
@@ -38,13 +48,7 @@ pub fn network_policy(view: &ClusterView<'_>, operator_namespace: &str) -> Optio
         return None;
     }
     let brokers = json!({ "podSelector": { "matchLabels": view.selector(BROKER) } });
-    let beside_the_operator = |component: &str| {
-        json!({
-            "namespaceSelector": { "matchLabels": { "kubernetes.io/metadata.name": operator_namespace } },
-            "podSelector": { "matchLabels": { "app.kubernetes.io/component": component } },
-        })
-    };
-    let (operator, console) = (beside_the_operator(OPERATOR), beside_the_operator(CONSOLE));
+    let [operator, console] = chart_pods(operator_namespace);
     let rule =
         |port: u16, from: Option<Vec<Value>>| json!({ "ports": [{ "port": port, "protocol": "TCP" }], "from": from });
     let chosen = |peers: &Option<Vec<NetworkPolicyPeer>>, also: &[&Value]| {

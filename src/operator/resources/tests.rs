@@ -179,7 +179,7 @@ fn images() {
 
 /// Managed etcd's pods, those of its snapshots, and those of every manifest for a restore.
 fn pods_beside_the_brokers(view: &ClusterView<'_>) -> Vec<(String, Value)> {
-    let mut objects = etcd::objects(view);
+    let mut objects = etcd::objects(view, "kafscale");
     objects.extend(snapshot::objects(view, false));
     let settings = SnapshotSettings::of(view).expect("etcd is managed");
     for (_, documents) in snapshot::restore::documents(view, &settings) {

@@ -212,7 +212,7 @@ fn there_are_numbers_only_where_there_are_snapshots() {
 fn golden() -> (std::path::PathBuf, String) {
     let (config, resource) = (defaults(&[]), cluster(json!({})));
     let view = ClusterView { resource: &resource, defaults: &config };
-    let mut list = crate::operator::etcd::objects(&view);
+    let mut list = crate::operator::etcd::objects(&view, "kafscale");
     list.push(dynamic(Record::new(Phase::Forming).config_map(&view)));
     list.extend(objects(&view, false));
     for object in &mut list {
