@@ -46,6 +46,8 @@ impl Trial {
         let envs = [
             ("KAFSCALE_FLUSH_INTERVAL_MS", "20".to_owned()),
             ("KAFSCALE_DATA_DIR", data.display().to_string()),
+            // Else at its usual address, where another test's may be.
+            ("KAFSCALE_CONSOLE_HTTP_ADDR", "off".to_owned()),
             ("PROGRAM", binary().display().to_string()),
         ];
         let args = ["-c", script];
