@@ -208,7 +208,7 @@ impl BlockCache {
 
     /// True if the extent's chunks are known without a GET.
     pub fn knows_chunks_of(&self, extent: &Extent) -> bool {
-        !needs_table(extent) || self.tables.contains_key(&extent.object.key)
+        only_chunk(extent).is_some() || self.tables.contains_key(&extent.object.key)
     }
 
     /// True if the chunk can be had without a GET.
@@ -218,14 +218,8 @@ impl BlockCache {
 
     /// The chunks of an extent, in order.
     pub async fn chunks_of(&self, key: PartitionKey, extent: &Extent) -> Result<Arc<[ChunkSpec]>, StoreError> {
-        if !needs_table(extent) {
-            return Ok(Arc::new([ChunkSpec {
-                base: extent.base,
-                next: extent.next,
-                position: extent.position,
-                len: extent.len,
-                max_timestamp: extent.max_timestamp,
-            }]));
+        if let Some(only) = only_chunk(extent) {
+            return Ok(Arc::new([only]));
         }
         let object = extent.object.key.clone();
         let fetch = fetch_table(self.sources.clone(), object.clone(), extent.object.len);
@@ -252,9 +246,16 @@ impl BlockCache {
     }
 }
 
-/// Small extents and those of the WAL are one chunk.
-fn needs_table(extent: &Extent) -> bool {
-    extent.object.level > 0 && extent.len > CHUNK_LEN_MIN
+/// Small extents and those of the WAL are one chunk, which is known without their object's index.
+pub fn only_chunk(extent: &Extent) -> Option<ChunkSpec> {
+    let many = extent.object.level > 0 && extent.len > CHUNK_LEN_MIN;
+    (!many).then(|| ChunkSpec {
+        base: extent.base,
+        next: extent.next,
+        position: extent.position,
+        len: extent.len,
+        max_timestamp: extent.max_timestamp,
+    })
 }
 
 /// Runs `fetch` on the I/O pool and waits for it; nothing happens until the future is polled.

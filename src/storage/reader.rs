@@ -1,11 +1,12 @@
 //! Reads committed batches: from the partition's in-memory tail, else the block cache, else one ranged GET.
 //!
 //! A read goes on from chunk to chunk and into the tail while offsets are contiguous and bytes are wanted, but waits for
-//! at most a few GETs: what is ready is better answered than kept. A reader that begins a chunk or comes to its end is
+//! at most a few GETs: what is ready is better answered than kept. Small extents in a row, as the WAL leaves them until they
+//! are merged, are asked for together, as if they were one chunk. A reader that begins a chunk or comes to its end is
 //! taken for sequential, and the chunks that follow are fetched meanwhile. Compaction may replace and delete an object
 //! between the look at the view and the GET; then the view is looked at again.
 
-use super::cache::{BlockCache, ChunkSpec, Sources};
+use super::cache::{BlockCache, CHUNK_LEN_MIN, ChunkSpec, Sources, only_chunk};
 use crate::actors::partition::view::{Extent, PartitionView, TailRead};
 use crate::actors::runtime::IoPool;
 use crate::ids::{Offset, PartitionKey};
@@ -41,6 +42,8 @@ pub struct ReaderLimits {
     pub readahead_segments: usize,
 }
 
+/// Extents in a row that are fetched together if they make no more than a chunk.
+const RUN_EXTENTS_MAX: usize = 16;
 /// Read-aheads under way at once, over all readers.
 const READAHEAD_TASKS_MAX: usize = 32;
 /// Partitions whose last read-ahead is remembered.
@@ -222,15 +225,14 @@ impl LogReader {
                 return Ok(Step::Done);
             }
         }
-        let extents = view.locate(at, self.limits.readahead_segments);
-        let Some(extent) = extents.first().filter(|e| e.base <= at) else {
+        let Some(extent) = view.locate(at).filter(|e| e.base <= at) else {
             return Err(no_extent(view, at));
         };
-        if !first && !self.cache.knows_chunks_of(extent) && *gets_left == 0 {
+        if !first && !self.cache.knows_chunks_of(&extent) && *gets_left == 0 {
             return Ok(Step::Done);
         }
         let object = &extent.object.key;
-        let outcome = self.take_chunk(view.key, &extents, extent, at, collected, gets_left).await;
+        let outcome = self.take_chunk(view, &extent, at, collected, gets_left).await;
         match outcome {
             Err(StoreError::NotFound { .. }) if missing.as_ref() != Some(object) => {
                 *missing = Some(object.clone());
@@ -242,8 +244,7 @@ impl LogReader {
 
     async fn take_chunk(
         &self,
-        key: PartitionKey,
-        extents: &[Extent],
+        view: &Arc<PartitionView>,
         extent: &Extent,
         at: Offset,
         collected: &mut Collected,
@@ -254,7 +255,7 @@ impl LogReader {
             true => Span::none(),
             false => collected.span(|trace| trace::index(trace, object)),
         };
-        let specs = self.cache.chunks_of(key, extent).instrument(index).await?;
+        let specs = self.cache.chunks_of(view.key, extent).instrument(index).await?;
         let spec = spec_at(object, &specs, at)?;
         let hit = self.cache.has(object, spec);
         if !hit {
@@ -266,23 +267,44 @@ impl LogReader {
         let counted = if hit { &self.stats.hits } else { &self.stats.misses };
         counted.fetch_add(1, Ordering::Relaxed);
         if spec.base == at {
-            self.read_ahead(key, extents, spec.next);
+            self.read_ahead(view, spec.next);
         }
         let span = collected.span(|trace| trace::cache(trace, hit, object, spec.len));
-        let chunk = self.cache.chunk(object, spec).instrument(span).await?;
+        let run = if hit { Vec::new() } else { self.run_after(view, extent, collected.bytes_left()) };
+        // Errors behind the first are for the reader that comes to them.
+        let rest = futures::future::join_all(run.iter().map(|(object, spec)| self.cache.chunk(object, spec)));
+        let (chunk, _) = futures::future::join(self.cache.chunk(object, spec), rest).instrument(span).await;
+        let chunk = chunk?;
         for batch in chunk.batches_from(at) {
             if !collected.take(batch) {
                 return Ok(Step::Done);
             }
         }
-        self.read_ahead(key, extents, spec.next);
+        self.read_ahead(view, spec.next);
         Ok(if collected.bytes_left() == 0 { Step::Done } else { Step::More })
     }
 
+    /// What follows `first` in a row of small extents, is not in the cache, and is wanted if `bytes_wanted` are.
+    fn run_after(&self, view: &PartitionView, first: &Extent, bytes_wanted: usize) -> Vec<(ObjectKey, ChunkSpec)> {
+        let bytes_max = CHUNK_LEN_MIN.min(bytes_wanted as u64);
+        if only_chunk(first).is_none() || first.len >= bytes_max {
+            return Vec::new();
+        }
+        let mut bytes = first.len;
+        let mut fits = |spec: &ChunkSpec| {
+            bytes += spec.len;
+            bytes <= bytes_max
+        };
+        let following = view.cold_from(first.next, RUN_EXTENTS_MAX - 1);
+        let small = following.iter().map_while(|e| Some((e.object.key.clone(), only_chunk(e)?)));
+        let run = small.take_while(|(_, spec)| fits(spec));
+        run.filter(|(object, spec)| !self.cache.has(object, spec)).collect()
+    }
+
     /// Fetches the chunks from offset `next` on in the background, unless that has been done or too much is under way.
-    fn read_ahead(&self, key: PartitionKey, extents: &[Extent], next: Offset) {
-        let count = self.limits.readahead_segments;
-        if count == 0 || extents.last().is_none_or(|e| e.next <= next) {
+    fn read_ahead(&self, view: &PartitionView, next: Offset) {
+        let (key, count) = (view.key, self.limits.readahead_segments);
+        if count == 0 || view.cold_from(next, 1).is_empty() {
             return;
         }
         {
@@ -296,7 +318,7 @@ impl LogReader {
             begun.insert(key, next);
         }
         let Ok(permit) = self.readahead_permits.clone().try_acquire_owned() else { return };
-        let (cache, extents) = (self.cache.clone(), extents.to_vec());
+        let (cache, extents) = (self.cache.clone(), view.cold_from(next, count.max(RUN_EXTENTS_MAX)));
         self.pool.spawn(async move {
             let _permit = permit;
             // Errors are for the reader that comes to the chunk.
@@ -419,7 +441,7 @@ fn spec_at<'a>(object: &ObjectKey, specs: &'a [ChunkSpec], at: Offset) -> Result
     })
 }
 
-/// The first `count` chunks from offset `next` on.
+/// The first `count` chunks from offset `next` on, or more if they are so small that they make one together.
 async fn chunks_ahead(
     cache: &BlockCache,
     key: PartitionKey,
@@ -427,13 +449,15 @@ async fn chunks_ahead(
     next: Offset,
     count: usize,
 ) -> Result<Vec<(ObjectKey, ChunkSpec)>, StoreError> {
-    let mut ahead = Vec::with_capacity(count);
-    for extent in extents.iter().filter(|e| e.next > next) {
+    let (mut ahead, mut bytes) = (Vec::with_capacity(count), 0);
+    for extent in extents {
         let specs = cache.chunks_of(key, extent).await?;
-        let after = specs.iter().filter(|s| s.next > next).take(count - ahead.len());
-        ahead.extend(after.map(|spec| (extent.object.key.clone(), *spec)));
-        if ahead.len() == count {
-            break;
+        for spec in specs.iter().filter(|s| s.next > next) {
+            bytes += spec.len;
+            if ahead.len() >= count && (bytes > CHUNK_LEN_MIN || ahead.len() >= RUN_EXTENTS_MAX) {
+                return Ok(ahead);
+            }
+            ahead.push((extent.object.key.clone(), *spec));
         }
     }
     Ok(ahead)

@@ -225,7 +225,7 @@ async fn a_view_ends_at_the_committed_head_and_goes_on_with_it() {
     bed.commit(None, 1).await;
     let same = ready(&bed, &reading, 5).await;
     assert!(Arc::ptr_eq(&view, &same));
-    assert_eq!(view.locate(Offset(3), 0)[0].base, Offset(3));
+    assert_eq!(view.locate(Offset(3)).unwrap().base, Offset(3));
     // A sealed writer's head is final, and what it covers is served.
     bed.produce(1).await;
     bed.ownership.seal(WRITER, true).await.unwrap();

@@ -235,11 +235,18 @@ impl PartitionView {
         f(&self.log.read().expect("no panic under the lock"))
     }
 
-    /// The extent that contains `from`, and up to `following` extents after it (for read-ahead).
-    pub fn locate(&self, from: Offset, following: usize) -> Vec<Extent> {
+    /// The extent that contains `from`, or the first after it.
+    pub fn locate(&self, from: Offset) -> Option<Extent> {
+        self.with_log(|log| log.extents.get(log.extents.partition_point(|e| e.next <= from)).cloned())
+    }
+
+    /// The same and those that follow it, `count` at most, without what begins in memory.
+    pub fn cold_from(&self, from: Offset, count: usize) -> Vec<Extent> {
         self.with_log(|log| {
             let first = log.extents.partition_point(|e| e.next <= from);
-            log.extents.range(first..).take(1 + following).cloned().collect()
+            let tail = log.tail.front().map(|b| b.base);
+            let cold = log.extents.range(first..).take_while(|e| tail.is_none_or(|tail| e.base < tail));
+            cold.take(count).cloned().collect()
         })
     }
 

@@ -133,6 +133,45 @@ async fn a_large_segment_is_read_by_its_index_and_ahead() {
     assert_eq!(log.store.calls(Op::GetRange), 5, "every chunk is read once");
 }
 
+/// As the WAL leaves a partition that is written to a little at a time.
+async fn scattered_log(objects: i64) -> Log {
+    let mut log = Log::new();
+    for i in 0..objects {
+        log.object(0, &[(1, 500, i)]).await;
+    }
+    log
+}
+
+#[tokio::test(start_paused = true)]
+async fn small_extents_in_a_row_are_fetched_together() {
+    let mut log = scattered_log(100).await;
+    let view = log.view(0, 0);
+    let reader = log.reader(2);
+    log.store.script(Op::GetRange, vec![Fault::Delay(Duration::from_millis(100)); 100]);
+    let started = tokio::time::Instant::now();
+    let batches = reader.read(&view, Offset(0), 1 << 20, true).await.unwrap();
+    assert_same(&batches, &log.batches[..batches.len()]);
+    assert!(batches.len() >= 3 * RUN_EXTENTS_MAX, "{} objects were read", batches.len());
+    assert!(started.elapsed() <= Duration::from_millis(300), "three times one after the other");
+    idle().await;
+    assert!(log.gets() as usize <= batches.len() + RUN_EXTENTS_MAX, "{} GETs", log.gets());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_wanted_or_in_memory_is_not_fetched() {
+    let mut log = scattered_log(40).await;
+    let view = log.view(0, 30);
+    let reader = log.reader(0);
+    reader.read(&view, Offset(0), 1, true).await.unwrap();
+    assert_eq!(log.gets(), 1, "one byte was asked for");
+    let batches = reader.read(&view, Offset(0), 1 << 20, true).await.unwrap();
+    assert_same(&batches, &log.batches);
+    assert_eq!(log.gets(), 10, "what is below the tail");
+    log.reader(2).read(&view, Offset(9), 1, true).await.unwrap();
+    idle().await;
+    assert_eq!(log.gets(), 11, "nothing is read ahead of what is in memory");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_point_read_fetches_one_chunk() {
     let mut log = large_log().await;
