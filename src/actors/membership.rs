@@ -71,6 +71,21 @@ impl Announcement {
 impl Membership {
     /// Renews until the process ends or the writer is sealed.
     pub async fn run(self) {
+        let awake = async {
+            loop {
+                self.standing.awake();
+                tokio::time::sleep(self.lease_ttl / 20).await;
+            }
+        };
+        // Whatever renewing waits for.
+        tokio::select! {
+            biased;
+            () = awake => {}
+            () = self.renew_all_the_time() => {}
+        }
+    }
+
+    async fn renew_all_the_time(&self) {
         let mut was_doubted = false;
         let mut next = self.lease_ttl * 3 / 10;
         loop {

@@ -160,6 +160,9 @@ pub(super) fn led(broker: &Broker, topic: &Topic, index: i32) -> Result<Partitio
     if !has_partition(topic, index) {
         return Err(ErrorCode::UnknownTopicOrPartition);
     }
+    if broker.standing.has_slept() {
+        return Err(ErrorCode::NotLeaderOrFollower);
+    }
     broker.directory.get(&partition_key(topic, index)).ok_or(ErrorCode::NotLeaderOrFollower)
 }
 

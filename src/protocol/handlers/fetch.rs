@@ -140,7 +140,7 @@ pub(super) async fn handle(ctx: Rc<ConnectionContext>, mut request: Request) -> 
     fetch.run(&ctx).await;
     let doubted = ctx.broker.standing.is_doubted();
     if doubted {
-        fetch.send_on();
+        fetch.send_on(ctx.broker.standing.has_slept());
     }
     fetch.count_followed(doubted);
     let (source, waited) = (fetch.source(), fetch.waited);
@@ -348,11 +348,12 @@ impl Fetch {
         }
     }
 
-    /// What is committed is served in any case. Whoever has all of it looks for the leader, who may be somebody else.
-    fn send_on(&mut self) {
+    /// What is committed is served, unless this broker slept meanwhile. Whoever has all of it looks for the leader, who may
+    /// be somebody else.
+    fn send_on(&mut self, has_slept: bool) {
         for slot in &mut self.slots {
             let at_end = slot.view.as_ref().is_ok_and(|view| slot.offset() == view.high_watermark());
-            if at_end && slot.outcome.error.is_none() && slot.outcome.diverging.is_none() {
+            if (at_end || has_slept) && slot.outcome.error.is_none() && slot.outcome.diverging.is_none() {
                 slot.fail(ErrorCode::NotLeaderOrFollower);
             }
         }

@@ -175,6 +175,28 @@ fn a_broker_in_doubt_serves_what_is_committed_and_sends_on_who_has_it_all() {
     });
 }
 
+#[test]
+fn a_broker_that_slept_serves_nothing_until_its_lease_is_confirmed() {
+    run(|| async {
+        let bed = Bed::new(false).await;
+        bed.topic("t", 1, &[]).await;
+        bed.produce("t", 0, batch_of(b"x")).await;
+        bed.standing.renewed(monotonic());
+        bed.standing.awake();
+        let at_end = fetch_request("t", &[(0, 1)], 60_000);
+        let mut waiting = Box::pin(bed.call(12, &at_end));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(errors(&bed.call(12, &fetch_request("t", &[(0, 0)], 0)).await), [(0, 6)]);
+        assert_eq!(errors(&waiting.await), [(0, 6)], "also what was asked before");
+        bed.standing.awake();
+        assert_eq!(errors(&bed.call(12, &fetch_request("t", &[(0, 0)], 0)).await), [(0, 6)]);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        bed.standing.renewed(monotonic());
+        assert_eq!(errors(&bed.call(12, &fetch_request("t", &[(0, 0)], 0)).await), [(0, 0)]);
+    });
+}
+
 fn by_id(bed: &Bed, topic: &str) -> FetchTopic {
     let id = bed.image().topic(topic).unwrap().value.id.0;
     let mut topic = fetch_request(topic, &[(0, 0)], 0).topics.remove(0).with_topic_id(id);
