@@ -155,7 +155,7 @@ async fn scenario(lost: bool) {
         let (store, _, plan) = scene.look(&metadata).await;
         assert_eq!(plan.losses, Vec::<String>::new());
         assert!(plan.topics.is_empty(), "{:?}", plan.topics);
-        assert!(store.writers.values().all(|(value, _)| value.state == WriterState::Fenced));
+        assert!(store.writers.values().all(|(value, _)| value.state != WriterState::Active));
         assert!(store.next_writer > store.writers.keys().next_back().unwrap().0);
         for (partition, expected) in [(0, 3), (1, 11), (2, 0), (3, 1)] {
             let key = world.key(partition);

@@ -46,7 +46,8 @@ pub enum WriterState {
     Active,
     /// It never may again; its head is final.
     Fenced,
-    /// Fenced, and everything it wrote has been taken over.
+    /// Fenced by recovery, which has taken over what there is of its log; its head is where that ends, and says nothing of
+    /// what was committed.
     Closed,
 }
 

@@ -208,7 +208,7 @@ impl Ownership {
 
     /// After an unknown or rejected commit: `Some` if `wanted` is what the store holds (it was applied), `None` if
     /// nothing was applied and the commit may be tried again, `Fenced` if this writer is sealed. A sealed head that
-    /// covers `wanted.head` still means that the slot is committed; the error carries the head.
+    /// covers `wanted.head` still means that the slot is committed; the error carries the head, or 0 where it means nothing.
     pub async fn resolve_commit(
         &self,
         registration: &Registration,
@@ -220,7 +220,7 @@ impl Ownership {
             return Err(OwnershipError::Fenced { writer, head: Seq(0), node });
         };
         if value.nonce != registration.nonce || value.state != WriterState::Active {
-            return Err(OwnershipError::Fenced { writer, head: value.head, node });
+            return Err(OwnershipError::Fenced { writer, head: committed_head(&value, registration), node });
         }
         if revision < registration.revision {
             let written = registration.revision;
@@ -338,7 +338,7 @@ impl Ownership {
         if entry.is_some_and(|e| e.create_revision == registration.fence_revision) {
             return Ok(());
         }
-        let head = self.writer(writer).await?.map_or(Seq(0), |(v, _)| v.head);
+        let head = self.writer(writer).await?.map_or(Seq(0), |(value, _)| committed_head(&value, registration));
         Err(OwnershipError::Fenced { writer, head, node: registration.value.node })
     }
 
@@ -435,4 +435,11 @@ impl Ownership {
         }
         Ok(true)
     }
+}
+
+/// The slot up to which this writer may take its log for committed, now that it is sealed. Recovery takes over whatever it
+/// finds of a log: objects of which nobody knows that they were committed, and which are left out where a successor went on.
+fn committed_head(value: &WriterValue, registration: &Registration) -> Seq {
+    let is_sealed = value.nonce == registration.nonce && value.state == WriterState::Fenced;
+    if is_sealed { value.head } else { Seq(0) }
 }

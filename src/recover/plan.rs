@@ -384,7 +384,7 @@ fn writers(
         }
         let node = source.node.or(known.map(|known| known.node)).unwrap_or(BrokerId(-1));
         let (head, nonce, checkpoint) = (source.head, source.nonce, source.checkpoint.clone());
-        let value = WriterValue { v: FORMAT, node, state: WriterState::Fenced, head, nonce, checkpoint };
+        let value = WriterValue { v: FORMAT, node, state: WriterState::Closed, head, nonce, checkpoint };
         if let Some(twice) = plan.writers.insert(source.writer, value) {
             let writer = source.writer;
             plan.decisions

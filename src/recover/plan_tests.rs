@@ -96,7 +96,7 @@ fn everybody_is_fenced_and_ids_go_on_above_everything() {
     store.partitions.insert(key(2), owned_by(3, 4));
     let plan = plan(&store, &found(sources, partitions), 7).unwrap();
     let heads: Vec<_> = plan.writers.iter().map(|(id, v)| (id.0, v.head.0, v.state, v.node.0)).collect();
-    assert_eq!(heads, [(2, 5, WriterState::Fenced, 4), (9, 4, WriterState::Fenced, -1)]);
+    assert_eq!(heads, [(2, 5, WriterState::Closed, 4), (9, 4, WriterState::Closed, -1)]);
     // The store says that 3 has committed something, of which nothing is there.
     assert_eq!(plan.forgotten, [WriterId(3)]);
     assert_eq!(plan.losses.len(), 2, "the writer's log, and what it led: {:?}", plan.losses);
@@ -365,7 +365,7 @@ proptest! {
         prop_assert!(best.epochs.len() >= epochs.len(), "an epoch was claimed later");
         prop_assert!(restored.value.epoch == best.last_epoch());
         // Fenced, and every new id above.
-        prop_assert!(planned.writers.values().all(|w| w.state == WriterState::Fenced));
+        prop_assert!(planned.writers.values().all(|w| w.state == WriterState::Closed));
         prop_assert!(planned.homes.iter().all(|h| h.writer.0 > 5 && h.writer.0 < planned.next_writer));
     }
 }

@@ -1,6 +1,6 @@
 //! What a follower has to read when it has looked at a writer's key: pure.
 
-use crate::metadata::model::WriterValue;
+use crate::metadata::model::{WriterState, WriterValue};
 use std::ops::RangeInclusive;
 
 /// What there is to read.
@@ -12,14 +12,14 @@ pub enum Step {
     Slots(RangeInclusive<u64>),
     /// The checkpoint, and the indexes of the slots behind it.
     Load,
-    /// The store says less than it did: it is another one, or was restored.
+    /// The store says less than it did, or was recovered: it is another one, or was restored.
     WentBack,
 }
 
 /// `seen` is what views were made from, `now` what the store says; `load` asks for a new beginning.
 pub fn next_step(seen: Option<&WriterValue>, now: &WriterValue, load: bool) -> Step {
     let Some(seen) = seen else { return Step::Load };
-    if now.head < seen.head || now.nonce != seen.nonce {
+    if now.head < seen.head || now.nonce != seen.nonce || now.state == WriterState::Closed {
         return Step::WentBack;
     }
     // The new checkpoint may not name objects that views refer to any more.
@@ -36,7 +36,7 @@ pub fn next_step(seen: Option<&WriterValue>, now: &WriterValue, load: bool) -> S
 mod tests {
     use super::*;
     use crate::ids::{BrokerId, Seq};
-    use crate::metadata::model::{CheckpointRef, WriterState};
+    use crate::metadata::model::CheckpointRef;
 
     fn value(head: u64, checkpoint: Option<u64>) -> WriterValue {
         let checkpoint = checkpoint.map(|seq| CheckpointRef { seq: Seq(seq), key: format!("c/{seq}") });
@@ -55,6 +55,12 @@ mod tests {
             (Some(value(4, Some(2))), value(4, Some(2)), true, Step::Load),
             (Some(value(4, Some(2))), value(3, Some(2)), false, Step::WentBack),
             (Some(value(4, Some(2))), WriterValue { nonce: 8, ..value(4, Some(2)) }, true, Step::WentBack),
+            (
+                Some(value(4, Some(2))),
+                WriterValue { state: WriterState::Closed, ..value(5, Some(2)) },
+                false,
+                Step::WentBack,
+            ),
             // A sealed head is final; what it covers is served.
             (
                 Some(value(4, Some(2))),
