@@ -20,6 +20,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(test)]
+mod tests;
+
 /// Partitions claimed in one transaction: two operations each (compare and put), below etcd's 128.
 pub const CLAIMS_PER_TXN: usize = 60;
 
