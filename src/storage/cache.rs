@@ -249,7 +249,7 @@ impl BlockCache {
 /// Small extents and those of the WAL are one chunk, which is known without their object's index.
 pub fn only_chunk(extent: &Extent) -> Option<ChunkSpec> {
     let many = extent.object.level > 0 && extent.len > CHUNK_LEN_MIN;
-    (!many).then(|| ChunkSpec {
+    (!many).then_some(ChunkSpec {
         base: extent.base,
         next: extent.next,
         position: extent.position,

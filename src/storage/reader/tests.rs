@@ -148,7 +148,7 @@ async fn small_extents_in_a_row_are_fetched_together() {
     let view = log.view(0, 0);
     let reader = log.reader(2);
     log.store.script(Op::GetRange, vec![Fault::Delay(Duration::from_millis(100)); 100]);
-    let started = tokio::time::Instant::now();
+    let started = crate::clock::monotonic();
     let batches = reader.read(&view, Offset(0), 1 << 20, true).await.unwrap();
     assert_same(&batches, &log.batches[..batches.len()]);
     assert!(batches.len() >= 3 * RUN_EXTENTS_MAX, "{} objects were read", batches.len());
