@@ -18,8 +18,12 @@ pub enum Step {
 
 /// `seen` is what views were made from, `now` what the store says; `load` asks for a new beginning.
 pub fn next_step(seen: Option<&WriterValue>, now: &WriterValue, load: bool) -> Step {
+    // Recovery wrote that head, whatever was committed; leaders have what it made of the log.
+    if now.state == WriterState::Closed {
+        return Step::WentBack;
+    }
     let Some(seen) = seen else { return Step::Load };
-    if now.head < seen.head || now.nonce != seen.nonce || now.state == WriterState::Closed {
+    if now.head < seen.head || now.nonce != seen.nonce {
         return Step::WentBack;
     }
     // The new checkpoint may not name objects that views refer to any more.
@@ -43,6 +47,10 @@ mod tests {
         WriterValue { v: 1, node: BrokerId(1), state: WriterState::Active, head: Seq(head), nonce: 9, checkpoint }
     }
 
+    fn closed(head: u64) -> WriterValue {
+        WriterValue { state: WriterState::Closed, ..value(head, Some(2)) }
+    }
+
     #[test]
     fn what_is_read() {
         let cases = [
@@ -55,12 +63,8 @@ mod tests {
             (Some(value(4, Some(2))), value(4, Some(2)), true, Step::Load),
             (Some(value(4, Some(2))), value(3, Some(2)), false, Step::WentBack),
             (Some(value(4, Some(2))), WriterValue { nonce: 8, ..value(4, Some(2)) }, true, Step::WentBack),
-            (
-                Some(value(4, Some(2))),
-                WriterValue { state: WriterState::Closed, ..value(5, Some(2)) },
-                false,
-                Step::WentBack,
-            ),
+            (Some(value(4, Some(2))), closed(5), false, Step::WentBack),
+            (None, closed(5), true, Step::WentBack),
             // A sealed head is final; what it covers is served.
             (
                 Some(value(4, Some(2))),

@@ -35,8 +35,10 @@ pub(super) enum FollowError {
     /// What it has committed could not be read.
     #[error(transparent)]
     Recovery(#[from] RecoveryError),
-    /// The metadata store says less than it did.
-    #[error("the metadata store has an older head than {seen} of the writer: it is not the one it was")]
+    /// The metadata store says less than it did, or was recovered.
+    #[error(
+        "the metadata store has an older head than {seen} of the writer, or one that recovery wrote: it is not the one it was"
+    )]
     WentBack {
         /// The head it had.
         seen: u64,
